@@ -1,0 +1,55 @@
+"""Fixtures of the whole suite.
+
+`rd` is the package under test. `pytest --subject=oracle` puts the oracle in its place, which tests the tests: whatever
+the oracle offers must then pass.
+"""
+
+import importlib
+import random
+
+import numpy as np
+import pytest
+import torch
+
+import oracle as course
+
+
+def pytest_addoption(parser):
+    parser.addoption("--subject", choices=["rust_diffusion", "oracle"], default="rust_diffusion")
+
+
+def pytest_collection_modifyitems(config, items):
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("cuda"):
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+@pytest.fixture(autouse=True)
+def fixed_seeds():
+    """Every test starts from the same random state and leaves torch's global switches as it found them."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+    threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
+    yield
+    torch.set_num_threads(threads)
+    torch.set_default_dtype(dtype)
+
+
+@pytest.fixture(scope="session")
+def rd(request):
+    return importlib.import_module(request.config.getoption("--subject"))
+
+
+@pytest.fixture(scope="session")
+def oracle():
+    return course
+
+
+@pytest.fixture
+def schedule():
+    """(betas, alphas, alpha_bars) of a short cosine schedule, T = 12."""
+    betas = course.cosine_beta_schedule(12)
+    alphas = 1 - betas
+    return betas, alphas, torch.cumprod(alphas, dim=0)

@@ -1,0 +1,155 @@
+"""What our samplers offer beyond the course's: seeds per image, other grids, callbacks, a progress bar."""
+
+import numpy as np
+import pytest
+import torch
+
+from tools import TINY, TINY_SHAPE, GaussianDenoiser
+
+T = 20
+SAMPLERS = ["ddpm", "ddim", "ddim, eta 0.7"]
+
+
+@pytest.fixture
+def alpha_bars(oracle):
+    return torch.cumprod(1 - oracle.cosine_beta_schedule(T), dim=0)
+
+
+@pytest.fixture
+def exact(alpha_bars):
+    return GaussianDenoiser(alpha_bars)
+
+
+@pytest.fixture
+def draw(rd, oracle, alpha_bars):
+    betas = oracle.cosine_beta_schedule(T)
+
+    def sample(which, model, num_samples=3, image_shape=TINY_SHAPE, **options):
+        options.setdefault("progress", False)
+        if which == "ddpm":
+            return rd.ddpm_sample(model, num_samples, image_shape, betas, 1 - betas, alpha_bars, "cpu", **options)
+        options = {"sample_steps": 5, "eta": 0.7 if "eta" in which else 0.0, **options}
+        return rd.ddim_sample(model, num_samples, image_shape, alpha_bars, "cpu", **options)
+
+    return sample
+
+
+@pytest.mark.parametrize("which", SAMPLERS)
+def test_an_int_seed_repeats_and_leaves_the_global_generator_alone(draw, exact, which):
+    before = torch.get_rng_state()
+    first, again, other = (draw(which, exact, seed=seed) for seed in (7, 7, 8))
+    assert torch.equal(first, again) and not torch.equal(first, other)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("which", SAMPLERS)
+def test_an_image_with_its_own_seed_is_the_same_in_any_batch(draw, exact, which):
+    seeds = [5, 900, 5, 3]
+    together = draw(which, exact, 4, seed=seeds)
+    assert torch.equal(together[0], together[2]) and not torch.equal(together[0], together[1])
+    for image, seed in zip(together, seeds, strict=True):
+        assert torch.equal(draw(which, exact, 1, seed=[seed])[0], image)
+    assert torch.equal(draw(which, exact, 2, seed=[3, 900]), together[[3, 1]])
+
+
+@pytest.mark.parametrize("which", SAMPLERS)
+def test_seeded_images_of_a_network_hardly_depend_on_the_batch(rd, draw, which):
+    model = rd.DiffusionUNet(**TINY).eval()
+    together = draw(which, model, 3, seed=[1, 2, 3])
+    assert (draw(which, model, 1, seed=[2])[0] - together[1]).abs().max() <= 1e-3
+
+
+def test_seeded_start_noise_is_standard_normal(draw):
+    starts = []
+    draw("ddim", lambda x, t: starts.append(x.clone()) or x, 64, seed=list(range(64)))
+    start = starts[0]
+    assert abs(start.mean()) < 0.05 and abs(start.std() - 1) < 0.05
+    images = start.reshape(64, -1)
+    correlation = (images @ images.T) / images.shape[1] - torch.eye(64)
+    assert correlation.abs().max() < 0.5
+
+
+def diffusers_timesteps(spacing, steps):
+    """The three grids of diffusers' DDIMScheduler, with its steps_offset of zero."""
+    if spacing == "leading":
+        return (np.arange(steps) * (T // steps))[::-1].astype(int).tolist()
+    if spacing == "linspace":
+        return np.linspace(0, T - 1, steps).round()[::-1].astype(int).tolist()
+    return (np.round(np.arange(T, 0, -T / steps)) - 1).astype(int).tolist()
+
+
+@pytest.mark.parametrize("steps", [2, 3, 4, 5, 8, 20])
+@pytest.mark.parametrize("spacing", ["leading", "linspace", "trailing"])
+def test_other_spacings_are_those_of_diffusers(oracle, alpha_bars, draw, exact, spacing, steps):
+    torch.manual_seed(3)
+    ours = draw("ddim", exact, sample_steps=steps, eta=0.5, spacing=spacing)
+    expected = diffusers_timesteps(spacing, steps)
+    assert exact.timesteps == expected
+    torch.manual_seed(3)
+    theirs = oracle.ddim_sample(exact, 3, TINY_SHAPE, alpha_bars, "cpu", eta=0.5, timesteps=expected)
+    assert (ours - theirs).abs().max() <= 1e-4
+
+
+def test_the_courses_spacing_is_the_default(draw, exact):
+    draw("ddim", exact, sample_steps=6)
+    default = exact.timesteps
+    exact.calls.clear()
+    draw("ddim", exact, sample_steps=6, spacing="course")
+    assert exact.timesteps == default == torch.linspace(T - 1, 0, 6).long().tolist()
+
+
+@pytest.mark.parametrize("timesteps", [[19, 10, 3], [15], [18, 17, 2, 0], list(range(19, -1, -1))])
+def test_own_timesteps_are_used_as_given(oracle, alpha_bars, draw, exact, timesteps):
+    torch.manual_seed(3)
+    ours = draw("ddim", exact, timesteps=timesteps, eta=0.5)
+    assert exact.timesteps == timesteps
+    torch.manual_seed(3)
+    theirs = oracle.ddim_sample(exact, 3, TINY_SHAPE, alpha_bars, "cpu", eta=0.5, timesteps=timesteps)
+    assert (ours - theirs).abs().max() <= 1e-4
+
+
+@pytest.mark.parametrize("which, calls", [("ddpm", T), ("ddim", 5)])
+def test_callback_is_called_once_per_step(draw, exact, which, calls):
+    seen = []
+    with_callback = draw(which, exact, seed=1, callback=lambda *info: seen.append(info))
+    assert len(seen) == calls
+    assert torch.equal(with_callback, draw(which, exact, seed=1)), "the callback changed the samples"
+
+
+def test_an_exception_in_the_callback_comes_through(draw, exact):
+    def fail(*info):
+        raise LookupError("from the callback")
+
+    with pytest.raises(LookupError, match="from the callback"):
+        draw("ddim", exact, callback=fail)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_an_interrupt_in_the_model_comes_through(draw, error):
+    def stop(x, t):
+        raise error
+
+    with pytest.raises(error):
+        draw("ddpm", stop)
+
+
+@pytest.mark.parametrize("which", SAMPLERS)
+def test_progress_is_shown_unless_switched_off(draw, exact, capfd, which):
+    draw(which, exact, progress=False)
+    out, err = capfd.readouterr()
+    assert out == "" and err == ""
+    draw(which, exact, progress=True)
+    out, err = capfd.readouterr()
+    assert "100%" in out + err
+
+
+def test_samplers_can_be_nested(draw, exact):
+    """A model that itself samples, as solvers of inverse problems do."""
+    inner = []
+
+    def model(x, t):
+        inner.append(draw("ddim", exact, 1, sample_steps=2))
+        return exact(x, t)
+
+    assert draw("ddim", model, sample_steps=3).shape == (3, *TINY_SHAPE)
+    assert len(inner) == 3
