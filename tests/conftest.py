@@ -1,7 +1,7 @@
 """Fixtures of the whole suite.
 
-`rd` is the package under test. `pytest --subject=oracle` puts the oracle in its place, which tests the tests: whatever
-the oracle offers must then pass.
+`rd` is the package under test. `pytest --subject=oracle` puts the oracle in its place, which tests the
+tests: whatever the oracle offers must then pass.
 """
 
 import importlib
@@ -29,7 +29,7 @@ def pytest_collection_modifyitems(config, items):
 def fixed_seeds():
     """Every test starts from the same random state and leaves torch's global switches as it found them."""
     random.seed(0)
-    np.random.seed(0)
+    np.random.seed(0)  # noqa: NPY002 - the legacy generator is what a loader's workers use
     torch.manual_seed(0)
     threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
     yield

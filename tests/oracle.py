@@ -1,19 +1,20 @@
 """The course's model, samplers and training loop in plain PyTorch: the judge of the other tests.
 
-Written from the contract alone, with nothing imported from rust_diffusion, and as plainly as possible: where the
-package is fast or careful, this file is short.
+Written from the contract alone, with nothing imported from rust_diffusion, and as plainly as possible:
+where the package is fast or careful, this file is short.
 """
 
 import copy
+import itertools
 import math
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Schedules and closed forms
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 
 
 def cosine_beta_schedule(num_steps, s=0.008):
@@ -47,9 +48,9 @@ def denormalize_to_01(x):
     return ((x + 1) / 2).clamp(0, 1)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # The denoiser
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 
 
 def sinusoidal_embedding(t, dim):
@@ -144,7 +145,9 @@ class DiffusionUNet(nn.Module):
             )
 
         self.init = nn.Conv2d(in_ch, base_ch, 3, padding=1)
-        self.time_mlp = nn.Sequential(nn.Linear(time_dim, 4 * time_dim), nn.SiLU(), nn.Linear(4 * time_dim, time_dim))
+        self.time_mlp = nn.Sequential(
+            nn.Linear(time_dim, 4 * time_dim), nn.SiLU(), nn.Linear(4 * time_dim, time_dim)
+        )
 
         self.down_blocks = nn.ModuleList()
         self.downsamples = nn.ModuleList()
@@ -212,9 +215,9 @@ class EMA:
         self.shadow.load_state_dict(state["shadow"])
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Samplers
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 
 
 @torch.no_grad()
@@ -227,7 +230,10 @@ def ddpm_sample(model, num_samples, image_shape, betas, alphas, alpha_bars, devi
         x0 = predict_x0_from_eps(x, model(x, t), t, alpha_bars).clamp(-1, 1)
         abar = alpha_bars[k]
         abar_before = alpha_bars[k - 1] if k > 0 else torch.ones((), device=device)
-        mean = betas[k] * abar_before.sqrt() / (1 - abar) * x0 + (1 - abar_before) * alphas[k].sqrt() / (1 - abar) * x
+        mean = (
+            betas[k] * abar_before.sqrt() / (1 - abar) * x0
+            + (1 - abar_before) * alphas[k].sqrt() / (1 - abar) * x
+        )
         if k > 0:
             variance = (betas[k] * (1 - abar_before) / (1 - abar)).clamp(min=1e-20)
             x = mean + variance.sqrt() * torch.randn_like(x)
@@ -237,13 +243,15 @@ def ddpm_sample(model, num_samples, image_shape, betas, alphas, alpha_bars, devi
 
 
 @torch.no_grad()
-def ddim_sample(model, num_samples, image_shape, alpha_bars, device, sample_steps=50, eta=0.0, timesteps=None):
+def ddim_sample(
+    model, num_samples, image_shape, alpha_bars, device, sample_steps=50, eta=0.0, timesteps=None
+):
     """Song, Meng and Ermon (2021), equations 12 and 16, with x0 clamped."""
     alpha_bars = alpha_bars.to(device)
     if timesteps is None:
         timesteps = torch.linspace(len(alpha_bars) - 1, 0, sample_steps).long().tolist()
     x = torch.randn(num_samples, *image_shape, device=device)
-    for k, s in zip(timesteps[:-1], timesteps[1:], strict=True):
+    for k, s in itertools.pairwise(timesteps):
         t = torch.full((num_samples,), k, device=device, dtype=torch.long)
         eps = model(x, t)
         x0 = predict_x0_from_eps(x, eps, t, alpha_bars).clamp(-1, 1)
@@ -255,9 +263,9 @@ def ddim_sample(model, num_samples, image_shape, alpha_bars, device, sample_step
     return predict_x0_from_eps(x, model(x, t), t, alpha_bars).clamp(-1, 1)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # The course's training loop
-# ---------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 
 
 def course_loop(
@@ -279,8 +287,8 @@ def course_loop(
 ):
     """Train `model` in place as the course does; returns (losses of every step, checkpoint dict).
 
-    `resume` is a checkpoint dict to go on from, `stop_after` the number of epochs after which to stop early (the
-    learning rate's cosine still spans `epochs`), `autocast` a dtype or None.
+    `resume` is a checkpoint dict to go on from, `stop_after` the number of epochs after which to stop early
+    (the learning rate's cosine still spans `epochs`), `autocast` a dtype or None.
     """
     alpha_bars = torch.cumprod(1 - betas, dim=0)
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=weight_decay)

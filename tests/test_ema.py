@@ -45,7 +45,10 @@ def test_updates_follow_the_courses_rule(rd, oracle, model, decay):
         before = copy.deepcopy(model.state_dict())
         ours.update(model), theirs.update(model)
         assert same_state(before, model.state_dict()), "the update changed the model"
-        exact = [decay * s + (1 - decay) * p.detach().double() for s, p in zip(exact, model.parameters(), strict=True)]
+        exact = [
+            decay * s + (1 - decay) * p.detach().double()
+            for s, p in zip(exact, model.parameters(), strict=True)
+        ]
     assert relative_l2(flat(ours.shadow.parameters()), flat(theirs.shadow.parameters())) <= 1e-6
     assert relative_l2(flat(ours.shadow.parameters()), flat(exact)) <= 1e-6
 

@@ -40,9 +40,15 @@ def test_a_saved_state_dict_loads_with_weights_only(rd, model, batch, tmp_path):
 @pytest.mark.parametrize(
     "spoil, message",
     [
-        (lambda state: state.pop("mid_attn.attn.in_proj_weight"), r"Missing key.*mid_attn\.attn\.in_proj_weight"),
+        (
+            lambda state: state.pop("mid_attn.attn.in_proj_weight"),
+            r"Missing key.*mid_attn\.attn\.in_proj_weight",
+        ),
         (lambda state: state.update(extra=torch.zeros(1)), r"Unexpected key.*extra"),
-        (lambda state: state.update({"init.weight": torch.zeros(8, 1, 3, 3)}), r"size mismatch for init\.weight"),
+        (
+            lambda state: state.update({"init.weight": torch.zeros(8, 1, 3, 3)}),
+            r"size mismatch for init\.weight",
+        ),
     ],
     ids=["missing", "unexpected", "shape"],
 )
@@ -155,7 +161,7 @@ def test_a_graph_is_walked_twice_only_when_retained(model, batch):
 
 
 def test_weights_changed_before_backward_are_noticed(model, batch):
-    """torch's version counters hold: a gradient computed with other weights would be silently wrong."""
+    """Torch's version counters hold: a gradient computed with other weights would be silently wrong."""
     out = model(*batch).square().sum()
     with torch.no_grad():
         for weight in model.parameters():
@@ -180,7 +186,9 @@ def test_hooks_on_the_module_are_called(model, batch):
     handles = [
         model.register_forward_pre_hook(lambda module, args: seen.append(("before", args[0].shape))),
         model.register_forward_hook(lambda module, args, out: seen.append(("after", out.shape)) or out + 1),
-        model.register_full_backward_hook(lambda module, into, outof: seen.append(("backward", outof[0].shape))),
+        model.register_full_backward_hook(
+            lambda module, into, outof: seen.append(("backward", outof[0].shape))
+        ),
     ]
     out = model(*batch)
     out.sum().backward()

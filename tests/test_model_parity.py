@@ -12,7 +12,10 @@ CASES = {
     "tiny": (TINY, (2, 1, 16, 16)),
     "course, 64 x 64, batch 1": ({}, (1, 1, 64, 64)),
     "course, 16 x 16": ({}, (3, 1, 16, 16)),
-    "base 32, three channels": (dict(in_ch=3, base_ch=32, channel_mults=(1, 2), attn_levels=(0,)), (2, 3, 16, 16)),
+    "base 32, three channels": (
+        dict(in_ch=3, base_ch=32, channel_mults=(1, 2), attn_levels=(0,)),
+        (2, 3, 16, 16),
+    ),
     "base 48": (dict(base_ch=48, channel_mults=(1, 2), time_dim=48, attn_levels=(1,)), (2, 1, 24, 16)),
     "odd time_dim": ({**TINY, "time_dim": 33, "attn_levels": (0, 1)}, (2, 1, 16, 16)),
     "time_dim 2": ({**TINY, "time_dim": 2}, (2, 1, 16, 16)),
@@ -32,7 +35,7 @@ CASES = {
 
 
 def pair(rd, oracle, configuration):
-    """Ours and the course's with the same weights, none of them special: norms and biases are perturbed too."""
+    """Ours and the course's with the same weights, none of them special (norms and biases start so)."""
     torch.manual_seed(1)
     theirs = oracle.DiffusionUNet(**{"dropout": 0.0, **configuration})
     with torch.no_grad():
@@ -53,8 +56,8 @@ def gradients(model, x, t, weight):
 
 def assert_same_gradients(ours, theirs, tolerance):
     assert relative_l2(flat(ours), flat(theirs)) <= tolerance
-    # Each tensor by itself as well. Some gradients are zero but for rounding (a bias in front of a norm with one
-    # channel per group), so a thousandth of the average entry is allowed to everybody.
+    # Each tensor by itself as well. Some gradients are zero but for rounding (a bias in front of a norm with
+    # one channel per group), so a thousandth of the average entry is allowed to everybody.
     entry = flat(theirs).norm() / len(flat(theirs)) ** 0.5
     for got, expected in zip(ours, theirs, strict=True):
         slack = 1e-3 * entry * expected.numel() ** 0.5
@@ -154,7 +157,7 @@ def test_autocast_of_the_caller_holds_inside(rd, oracle, gradient):
     ours, theirs = pair(rd, oracle, TINY)
     x, weight = torch.randn(2, 4, 1, 16, 16)
     t = torch.tensor([0, 20, 200, 399])
-    exact, exact_to_x, exact_to_weights = gradients(theirs, x, t, weight)
+    exact, _, exact_to_weights = gradients(theirs, x, t, weight)
     with torch.autocast("cpu", dtype=torch.bfloat16), torch.set_grad_enabled(gradient):
         out, expected = ours(x, t), theirs(x, t)
     assert out.dtype == expected.dtype == torch.bfloat16

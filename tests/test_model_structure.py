@@ -95,7 +95,13 @@ def test_the_signature_is_the_contracts(rd):
         if parameter.kind is parameter.POSITIONAL_OR_KEYWORD
     }
     assert defaults == dict(
-        in_ch=1, base_ch=64, channel_mults=(1, 2, 4), time_dim=256, dropout=0.1, attn_levels=(1, 2), num_heads=4
+        in_ch=1,
+        base_ch=64,
+        channel_mults=(1, 2, 4),
+        time_dim=256,
+        dropout=0.1,
+        attn_levels=(1, 2),
+        num_heads=4,
     )
 
 
@@ -108,6 +114,8 @@ def test_lists_and_ranges_serve_as_tuples(rd):
 
 def test_group_norm_takes_the_largest_divisor_up_to_32(rd):
     for width, groups in ((16, 16), (48, 24), (64, 32), (40, 20), (37, 1)):
-        model = rd.DiffusionUNet(**{**TINY, "base_ch": width, "channel_mults": (1,), "attn_levels": (), "num_heads": 1})
+        model = rd.DiffusionUNet(
+            **{**TINY, "base_ch": width, "channel_mults": (1,), "attn_levels": (), "num_heads": 1}
+        )
         assert model.mid_block1.norm1.num_groups == groups
         assert model.mid_block1.norm1.eps == 1e-5

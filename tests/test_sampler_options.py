@@ -27,7 +27,9 @@ def draw(rd, oracle, alpha_bars):
     def sample(which, model, num_samples=3, image_shape=TINY_SHAPE, **options):
         options.setdefault("progress", False)
         if which == "ddpm":
-            return rd.ddpm_sample(model, num_samples, image_shape, betas, 1 - betas, alpha_bars, "cpu", **options)
+            return rd.ddpm_sample(
+                model, num_samples, image_shape, betas, 1 - betas, alpha_bars, "cpu", **options
+            )
         options = {"sample_steps": 5, "eta": 0.7 if "eta" in which else 0.0, **options}
         return rd.ddim_sample(model, num_samples, image_shape, alpha_bars, "cpu", **options)
 

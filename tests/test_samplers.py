@@ -22,7 +22,9 @@ def draw(rd, oracle, schedule):
         if not judge and module is not oracle:
             options.setdefault("progress", False)
         if which == "ddpm":
-            return module.ddpm_sample(model, num_samples, image_shape, betas, alphas, alpha_bars, "cpu", **options)
+            return module.ddpm_sample(
+                model, num_samples, image_shape, betas, alphas, alpha_bars, "cpu", **options
+            )
         options = {"sample_steps": 5, "eta": 0.7 if "eta" in which else 0.0, **options}
         return module.ddim_sample(model, num_samples, image_shape, alpha_bars, "cpu", **options)
 
@@ -68,7 +70,9 @@ def test_a_network_gives_the_courses_samples(draw, networks, which):
     ours, theirs = networks
     expected = seeded(7, draw, which, theirs, judge=True)
     assert (seeded(7, draw, which, ours) - expected).abs().max() <= 1e-3
-    assert (seeded(7, draw, which, theirs) - expected).abs().max() <= 1e-3, "the course's module as a callable"
+    assert (seeded(7, draw, which, theirs) - expected).abs().max() <= 1e-3, (
+        "the course's module as a callable"
+    )
 
 
 @pytest.mark.parametrize("eta", [0.0, 0.3, 1.0])
@@ -123,7 +127,7 @@ def test_the_model_stays_in_the_mode_it_is_in(rd, draw, which, training):
     assert model.training is training
     assert all(p.requires_grad and p.grad is None for p in model.parameters())
     assert torch.equal(first, second)
-    if training and which == "ddim":  # nothing else is random here, so another seed shows that dropout was on
+    if training and which == "ddim":  # only dropout is random here: another seed shows that it was on
         assert not torch.equal(first, seeded(4, draw, which, model, x_T=torch.zeros(3, *TINY_SHAPE)))
 
 
@@ -161,15 +165,15 @@ def test_noise_kept_by_a_model_stays_as_it_was(draw, which):
 
 @pytest.mark.parametrize("which", SAMPLERS)
 def test_an_exception_in_the_model_comes_through(draw, which):
-    class Mine(Exception):
+    class MineError(Exception):
         pass
 
-    error = Mine("from the model")
+    error = MineError("from the model")
 
     def fail(x, t):
         raise error
 
-    with pytest.raises(Mine) as caught:
+    with pytest.raises(MineError) as caught:
         draw(which, fail)
     assert caught.value is error
 
@@ -178,11 +182,22 @@ def test_the_courses_call_with_names_works(rd, schedule, capsys):
     betas, alphas, alpha_bars = schedule
     model = rd.DiffusionUNet(**TINY).eval()
     samples = rd.ddpm_sample(
-        model, num_samples=2, image_shape=(1, 16, 16), betas=betas, alphas=alphas, alpha_bars=alpha_bars, device="cpu"
+        model,
+        num_samples=2,
+        image_shape=(1, 16, 16),
+        betas=betas,
+        alphas=alphas,
+        alpha_bars=alpha_bars,
+        device="cpu",
     )
     assert samples.shape == (2, 1, 16, 16)
     samples = rd.ddim_sample(
-        model, num_samples=2, image_shape=[1, 16, 16], alpha_bars=alpha_bars, device=torch.device("cpu"), sample_steps=3
+        model,
+        num_samples=2,
+        image_shape=[1, 16, 16],
+        alpha_bars=alpha_bars,
+        device=torch.device("cpu"),
+        sample_steps=3,
     )
     assert samples.shape == (2, 1, 16, 16)
 

@@ -1,4 +1,4 @@
-"""What several test files share: measures of error, small networks and data, and a Python process of one's own."""
+"""What test files share: measures of error, small networks and data, a Python process of one's own."""
 
 import os
 import subprocess
@@ -10,7 +10,9 @@ import torch
 PROGRAMS = Path(__file__).parent / "programs"
 
 # A network small enough that a training step takes milliseconds, with every kind of layer in it.
-TINY = dict(in_ch=1, base_ch=16, channel_mults=(1, 2), time_dim=32, dropout=0.0, attn_levels=(1,), num_heads=4)
+TINY = dict(
+    in_ch=1, base_ch=16, channel_mults=(1, 2), time_dim=32, dropout=0.0, attn_levels=(1,), num_heads=4
+)
 TINY_SHAPE = (1, 16, 16)
 
 
@@ -45,7 +47,7 @@ def slices(n, size=16, seed=0):
 
 
 class GaussianDenoiser:
-    """The exact noise prediction for data drawn from N(0, sigma^2 I): a model whose samples can be computed by hand."""
+    """The exact noise prediction for data drawn from N(0, sigma^2 I)."""
 
     def __init__(self, alpha_bars, sigma=0.5):
         self.alpha_bars, self.sigma = alpha_bars, sigma
