@@ -1,22 +1,128 @@
-# The list of commands; `make` alone prints it. Every command sets up what it needs and can be repeated.
+# The list of commands; `make` alone prints it. Each sets up what it needs, says what it does, and can be repeated.
+#
+#   PYTHON=python3.12   the Python that .venv is made with (default: the first of 3.10 to 3.13 found);
+#                       for `make wheel`, the only one to build for (default: every one found)
+#   VENV=.venv-3.12     another virtual environment
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
 
 VENV := .venv
-BIN := $(CURDIR)/$(VENV)/bin
-PIP := $(BIN)/python -m pip
+PYTHON :=
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+say := @printf '\n==> %s\n'
 
-# What the build backend and maturin set too: the same values, so that cargo's own commands share their compiled crates.
-ABOUT_PYTHON = $(shell $(BIN)/python -c 'import sysconfig as s, sys; print(s.get_path("purelib"), "cpython-%d.%d-64bit" % sys.version_info[:2])')
-CARGO_ENV = PATH="$(BIN):$$PATH" VIRTUAL_ENV="$(CURDIR)/$(VENV)" PYO3_PYTHON="$(BIN)/python" \
-	LIBTORCH_USE_PYTORCH="$(firstword $(ABOUT_PYTHON))/torch" PYO3_ENVIRONMENT_SIGNATURE="$(lastword $(ABOUT_PYTHON))"
+# The values that the build backend and maturin set too: so cargo's own commands share their compiled crates.
+ABOUT_PYTHON = $(shell $(BIN)/python -c \
+	'import sysconfig as s, sys; v = sys.version_info; \
+	print(s.get_path("purelib") + "/torch", "cp%d%d" % v[:2], "cpython-%d.%d-64bit" % v[:2])')
+CARGO_ENV = PATH="$(CURDIR)/$(BIN):$$PATH" VIRTUAL_ENV="$(CURDIR)/$(VENV)" PYO3_PYTHON="$(CURDIR)/$(BIN)/python" \
+	LIBTORCH_USE_PYTORCH="$(firstword $(ABOUT_PYTHON))" PYO3_ENVIRONMENT_SIGNATURE="$(lastword $(ABOUT_PYTHON))"
+CARGO = $(CARGO_ENV) cargo
+# The newest wheel for the Python of .venv.
+WHEEL = $$(ls -t dist/rust_diffusion-*-$(word 2,$(ABOUT_PYTHON))-*.whl | head -1)
 
-.PHONY: help develop
-help:  ## this list
-	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 18
+# What the wheel is made of; a change in any of it builds and installs it anew.
+PACKAGE := pyproject.toml Cargo.toml Cargo.lock README.md LICENSE \
+	$(shell find src python build_backend -type f -not -name '*.so' -not -path '*/__pycache__/*')
 
-develop:  ## build the extension into .venv and use python/ in place: for work on the package
+# The stamps: what has been done to the virtual environment.
+BUILD_TOOLS := $(VENV)/.rust-diffusion-build-tools
+INSTALLED := $(VENV)/.rust-diffusion-installed
+TEST_TOOLS := $(VENV)/.rust-diffusion-test-tools
+
+.PHONY: help
+help:
+	@echo 'rust_diffusion: make ...'
+	@sed -nE 's/^([a-z]+):.*## (.*)/  \1\t\2/p' Makefile | expand -t 13
+
+.PHONY: demo test lint bench fuzz notebook docs wheel develop cargo clean
+
+demo: $(INSTALLED)  ## train a small denoiser on phantoms and draw slices, into demo-output/ (some minutes)
+	$(say) 'Training on phantoms and sampling; the pictures go to demo-output/'
+	$(BIN)/rust-diffusion demo --out demo-output
+
+test: lint  ## lint, the Rust tests, the Python tests on the installed wheel, the notebooks
+	$(say) 'Rust tests'
+	$(CARGO) test --release --workspace --locked
+	$(say) 'Python tests, on the installed wheel'
+	$(BIN)/python -m pytest tests
+	$(say) 'Notebooks, run top to bottom in fresh kernels'
+	$(BIN)/python -m pytest --nbmake notebooks
+
+lint: $(INSTALLED) $(TEST_TOOLS)  ## formatting, clippy, ruff, mypy, stubtest, cargo deny
+	$(say) 'Formatting and lint: Rust'
+	cargo fmt --all --check
+	$(CARGO) clippy --release --workspace --all-targets --locked -- -D warnings
+	$(say) 'Formatting and lint: Python'
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(say) 'The stubs against the extension that was built'
+	$(BIN)/stubtest rust_diffusion._native
+	$(say) 'Licences and sources of the Rust dependencies'
+	@if cargo deny --version >/dev/null 2>&1; then cargo deny --locked check bans licenses sources; \
+	else echo 'Skipped: cargo-deny is not installed (cargo install cargo-deny --locked).'; fi
+
+bench: $(INSTALLED)  ## speed against the peers, into bench-output/
+	$(say) 'Benchmark; the table and the plot go to bench-output/'
+	$(BIN)/python -m rust_diffusion.bench --out bench-output
+
+fuzz: $(INSTALLED) $(TEST_TOOLS)  ## the property-based tests with many more cases than `make test` tries
+	$(BIN)/python -m pytest tests/test_fuzz.py --hypothesis-profile=fuzz
+
+notebook: $(INSTALLED)  ## open the course notebook in JupyterLab
+	$(PIP) install --quiet "$(WHEEL)[notebook]"
+	$(BIN)/jupyter lab notebooks/diffusion-models.ipynb
+
+docs: $(INSTALLED)  ## the documentation, into docs/_build/html
+	$(PIP) install --quiet "$(WHEEL)[docs]"
+	$(BIN)/sphinx-build --fail-on-warning --builder html docs docs/_build/html
+
+wheel: $(BUILD_TOOLS)  ## a wheel in dist/ for each Python found, or for PYTHON=python3.12 only
+	@sh build_backend/pythons.sh $(PYTHON) | while read -r python; do \
+		if [ "$$($$python -V)" = "$$($(BIN)/python -V)" ]; then \
+			printf '\n==> Wheel for %s, in $(VENV)\n' "$$($$python -V)"; \
+			$(BIN)/python build_backend/rust_diffusion_build.py; \
+		else \
+			printf '\n==> Wheel for %s, in an environment of its own (brings torch; some minutes)\n' "$$($$python -V)"; \
+			CARGO_TARGET_DIR=target/other-pythons $$python -m pip --disable-pip-version-check wheel --no-deps --wheel-dir dist .; \
+		fi </dev/null; \
+	done
+	@ls -l dist/*.whl
+
+develop: $(BUILD_TOOLS)  ## for work on the package: compile into python/ and use it in place
+	@rm -f $(INSTALLED)
 	$(CARGO_ENV) $(BIN)/maturin develop --release
 
-# `make cargo ARGS="test --release --workspace"`: any cargo command in the environment of the build.
-.PHONY: cargo
-cargo:
-	$(CARGO_ENV) cargo $(ARGS)
+cargo: $(BUILD_TOOLS)  ## any cargo command in the environment of the build: make cargo ARGS="test --release"
+	$(CARGO) $(ARGS)
+
+clean:  ## remove what was built; .venv stays
+	rm -rf target dist demo-output bench-output docs/_build .mypy_cache .ruff_cache .pytest_cache $(INSTALLED)
+	find python -name '*.so' -delete
+
+$(BIN)/python:
+	$(say) 'Making the virtual environment $(VENV)'
+	python=$$(sh build_backend/pythons.sh $(PYTHON) | head -1) && echo "$$python" && "$$python" -m venv $(VENV)
+
+$(BUILD_TOOLS): pyproject.toml | $(BIN)/python
+	$(say) 'Installing torch and maturin into $(VENV) (torch is some 3 GB; the first time takes minutes)'
+	@sed -n '/^requires = /p' pyproject.toml | grep -o '"[^"]*"' | xargs $(PIP) install
+	@touch $@
+
+# The wheel is what people get, so the wheel is what is tested, not the source tree.
+$(INSTALLED): $(PACKAGE) | $(BUILD_TOOLS)
+	$(say) 'Building the wheel (the first time compiles everything: some minutes)'
+	$(BIN)/python build_backend/rust_diffusion_build.py
+	$(say) 'Installing the wheel'
+	$(PIP) install --quiet --force-reinstall --no-deps "$(WHEEL)"
+	$(PIP) install --quiet "$(WHEEL)"
+	@touch $@
+
+$(TEST_TOOLS): pyproject.toml | $(INSTALLED)
+	$(say) 'Installing the tools for tests and lint'
+	$(PIP) install --quiet "$(WHEEL)[test,lint]"
+	@touch $@

@@ -148,3 +148,9 @@ def _environment(**values: str) -> Iterator[None]:
                 del os.environ[name]
             else:
                 os.environ[name] = value
+
+
+if __name__ == "__main__":
+    # For the Makefile: unlike pip, this shows the compiler's progress.
+    os.makedirs("dist", exist_ok=True)
+    build_wheel("dist")
