@@ -1,0 +1,86 @@
+"""Checks of plain arguments; the messages name the argument, what it got and what it takes."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+# What fits the 64-bit integers on the other side of the line.
+_INT64 = 2**63
+
+
+def integer(name: str, value: Any, low: int | None = None, high: int | None = None) -> int:
+    """`value` as an int between `low` and `high` (both included)."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an integer, got {_describe(value)}") from None
+    low, high = -_INT64 if low is None else low, _INT64 - 1 if high is None else high
+    if not low <= number <= high:
+        above = f"at least {low}" if high == _INT64 - 1 else f"between {low} and {high}"
+        raise ValueError(f"{name} must be {above}, got {number}")
+    return number
+
+
+def number(name: str, value: Any, low: float | None = None, high: float | None = None) -> float:
+    """`value` as a finite float between `low` and `high` (both included)."""
+    if isinstance(value, (str, bytes)):
+        raise TypeError(f"{name} must be a number, got {_describe(value)}")
+    try:
+        result = float(value)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        raise TypeError(f"{name} must be a number, got {_describe(value)}") from None
+    if not math.isfinite(result):
+        raise ValueError(f"{name} must be a finite number, got {result}")
+    if (low is not None and result < low) or (high is not None and result > high):
+        takes = f"between {low} and {high}" if None not in (low, high) else f"at least {low}" if high is None else f"at most {high}"
+        raise ValueError(f"{name} must be {takes}, got {result}")
+    return result
+
+
+def integers(name: str, values: Any, low: int | None = None, high: int | None = None) -> list[int]:
+    """`values` as a list of ints."""
+    if isinstance(values, (str, bytes)) or not isinstance(values, (Sequence, torch.Size, range)):
+        try:
+            values = list(values)
+        except TypeError:
+            raise TypeError(f"{name} must be a sequence of integers, got {_describe(values)}") from None
+    return [integer(f"{name}[{i}]", value, low, high) for i, value in enumerate(values)]
+
+
+def device(name: str, value: Any) -> torch.device:
+    """`value` as a device that exists here, with its index (so that it compares equal to a tensor's device)."""
+    try:
+        result = torch.device(value)
+    except (TypeError, RuntimeError, ValueError) as error:
+        text = str(error).splitlines()[0]
+        raise type(error)(f"{name} must be a device such as 'cpu' or 'cuda', got {value!r} ({text})") from None
+    if result.type not in ("cpu", "cuda", "mps"):
+        raise ValueError(f"{name} must be a cpu, cuda or mps device, got {value!r}")
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not available[result.type]:
+        raise ValueError(f"{name} is {value!r}, but this machine has no {result.type} device that torch can use")
+    if result.type == "cuda":
+        index = torch.cuda.current_device() if result.index is None else result.index
+        if index >= torch.cuda.device_count():
+            raise ValueError(f"{name} is {value!r}, but this machine has {torch.cuda.device_count()} CUDA devices")
+        return torch.device("cuda", index)
+    return torch.device(result.type)
+
+
+def choice(name: str, value: Any, choices: Sequence[str]) -> str:
+    """`value`, one of `choices`."""
+    if not isinstance(value, str) or value not in choices:
+        raise (ValueError if isinstance(value, str) else TypeError)(
+            f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}"
+        )
+    return value
+
+
+def _describe(value: Any) -> str:
+    text = repr(value)
+    return f"{text if len(text) <= 60 else text[:57] + '...'} ({type(value).__name__})"

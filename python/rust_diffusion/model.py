@@ -1,0 +1,205 @@
+"""The denoiser as a `torch.nn.Module`: its tree is built from the engine's plan, its forward runs in the engine."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rust_diffusion import _checks, _native
+
+_DEFAULTS = _native.UNet.defaults()
+
+
+class ResBlock(nn.Module):
+    """Weights of a residual block; the forward pass is the engine's."""
+
+
+class SelfAttention2d(nn.Module):
+    """Weights of self-attention over the positions of an image; the forward pass is the engine's."""
+
+
+class Downsample(nn.Module):
+    """Weights of a convolution of stride 2; the forward pass is the engine's."""
+
+
+class Upsample(nn.Module):
+    """Weights of the convolution after nearest doubling; the forward pass is the engine's."""
+
+
+def _attention(embed_dim: int, num_heads: int) -> nn.MultiheadAttention:
+    return nn.MultiheadAttention(embed_dim, num_heads, batch_first=True)
+
+
+# The engine's plan names modules by the class that `print(model)` shows.
+_CLASSES: dict[str, Any] = {
+    "Conv2d": nn.Conv2d,
+    "Dropout": nn.Dropout,
+    "Downsample": Downsample,
+    "GroupNorm": nn.GroupNorm,
+    "Identity": nn.Identity,
+    "Linear": nn.Linear,
+    "ModuleList": nn.ModuleList,
+    "MultiheadAttention": _attention,
+    "ResBlock": ResBlock,
+    "SelfAttention2d": SelfAttention2d,
+    "Sequential": nn.Sequential,
+    "SiLU": nn.SiLU,
+    "Upsample": Upsample,
+}
+
+
+class DiffusionUNet(nn.Module):
+    """Time-conditioned UNet that predicts the noise in x_t (Ho et al. 2020, appendix B, in a compact form).
+
+    A `torch.nn.Module` like any other: its parameters are ordinary torch parameters, its forward runs in Rust on
+    those same tensors (nothing is copied) and is recorded by torch's autograd. State-dict keys, shapes, order and
+    initial values for a given `torch.manual_seed` are those of the course module.
+
+    Parameters
+    ----------
+    in_ch : int
+        Channels of the images.
+    base_ch : int
+        Width of the first level.
+    channel_mults : sequence of int
+        Level i has ``base_ch * channel_mults[i]`` channels; the length is the number of levels. Height and width of
+        the images must be multiples of ``2 ** (levels - 1)``.
+    time_dim : int
+        Length of the time embedding, at least 2.
+    dropout : float
+        Probability of dropping an activation inside a residual block, in training mode.
+    attn_levels : sequence of int
+        Levels with self-attention; the middle of the network always has it.
+    num_heads : int
+        Attention heads; must divide the channels wherever there is attention.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If an argument cannot be used; the message names it.
+    """
+
+    config: dict[str, Any]
+    #: What the network predicts: "eps", "x0" or "v". Set by `train`, read by the samplers.
+    objective: str
+
+    def __init__(
+        self,
+        in_ch: int = _DEFAULTS["in_ch"],
+        base_ch: int = _DEFAULTS["base_ch"],
+        channel_mults: tuple[int, ...] = tuple(_DEFAULTS["channel_mults"]),
+        time_dim: int = _DEFAULTS["time_dim"],
+        dropout: float = _DEFAULTS["dropout"],
+        attn_levels: tuple[int, ...] = tuple(_DEFAULTS["attn_levels"]),
+        num_heads: int = _DEFAULTS["num_heads"],
+    ) -> None:
+        super().__init__()
+        self.config = {
+            "in_ch": _checks.integer("in_ch", in_ch),
+            "base_ch": _checks.integer("base_ch", base_ch),
+            "channel_mults": _checks.integers("channel_mults", channel_mults),
+            "time_dim": _checks.integer("time_dim", time_dim),
+            "dropout": _checks.number("dropout", dropout, 0.0, 1.0),
+            "attn_levels": _checks.integers("attn_levels", attn_levels),
+            "num_heads": _checks.integer("num_heads", num_heads),
+        }
+        self.objective = "eps"
+        self._native = _native.UNet(**self.config)
+        for path, class_name, arguments in self._native.modules():
+            parent, _, name = path.rpartition(".")
+            self.get_submodule(parent).add_module(name, _CLASSES[class_name](**arguments))
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        """Predict the noise in `x` at timesteps `t`.
+
+        Parameters
+        ----------
+        x : Tensor
+            Noisy images, (B, in_ch, H, W), on the model's device.
+        t : Tensor
+            One timestep per image, (B,), on the same device.
+
+        Returns
+        -------
+        Tensor
+            The prediction, of the shape of `x`.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If shape, dtype or device do not fit; the message names the argument.
+        """
+        return self._native.forward(list(self.parameters()), x, t, self.training, False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = self.__dict__.copy()
+        # A plan without weights: cheaper to make again than to store.
+        del state["_native"]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._native = _native.UNet(**self.config)
+
+
+class EMA:
+    """Exponential moving average of a model's weights: shadow = decay * shadow + (1 - decay) * weights.
+
+    Parameters
+    ----------
+    model : DiffusionUNet
+        The model to follow (or one wrapped in DistributedDataParallel). The shadow starts as a copy of it.
+    decay : float
+        Between 0 and 1. The share of the initial weights left after n updates is ``decay ** n``.
+    """
+
+    decay: float
+    shadow: Any
+
+    def __init__(self, model: nn.Module, decay: float = 0.9999) -> None:
+        self.decay = _checks.number("decay", decay, 0.0, 1.0)
+        model = _unwrap(model)
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+        self.shadow = copy.deepcopy(model).eval().requires_grad_(False)
+
+    def update(self, model: nn.Module) -> None:
+        """Move the shadow towards the weights of `model`, in place."""
+        model = _unwrap(model)
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+        _native.ema_update(list(self.shadow.parameters()), list(model.parameters()), self.decay)
+
+    def state_dict(self) -> dict[str, Any]:
+        """``{"decay": float, "shadow": state dict}``."""
+        return {"decay": self.decay, "shadow": self.shadow.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take decay and shadow from what `state_dict` returned.
+
+        Raises
+        ------
+        ValueError
+            If a key is missing. RuntimeError if the shadow's keys or shapes do not fit.
+        """
+        missing = [key for key in ("decay", "shadow") if key not in state_dict]
+        if missing:
+            raise ValueError(f"state_dict must have the keys 'decay' and 'shadow', {missing[0]!r} is missing")
+        decay = _checks.number("decay", state_dict["decay"], 0.0, 1.0)
+        self.shadow.load_state_dict(state_dict["shadow"])
+        self.decay = decay
+
+
+def _unwrap(model: Any) -> Any:
+    """The model inside DistributedDataParallel."""
+    return model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
+
+
+def get_device() -> str:
+    """Name the best device of this machine: "cuda" if there is one, else "mps", else "cpu"."""
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"

@@ -1,0 +1,275 @@
+"""Drawing images with DDPM and DDIM: arguments, noise streams and progress around the engine's loops."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from rust_diffusion import _checks, _native
+from rust_diffusion.model import EMA, DiffusionUNet
+
+SPACINGS = ("course", "leading", "linspace", "trailing")
+OBJECTIVES = ("eps", "x0", "v")
+
+
+class SamplerStep(NamedTuple):
+    """What a sampler's callback is told after each step."""
+
+    #: From 0 to ``total - 1``.
+    index: int
+    total: int
+    #: The timestep at which the model was asked.
+    timestep: int
+    #: The next iterate, (N, C, H, W).
+    x: Tensor
+    #: The clean image the model believed in at this step, clamped to [-1, 1].
+    x0_hat: Tensor
+
+
+def ddpm_sample(
+    model: Any,
+    num_samples: int,
+    image_shape: Sequence[int],
+    betas: Tensor,
+    alphas: Tensor,
+    alpha_bars: Tensor,
+    device: str | torch.device,
+    *,
+    generator: torch.Generator | None = None,
+    x_T: Tensor | None = None,  # noqa: N803
+    seed: int | Sequence[int] | None = None,
+    objective: str | None = None,
+    progress: bool = True,
+    callback: Callable[[SamplerStep], Any] | None = None,
+) -> Tensor:
+    """Draw images by ancestral sampling (Ho et al. 2020, algorithm 2), one model call per timestep.
+
+    Parameters
+    ----------
+    model : DiffusionUNet, EMA or callable
+        Anything that maps (x_t, t) to a prediction of x_t's shape; t is int64 of shape (B,). Its mode is left as it is.
+    num_samples : int
+        How many images.
+    image_shape : sequence of int
+        (C, H, W).
+    betas, alphas, alpha_bars : Tensor
+        The schedule, each of shape (T,).
+    device : str or torch.device
+        Where to sample; the model must be there.
+    generator : torch.Generator, optional
+        Source of all draws; torch's global generator of the device otherwise.
+    x_T : Tensor, optional
+        Starting noise, (num_samples, C, H, W).
+    seed : int or sequence of int, optional
+        A stream of its own for each image, on the CPU: image k has seed ``seed + k`` (or ``seed[k]``) and is the same
+        whatever the batch size and the device.
+    objective : {"eps", "x0", "v"}, optional
+        What the model predicts. Default: what it was trained for, "eps" if it does not say.
+    progress : bool
+        Show a progress bar.
+    callback : callable, optional
+        Called with a `SamplerStep` after each step.
+
+    Returns
+    -------
+    Tensor
+        Images in [-1, 1], float32, (num_samples, C, H, W).
+
+    Raises
+    ------
+    ValueError, TypeError
+        If an argument cannot be used; the message names it.
+    """
+    run = _Run(model, num_samples, image_shape, device, generator, x_T, seed, objective)
+    with _Progress("DDPM", len(alpha_bars) if _sized(alpha_bars) else 0, progress, callback) as on_step:
+        return _native.ddpm_sample(
+            run.model, run.start(), betas, alphas, alpha_bars, run.objective, run.noise, on_step
+        )
+
+
+def ddim_sample(
+    model: Any,
+    num_samples: int,
+    image_shape: Sequence[int],
+    alpha_bars: Tensor,
+    device: str | torch.device,
+    sample_steps: int = 50,
+    eta: float = 0.0,
+    *,
+    timesteps: Sequence[int] | None = None,
+    spacing: str = "course",
+    generator: torch.Generator | None = None,
+    x_T: Tensor | None = None,  # noqa: N803
+    seed: int | Sequence[int] | None = None,
+    objective: str | None = None,
+    progress: bool = True,
+    callback: Callable[[SamplerStep], Any] | None = None,
+) -> Tensor:
+    """Draw images with DDIM (Song, Meng and Ermon 2021, equation 12), `sample_steps` model calls in all.
+
+    Parameters are those of `ddpm_sample`, and:
+
+    Parameters
+    ----------
+    sample_steps : int
+        Between 1 and T.
+    eta : float
+        0 is deterministic (no noise is drawn after the start), 1 has the variance of DDPM. At least 0.
+    timesteps : sequence of int, optional
+        A strictly decreasing list out of 0..T-1 to use instead of `sample_steps`.
+    spacing : {"course", "leading", "linspace", "trailing"}
+        How `sample_steps` timesteps are spread: "course" truncates linspace(T-1, 0, n), the others are as diffusers
+        names them.
+    """
+    eta = _checks.number("eta", eta, 0.0)
+    total = _schedule_length(alpha_bars)
+    if timesteps is None:
+        spacing = _checks.choice("spacing", spacing, SPACINGS)
+        sample_steps = _checks.integer("sample_steps", sample_steps)
+        grid = _native.timestep_grid(total, sample_steps, spacing)
+    else:
+        grid = _checks.integers("timesteps", timesteps)
+    run = _Run(model, num_samples, image_shape, device, generator, x_T, seed, objective)
+    with _Progress("DDIM", len(grid), progress, callback) as on_step:
+        return _native.ddim_sample(run.model, run.start(), alpha_bars, grid, eta, run.objective, run.noise, on_step)
+
+
+def _sized(value: Any) -> bool:
+    return hasattr(value, "__len__") and getattr(value, "ndim", 1) > 0
+
+
+def _schedule_length(alpha_bars: Any) -> int:
+    shape = getattr(alpha_bars, "shape", None)
+    if shape is None:
+        raise TypeError(f"alpha_bars must be a torch.Tensor or a NumPy array, got {type(alpha_bars).__name__}")
+    if len(shape) != 1 or shape[0] < 1:
+        raise ValueError(f"alpha_bars must have shape (T,) with T >= 1, got {tuple(shape)}")
+    return int(shape[0])
+
+
+class _Run:
+    """The checked arguments that both samplers share."""
+
+    def __init__(
+        self,
+        model: Any,
+        num_samples: Any,
+        image_shape: Any,
+        device: Any,
+        generator: Any,
+        x_T: Any,  # noqa: N803
+        seed: Any,
+        objective: str | None,
+    ) -> None:
+        self.device = _checks.device("device", device)
+        count = _checks.integer("num_samples", num_samples, 1)
+        shape = _checks.integers("image_shape", image_shape, 1)
+        if len(shape) != 3:
+            raise ValueError(f"image_shape must be (C, H, W), got {tuple(shape)}")
+        self.shape = [count, *shape]
+        model = model.shadow if isinstance(model, EMA) else model
+        self.objective = objective if objective is not None else getattr(model, "objective", OBJECTIVES[0])
+        _checks.choice("objective", self.objective, OBJECTIVES)
+        if generator is not None and seed is not None:
+            raise ValueError("give either generator or seed, not both")
+        self.noise = _noise(generator, seed, count, self.device)
+        self.x_T = None if x_T is None else _start(x_T, self.shape, self.device)
+        self.model = _denoiser(model, self.shape, self.device)
+
+    def start(self) -> Tensor:
+        if self.x_T is not None:
+            return self.x_T
+        if self.noise is not None:
+            return self.noise(self.shape)
+        return torch.randn(self.shape, device=self.device)
+
+
+def _start(x_T: Any, shape: list[int], device: torch.device) -> Tensor:  # noqa: N803
+    x = torch.as_tensor(x_T)
+    if list(x.shape) != shape:
+        raise ValueError(f"x_T must have shape {tuple(shape)}, got {tuple(x.shape)}")
+    if not x.is_floating_point():
+        raise TypeError(f"x_T must be a floating-point tensor, got {x.dtype}")
+    return x.detach().to(device=device, dtype=torch.float32)
+
+
+def _noise(generator: Any, seed: Any, count: int, device: torch.device) -> Callable[[list[int]], Tensor] | None:
+    if generator is not None:
+        if not isinstance(generator, torch.Generator):
+            raise TypeError(f"generator must be a torch.Generator, got {type(generator).__name__}")
+        if generator.device.type != device.type:
+            raise ValueError(f"generator must be on {device.type}, where the images are drawn, got {generator.device.type}")
+        return lambda shape: torch.randn(shape, generator=generator, device=device)
+    if seed is None:
+        return None
+    if isinstance(seed, (Sequence, range, torch.Tensor)) or hasattr(seed, "__iter__"):
+        seeds = _checks.integers("seed", seed, -(2**63), 2**64 - 1)
+        if len(seeds) != count:
+            raise ValueError(f"seed must have one entry per image ({count}), got {len(seeds)}")
+    else:
+        first = _checks.integer("seed", seed, -(2**63), 2**63 - 1)
+        seeds = [first + k for k in range(count)]
+    streams = [torch.Generator().manual_seed(s) for s in seeds]
+
+    def draw(shape: list[int]) -> Tensor:
+        return torch.stack([torch.randn(shape[1:], generator=stream) for stream in streams]).to(device)
+
+    return draw
+
+
+def _denoiser(model: Any, shape: list[int], device: torch.device) -> Any:
+    """Our own network runs without Python between the steps; anything else is called."""
+    if not callable(model):
+        raise TypeError(f"model must be a DiffusionUNet or a callable (x_t, t) -> eps, got {type(model).__name__}")
+    if not isinstance(model, DiffusionUNet):
+        return lambda x, t: _prediction(model(x, t))
+    parameters = list(model.parameters())
+    if parameters[0].device != device:
+        raise ValueError(f"model is on {parameters[0].device}, device is {device}: move one of them")
+    if parameters[0].dtype != torch.float32:
+        raise TypeError(f"model must hold float32 weights to sample, got {parameters[0].dtype}")
+    if shape[1] != model.config["in_ch"]:
+        raise ValueError(f"image_shape has {shape[1]} channels, the model takes {model.config['in_ch']} (in_ch)")
+    multiple = model._native.size_multiple
+    if shape[2] % multiple or shape[3] % multiple:
+        raise ValueError(
+            f"image_shape {tuple(shape[1:])}: the model needs heights and widths that are multiples of {multiple}"
+        )
+    plain = type(model).forward is DiffusionUNet.forward and not (model._forward_hooks or model._forward_pre_hooks)
+    return (model._native, parameters, model.training) if plain else model
+
+
+def _prediction(output: Any) -> Any:
+    """The tensor in what a foreign model returned: diffusers wraps it in `.sample`, others in a tuple."""
+    if isinstance(output, Tensor):
+        return output
+    if isinstance(getattr(output, "sample", None), Tensor):
+        return output.sample
+    if isinstance(output, (tuple, list)) and output and isinstance(output[0], Tensor):
+        return output[0]
+    raise TypeError(f"model must return a torch.Tensor, got {type(output).__name__}")
+
+
+class _Progress:
+    """A bar and a callback as the one function that the engine reports to."""
+
+    def __init__(self, name: str, total: int, progress: bool, callback: Callable[[SamplerStep], Any] | None) -> None:
+        if callback is not None and not callable(callback):
+            raise TypeError(f"callback must be callable, got {type(callback).__name__}")
+        self._bar = tqdm(total=total, desc=name, unit="step", disable=not progress, leave=True)
+        self._callback = callback
+
+    def __enter__(self) -> Callable[..., None]:
+        return self._step
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def _step(self, index: int, total: int, timestep: int, x: Tensor, x0_hat: Tensor) -> None:
+        self._bar.update(1)
+        if self._callback is not None:
+            self._callback(SamplerStep(index, total, timestep, x, x0_hat))

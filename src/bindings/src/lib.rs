@@ -1,0 +1,22 @@
+//! `rust_diffusion._native`: the Python face of diffusion-core, thin on purpose.
+//!
+//! Arguments come in as Python objects and are checked here; tensors cross without a copy; the GIL is released around
+//! the core; every error becomes a built-in exception. No tensor arithmetic happens here.
+
+mod detach;
+mod error;
+mod forward;
+mod sampler;
+mod schedule;
+mod tensor;
+mod unet;
+
+use pyo3::prelude::*;
+
+#[pymodule]
+fn _native(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    schedule::register(m)?;
+    forward::register(m)?;
+    unet::register(m)?;
+    sampler::register(m)
+}

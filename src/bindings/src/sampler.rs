@@ -1,0 +1,168 @@
+//! The samplers: the loop runs in the core without the GIL; models, noise and callbacks of Python are called back into.
+
+use std::sync::Arc;
+
+use diffusion_core::nn::model::forward_aten;
+use diffusion_core::nn::Blueprint;
+use diffusion_core::sampler::{self, Denoiser, Noise, Objective, Spacing, Step, TorchNoise};
+use diffusion_core::schedule::{alpha_bar_values, coefficients, Schedule};
+use diffusion_core::{Error, Result};
+use pyo3::prelude::*;
+use pyo3::types::PyList;
+use tch::{Device, Tensor};
+
+use crate::detach::{attached, check_signals, detached};
+use crate::error::to_py;
+use crate::tensor::{from_python, list_from_python, to_python};
+use crate::unet::UNet;
+
+/// Any Python callable (x_t, t) -> prediction.
+struct Callable(PyObject);
+
+impl Denoiser for Callable {
+    fn predict(&mut self, x: &Tensor, t: &Tensor) -> Result<Tensor> {
+        attached(|py| {
+            let x = to_python(py, x.shallow_clone())?;
+            let t = to_python(py, t.shallow_clone())?;
+            let out = self.0.call1(py, (x, t))?;
+            from_python(out.bind(py), "what model returned")
+        })
+    }
+}
+
+/// Our own network: no Python between the steps.
+struct Native {
+    blueprint: Arc<Blueprint>,
+    params: Vec<Tensor>,
+    training: bool,
+}
+
+impl Denoiser for Native {
+    fn predict(&mut self, x: &Tensor, t: &Tensor) -> Result<Tensor> {
+        forward_aten(&self.blueprint, &self.params, x, t, self.training, false)
+    }
+}
+
+/// A Python callable (shape) -> standard normal tensor: generators and per-image seeds.
+struct PythonNoise(PyObject);
+
+impl Noise for PythonNoise {
+    fn normal(&mut self, shape: &[i64], _device: Device) -> Result<Tensor> {
+        attached(|py| from_python(self.0.call1(py, (shape.to_vec(),))?.bind(py), "noise"))
+    }
+}
+
+/// What Python says the model is: our network with its weights, or something to call.
+#[derive(FromPyObject)]
+enum Model<'py> {
+    Native(PyRef<'py, UNet>, Bound<'py, PyList>, bool),
+    Callable(PyObject),
+}
+
+impl Model<'_> {
+    fn denoiser(self) -> PyResult<Box<dyn Denoiser + Send>> {
+        Ok(match self {
+            Model::Native(unet, params, training) => Box::new(Native {
+                blueprint: Arc::clone(&unet.blueprint),
+                params: list_from_python(&params, "params")?,
+                training,
+            }),
+            Model::Callable(call) => Box::new(Callable(call)),
+        })
+    }
+}
+
+fn noise_source(noise: Option<PyObject>) -> Box<dyn Noise + Send> {
+    match noise {
+        Some(call) => Box::new(PythonNoise(call)),
+        None => Box::new(TorchNoise),
+    }
+}
+
+/// Ctrl-C, then the callback (index, total, timestep, x, x0_hat).
+fn report(on_step: Option<&PyObject>, step: &Step) -> Result<()> {
+    check_signals()?;
+    let Some(call) = on_step else { return Ok(()) };
+    attached(|py| {
+        let x = to_python(py, step.x.shallow_clone())?;
+        let x0_hat = to_python(py, step.x0_hat.shallow_clone())?;
+        call.call1(py, (step.index, step.total, step.timestep, x, x0_hat)).map(|_| ())
+    })
+}
+
+#[pyfunction]
+#[pyo3(signature = (model, x_t, betas, alphas, alpha_bars, objective, noise = None, on_step = None))]
+#[allow(clippy::too_many_arguments)]
+fn ddpm_sample<'py>(
+    py: Python<'py>,
+    model: Model<'py>,
+    x_t: &Bound<'py, PyAny>,
+    betas: &Bound<'py, PyAny>,
+    alphas: &Bound<'py, PyAny>,
+    alpha_bars: &Bound<'py, PyAny>,
+    objective: &str,
+    noise: Option<PyObject>,
+    on_step: Option<PyObject>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let mut model = model.denoiser()?;
+    let x_t = from_python(x_t, "x_T")?;
+    let (betas, alphas) = (from_python(betas, "betas")?, from_python(alphas, "alphas")?);
+    let alpha_bars = from_python(alpha_bars, "alpha_bars")?;
+    let objective = Objective::parse(objective).map_err(to_py)?;
+    let mut noise = noise_source(noise);
+    let out = detached(py, move || {
+        let schedule = Schedule {
+            betas: coefficients(&betas, "betas")?,
+            alphas: coefficients(&alphas, "alphas")?,
+            alpha_bars: alpha_bar_values(&alpha_bars)?,
+        };
+        let _guard = tch::no_grad_guard();
+        sampler::ddpm(model.as_mut(), objective, x_t, &schedule, noise.as_mut(), &mut |step| report(on_step.as_ref(), step))
+    })?;
+    to_python(py, out)
+}
+
+#[pyfunction]
+#[pyo3(signature = (model, x_t, alpha_bars, grid, eta, objective, noise = None, on_step = None))]
+#[allow(clippy::too_many_arguments)]
+fn ddim_sample<'py>(
+    py: Python<'py>,
+    model: Model<'py>,
+    x_t: &Bound<'py, PyAny>,
+    alpha_bars: &Bound<'py, PyAny>,
+    grid: Vec<i64>,
+    eta: f64,
+    objective: &str,
+    noise: Option<PyObject>,
+    on_step: Option<PyObject>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let mut model = model.denoiser()?;
+    let x_t = from_python(x_t, "x_T")?;
+    let alpha_bars = from_python(alpha_bars, "alpha_bars")?;
+    let objective = Objective::parse(objective).map_err(to_py)?;
+    let mut noise = noise_source(noise);
+    let out = detached(py, move || {
+        let alpha_bars = alpha_bar_values(&alpha_bars)?;
+        sampler::check_grid(&grid, alpha_bars.len() as i64)?;
+        if !(eta.is_finite() && eta >= 0.0) {
+            return Err(Error::Value(format!("eta must be a finite number >= 0, got {eta}")));
+        }
+        let _guard = tch::no_grad_guard();
+        let on_step = &mut |step: &Step| report(on_step.as_ref(), step);
+        sampler::ddim(model.as_mut(), objective, x_t, &alpha_bars, &grid, eta, noise.as_mut(), on_step)
+    })?;
+    to_python(py, out)
+}
+
+/// The timesteps that DDIM visits, decreasing.
+#[pyfunction]
+fn timestep_grid(num_timesteps: i64, sample_steps: i64, spacing: &str) -> PyResult<Vec<i64>> {
+    let spacing = Spacing::parse(spacing).map_err(to_py)?;
+    sampler::timestep_grid(num_timesteps, sample_steps, spacing).map_err(to_py)
+}
+
+pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    m.add_function(wrap_pyfunction!(ddpm_sample, m)?)?;
+    m.add_function(wrap_pyfunction!(ddim_sample, m)?)?;
+    m.add_function(wrap_pyfunction!(timestep_grid, m)?)
+}

@@ -1,0 +1,13 @@
+//! The engine of rust_diffusion: schedules, a UNet denoiser, its training and sampling, on libtorch.
+//!
+//! This crate has never heard of its host language. What it needs from outside (a denoiser that is not ours, noise,
+//! batches, a place to report to) it asks for through traits.
+
+pub mod ema;
+pub mod error;
+pub mod forward;
+pub mod nn;
+pub mod sampler;
+pub mod schedule;
+
+pub use error::{Error, Result};

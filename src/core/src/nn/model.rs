@@ -1,0 +1,79 @@
+//! A network together with its weights, in the forms that the module face, the samplers and the trainer use.
+
+use std::sync::Arc;
+
+use tch::{Kind, Tensor};
+
+use super::aten::Aten;
+use super::wiring::{check_inputs, forward};
+use super::Blueprint;
+use crate::error::{ensure, Error, Result};
+
+/// One forward pass through torch's autograd. `training` switches dropout on; `differentiable_twice` avoids the fused
+/// attention kernels, which have no second derivative.
+pub fn forward_aten(
+    blueprint: &Blueprint,
+    params: &[Tensor],
+    x: &Tensor,
+    t: &Tensor,
+    training: bool,
+    differentiable_twice: bool,
+) -> Result<Tensor> {
+    check_inputs(blueprint.config.in_ch, blueprint.size_multiple(), params, &blueprint.shapes, x, t)?;
+    let dropout = if training { blueprint.config.dropout } else { 0.0 };
+    let mut backend = Aten { params, dropout, compute: None, explicit_attention: differentiable_twice };
+    forward(&blueprint.net, &mut backend, x, t)
+}
+
+/// What the trainer asks of a network: a prediction, then the gradients for it.
+pub trait Differentiable {
+    /// The float32 prediction for x (B, C, H, W) at t (B,) in training mode; remembers what [`Self::backward`] needs.
+    fn forward(&mut self, x: &Tensor, t: &Tensor) -> Result<Tensor>;
+    /// Given d loss / d prediction, add d loss / d parameter to each of `grads` (float32, in state-dict order).
+    fn backward(&mut self, d_prediction: &Tensor, grads: &mut [Tensor]) -> Result<()>;
+    /// The weights have changed: drop whatever was derived from them.
+    fn weights_changed(&mut self) -> Result<()>;
+}
+
+/// [`Differentiable`] by way of torch's autograd, for every device.
+pub struct Autograd {
+    blueprint: Arc<Blueprint>,
+    params: Vec<Tensor>,
+    compute: Option<Kind>,
+    prediction: Option<Tensor>,
+}
+
+impl Autograd {
+    /// `params` are the module's own float32 tensors; `compute` is the dtype of convolutions and matrix products.
+    pub fn new(blueprint: Arc<Blueprint>, params: Vec<Tensor>, compute: Option<Kind>) -> Self {
+        Self { blueprint, params, compute, prediction: None }
+    }
+}
+
+impl Differentiable for Autograd {
+    fn forward(&mut self, x: &Tensor, t: &Tensor) -> Result<Tensor> {
+        let plan = &self.blueprint;
+        check_inputs(plan.config.in_ch, plan.size_multiple(), &self.params, &plan.shapes, x, t)?;
+        let mut backend =
+            Aten { params: &self.params, dropout: plan.config.dropout, compute: self.compute, explicit_attention: false };
+        let prediction = tch::with_grad(|| forward(&plan.net, &mut backend, x, t))?.f_to_kind(Kind::Float)?;
+        self.prediction = Some(prediction.shallow_clone());
+        Ok(prediction.f_detach()?)
+    }
+
+    fn backward(&mut self, d_prediction: &Tensor, grads: &mut [Tensor]) -> Result<()> {
+        let prediction = self.prediction.take().ok_or_else(|| Error::Runtime("backward without a forward".into()))?;
+        ensure!(grads.len() == self.params.len(), Value, "grads must have {} entries", self.params.len());
+        // d/dp <prediction, d_prediction> is the vector-Jacobian product that backward stands for
+        let inner = tch::with_grad(|| prediction.f_mul(d_prediction)?.f_sum(Kind::Float))?;
+        let fresh = Tensor::f_run_backward(&[inner], &self.params, false, false)?;
+        for (grad, new) in grads.iter_mut().zip(&fresh) {
+            let _ = grad.f_add_(new)?;
+        }
+        Ok(())
+    }
+
+    fn weights_changed(&mut self) -> Result<()> {
+        Ok(())
+    }
+}
