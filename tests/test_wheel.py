@@ -20,7 +20,9 @@ TAG = f"cp{sysconfig.get_config_var('py_version_nodot')}"
 @pytest.fixture(scope="module")
 def wheel():
     """The newest wheel in dist/ for this Python; `make test` has just built and installed it."""
-    wheels = sorted((ROOT / "dist").glob(f"rust_diffusion-*-{TAG}-{TAG}-*.whl"), key=lambda w: w.stat().st_mtime)
+    wheels = sorted(
+        (ROOT / "dist").glob(f"rust_diffusion-*-{TAG}-{TAG}-*.whl"), key=lambda w: w.stat().st_mtime
+    )
     if not wheels:
         pytest.skip(f"no {TAG} wheel in dist/; `make wheel` builds it")
     with zipfile.ZipFile(wheels[-1]) as opened:

@@ -86,7 +86,8 @@ fn report(on_step: Option<&PyObject>, step: &Step) -> Result<()> {
     attached(|py| {
         let x = to_python(py, step.x.shallow_clone())?;
         let x0_hat = to_python(py, step.x0_hat.shallow_clone())?;
-        call.call1(py, (step.index, step.total, step.timestep, x, x0_hat)).map(|_| ())
+        call.call1(py, (step.index, step.total, step.timestep, x, x0_hat))
+            .map(|_| ())
     })
 }
 
@@ -117,7 +118,14 @@ fn ddpm_sample<'py>(
             alpha_bars: alpha_bar_values(&alpha_bars)?,
         };
         let _guard = tch::no_grad_guard();
-        sampler::ddpm(model.as_mut(), objective, x_t, &schedule, noise.as_mut(), &mut |step| report(on_step.as_ref(), step))
+        sampler::ddpm(
+            model.as_mut(),
+            objective,
+            x_t,
+            &schedule,
+            noise.as_mut(),
+            &mut |step| report(on_step.as_ref(), step),
+        )
     })?;
     to_python(py, out)
 }
@@ -145,11 +153,22 @@ fn ddim_sample<'py>(
         let alpha_bars = alpha_bar_values(&alpha_bars)?;
         sampler::check_grid(&grid, alpha_bars.len() as i64)?;
         if !(eta.is_finite() && eta >= 0.0) {
-            return Err(Error::Value(format!("eta must be a finite number >= 0, got {eta}")));
+            return Err(Error::Value(format!(
+                "eta must be a finite number >= 0, got {eta}"
+            )));
         }
         let _guard = tch::no_grad_guard();
         let on_step = &mut |step: &Step| report(on_step.as_ref(), step);
-        sampler::ddim(model.as_mut(), objective, x_t, &alpha_bars, &grid, eta, noise.as_mut(), on_step)
+        sampler::ddim(
+            model.as_mut(),
+            objective,
+            x_t,
+            &alpha_bars,
+            &grid,
+            eta,
+            noise.as_mut(),
+            on_step,
+        )
     })?;
     to_python(py, out)
 }

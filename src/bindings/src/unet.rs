@@ -30,9 +30,19 @@ impl UNet {
         attn_levels: Vec<i64>,
         num_heads: i64,
     ) -> PyResult<Self> {
-        let config = UNetConfig { in_ch, base_ch, channel_mults, time_dim, dropout, attn_levels, num_heads };
+        let config = UNetConfig {
+            in_ch,
+            base_ch,
+            channel_mults,
+            time_dim,
+            dropout,
+            attn_levels,
+            num_heads,
+        };
         let blueprint = Blueprint::new(config).map_err(to_py)?;
-        Ok(Self { blueprint: Arc::new(blueprint) })
+        Ok(Self {
+            blueprint: Arc::new(blueprint),
+        })
     }
 
     /// The defaults of the configuration, as keyword arguments.
@@ -57,8 +67,15 @@ impl UNet {
     }
 
     /// (path, class name, arguments) of every module in the order of creation, parents first.
-    fn modules<'py>(&self, py: Python<'py>) -> PyResult<Vec<(String, &'static str, Bound<'py, PyDict>)>> {
-        self.blueprint.entries.iter().map(|entry| describe(py, entry)).collect()
+    fn modules<'py>(
+        &self,
+        py: Python<'py>,
+    ) -> PyResult<Vec<(String, &'static str, Bound<'py, PyDict>)>> {
+        self.blueprint
+            .entries
+            .iter()
+            .map(|entry| describe(py, entry))
+            .collect()
     }
 
     /// The prediction for x (B, C, H, W) at timesteps t (B,), recorded by torch's autograd when the caller records.
@@ -74,16 +91,27 @@ impl UNet {
         let params = list_from_python(params, "params")?;
         let (x, t) = (from_python(x, "x")?, from_python(t, "t")?);
         let blueprint = Arc::clone(&self.blueprint);
-        let out = detached(py, move || forward_aten(&blueprint, &params, &x, &t, training, differentiable_twice))?;
+        let out = detached(py, move || {
+            forward_aten(&blueprint, &params, &x, &t, training, differentiable_twice)
+        })?;
         to_python(py, out)
     }
 }
 
-fn describe<'py>(py: Python<'py>, entry: &Entry) -> PyResult<(String, &'static str, Bound<'py, PyDict>)> {
+fn describe<'py>(
+    py: Python<'py>,
+    entry: &Entry,
+) -> PyResult<(String, &'static str, Bound<'py, PyDict>)> {
     let args = PyDict::new(py);
     let class = match entry.layer {
         Layer::Container(class) => class,
-        Layer::Conv2d { cin, cout, kernel, stride, padding } => {
+        Layer::Conv2d {
+            cin,
+            cout,
+            kernel,
+            stride,
+            padding,
+        } => {
             args.set_item("in_channels", cin)?;
             args.set_item("out_channels", cout)?;
             args.set_item("kernel_size", kernel)?;
@@ -118,9 +146,19 @@ fn describe<'py>(py: Python<'py>, entry: &Entry) -> PyResult<(String, &'static s
 
 /// shadow = decay * shadow + (1 - decay) * weights, in place.
 #[pyfunction]
-fn ema_update(py: Python<'_>, shadow: &Bound<'_, PyList>, weights: &Bound<'_, PyList>, decay: f64) -> PyResult<()> {
-    let (shadow, weights) = (list_from_python(shadow, "shadow")?, list_from_python(weights, "weights")?);
-    detached(py, move || diffusion_core::ema::ema_update(&shadow, &weights, decay))
+fn ema_update(
+    py: Python<'_>,
+    shadow: &Bound<'_, PyList>,
+    weights: &Bound<'_, PyList>,
+    decay: f64,
+) -> PyResult<()> {
+    let (shadow, weights) = (
+        list_from_python(shadow, "shadow")?,
+        list_from_python(weights, "weights")?,
+    );
+    detached(py, move || {
+        diffusion_core::ema::ema_update(&shadow, &weights, decay)
+    })
 }
 
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {

@@ -19,9 +19,25 @@ pub fn forward_aten(
     training: bool,
     differentiable_twice: bool,
 ) -> Result<Tensor> {
-    check_inputs(blueprint.config.in_ch, blueprint.size_multiple(), params, &blueprint.shapes, x, t)?;
-    let dropout = if training { blueprint.config.dropout } else { 0.0 };
-    let mut backend = Aten { params, dropout, compute: None, explicit_attention: differentiable_twice };
+    check_inputs(
+        blueprint.config.in_ch,
+        blueprint.size_multiple(),
+        params,
+        &blueprint.shapes,
+        x,
+        t,
+    )?;
+    let dropout = if training {
+        blueprint.config.dropout
+    } else {
+        0.0
+    };
+    let mut backend = Aten {
+        params,
+        dropout,
+        compute: None,
+        explicit_attention: differentiable_twice,
+    };
     forward(&blueprint.net, &mut backend, x, t)
 }
 
@@ -35,6 +51,32 @@ pub trait Differentiable {
     fn weights_changed(&mut self) -> Result<()>;
 }
 
+/// What convolutions and matrix products are computed in. Weights, group statistics, loss and schedule stay float32.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Precision {
+    Fp32,
+    Bf16,
+    Fp16,
+}
+
+/// The fastest way to train this network on the device where its weights are.
+pub fn differentiable(
+    blueprint: &Arc<Blueprint>,
+    params: Vec<Tensor>,
+    precision: Precision,
+) -> Result<Box<dyn Differentiable + Send>> {
+    let compute = match precision {
+        Precision::Fp32 => None,
+        Precision::Bf16 => Some(Kind::BFloat16),
+        Precision::Fp16 => Some(Kind::Half),
+    };
+    Ok(Box::new(Autograd::new(
+        Arc::clone(blueprint),
+        params,
+        compute,
+    )))
+}
+
 /// [`Differentiable`] by way of torch's autograd, for every device.
 pub struct Autograd {
     blueprint: Arc<Blueprint>,
@@ -46,24 +88,49 @@ pub struct Autograd {
 impl Autograd {
     /// `params` are the module's own float32 tensors; `compute` is the dtype of convolutions and matrix products.
     pub fn new(blueprint: Arc<Blueprint>, params: Vec<Tensor>, compute: Option<Kind>) -> Self {
-        Self { blueprint, params, compute, prediction: None }
+        Self {
+            blueprint,
+            params,
+            compute,
+            prediction: None,
+        }
     }
 }
 
 impl Differentiable for Autograd {
     fn forward(&mut self, x: &Tensor, t: &Tensor) -> Result<Tensor> {
         let plan = &self.blueprint;
-        check_inputs(plan.config.in_ch, plan.size_multiple(), &self.params, &plan.shapes, x, t)?;
-        let mut backend =
-            Aten { params: &self.params, dropout: plan.config.dropout, compute: self.compute, explicit_attention: false };
-        let prediction = tch::with_grad(|| forward(&plan.net, &mut backend, x, t))?.f_to_kind(Kind::Float)?;
+        check_inputs(
+            plan.config.in_ch,
+            plan.size_multiple(),
+            &self.params,
+            &plan.shapes,
+            x,
+            t,
+        )?;
+        let mut backend = Aten {
+            params: &self.params,
+            dropout: plan.config.dropout,
+            compute: self.compute,
+            explicit_attention: false,
+        };
+        let prediction =
+            tch::with_grad(|| forward(&plan.net, &mut backend, x, t))?.f_to_kind(Kind::Float)?;
         self.prediction = Some(prediction.shallow_clone());
         Ok(prediction.f_detach()?)
     }
 
     fn backward(&mut self, d_prediction: &Tensor, grads: &mut [Tensor]) -> Result<()> {
-        let prediction = self.prediction.take().ok_or_else(|| Error::Runtime("backward without a forward".into()))?;
-        ensure!(grads.len() == self.params.len(), Value, "grads must have {} entries", self.params.len());
+        let prediction = self
+            .prediction
+            .take()
+            .ok_or_else(|| Error::Runtime("backward without a forward".into()))?;
+        ensure!(
+            grads.len() == self.params.len(),
+            Value,
+            "grads must have {} entries",
+            self.params.len()
+        );
         // d/dp <prediction, d_prediction> is the vector-Jacobian product that backward stands for
         let inner = tch::with_grad(|| prediction.f_mul(d_prediction)?.f_sum(Kind::Float))?;
         let fresh = Tensor::f_run_backward(&[inner], &self.params, false, false)?;
