@@ -147,7 +147,7 @@ def test_any_callable_is_a_model(draw, which):
 
 @pytest.mark.parametrize("which", SAMPLERS)
 def test_a_model_that_returns_its_input_is_not_corrupted(draw, which):
-    """The prediction may share memory with x_t, or with the model's own buffers: neither may be written to."""
+    """The prediction may share memory with x_t or be kept by the model: it may not be written to."""
     expected = seeded(5, draw, which, lambda x, t: x.clone(), judge=True)
     assert (seeded(5, draw, which, lambda x, t: x) - expected).abs().max() <= 1e-5
     constant = torch.full((3, *TINY_SHAPE), 0.25)

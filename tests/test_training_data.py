@@ -1,0 +1,163 @@
+"""What `train` takes as data, and what it gives back."""
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from tools import TINY, same_state, slices
+
+
+@pytest.fixture
+def fit(rd, oracle):
+    """fit(data, **options): (model, result) of a short run that always starts alike."""
+
+    def run(data, **options):
+        torch.manual_seed(1)
+        model = rd.DiffusionUNet(**TINY)
+        options = {
+            **dict(betas=oracle.cosine_beta_schedule(10), epochs=3, batch_size=4, seed=3),
+            **dict(device="cpu", precision="fp32", progress=False),
+            **options,
+        }
+        return model, rd.train(model, data, **options)
+
+    return run
+
+
+class Slices(Dataset):
+    def __init__(self, images):
+        self.images = images
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, index):
+        return self.images[index]
+
+
+def test_a_tensor_and_an_array_train_alike(fit):
+    images = slices(10)
+    model, result = fit(images)
+    other, other_result = fit(images.numpy())
+    assert result.history == other_result.history and same_state(model.state_dict(), other.state_dict())
+
+
+def test_the_seed_decides_the_run(fit):
+    images = slices(10)
+    first, _ = fit(images)
+    again, _ = fit(images.clone())
+    assert same_state(first.state_dict(), again.state_dict())
+    _, other = fit(images, seed=4)
+    assert other.history != fit(images)[1].history
+
+
+def test_a_tensor_is_shuffled(fit):
+    """Were it not, its history would be that of a loader in order."""
+    images = slices(12)
+    _, in_order = fit(DataLoader(images, batch_size=4))
+    _, shuffled = fit(images)
+    assert shuffled.history != in_order.history
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_loader_decides_its_own_batches(fit, workers):
+    sizes = []
+
+    class Seen(Slices):
+        def __getitem__(self, index):
+            sizes.append(index)
+            return super().__getitem__(index)
+
+    loader = DataLoader(Seen(slices(7)), batch_size=3, num_workers=workers)
+    _, result = fit(loader, batch_size=1)
+    assert len(result.history) == 3
+    if not workers:
+        assert sizes == list(range(7)) * 3
+
+
+def test_a_dataset_is_batched(fit):
+    asked = []
+
+    class Seen(Slices):
+        def __getitem__(self, index):
+            asked.append(index)
+            return super().__getitem__(index)
+
+    _, result = fit(Seen(slices(6)))
+    assert len(result.history) == 3 and sorted(asked[:6]) == list(range(6)) and len(asked) == 18
+
+
+def test_a_loader_and_a_list_of_its_batches_train_alike(fit):
+    images = slices(8)
+    model, result = fit([images[:4], images[4:]])
+    assert len(result.history) == 3
+    other, other_result = fit([images[:4].numpy(), images[4:].numpy()])
+    assert result.history == other_result.history and same_state(model.state_dict(), other.state_dict())
+
+
+def test_images_with_labels_are_taken_without_the_labels(fit):
+    images = slices(8)
+    labelled = [(image, torch.tensor(0)) for image in images]
+    _, result = fit(DataLoader(labelled, batch_size=4))
+    _, plain = fit(DataLoader(images, batch_size=4))
+    assert result.history == plain.history
+
+
+def test_data_are_not_changed(fit):
+    images = slices(8)
+    before = images.clone()
+    fit(images)
+    assert torch.equal(images, before)
+
+
+def test_grey_levels_are_normalised_on_the_fly(fit):
+    grey = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (8, 1, 16, 16), dtype=np.uint8))
+    _, result = fit(grey)
+    _, normalised = fit(grey.float() / 127.5 - 1)
+    assert result.history == pytest.approx(normalised.history, rel=1e-5)
+
+
+def test_the_callback_is_told_of_each_epoch(fit):
+    seen = []
+    _, result = fit(slices(8), callback=seen.append)
+    assert [info.epoch for info in seen] == [0, 1, 2]
+    assert [info.loss for info in seen] == result.history
+    assert all(info.images_per_second > 0 and info.lr > 0 for info in seen)
+    assert type(seen[0].ema) is type(result.ema)
+
+
+def test_returning_false_ends_the_run_there(fit):
+    _, result = fit(slices(8), epochs=10, callback=lambda info: info.epoch < 1)
+    assert len(result.history) == 2 and result.epochs_run == 2
+    _, result = fit(slices(8), callback=lambda info: None)
+    assert result.epochs_run == 3, "None means: go on"
+
+
+def test_an_exception_in_the_callback_or_the_data_comes_through(fit):
+    def fail(info):
+        raise LookupError("mine")
+
+    with pytest.raises(LookupError, match="mine"):
+        fit(slices(8), callback=fail)
+
+    class Broken(Slices):
+        def __getitem__(self, index):
+            raise LookupError(f"image {index}")
+
+    with pytest.raises(LookupError, match="image"):
+        fit(DataLoader(Broken(slices(8)), batch_size=4))
+
+
+def test_the_bar_shows_epochs_and_losses_and_can_be_silent(fit, capfd):
+    fit(slices(8))
+    assert capfd.readouterr() == ("", "")
+    _, result = fit(slices(8), progress=True)
+    shown = "".join(capfd.readouterr())
+    assert "3/3" in shown and "avg=" in shown and f"{result.history[-1]:.3f}"[:4] in shown
+
+
+def test_the_model_comes_back_trained_in_place_and_gradients_do_not_pile_up(fit):
+    model, result = fit(slices(8))
+    assert all(p.requires_grad and torch.isfinite(p).all() for p in model.parameters())
+    assert not any(p.requires_grad for p in result.ema.shadow.parameters()) and not result.ema.shadow.training
