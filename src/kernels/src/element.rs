@@ -1,0 +1,80 @@
+//! What a tensor may be made of: f32, or bf16 that is widened on reading and rounded on writing.
+
+use crate::raw::{Simd, LANES};
+use half::bf16;
+
+/// A stored number; all arithmetic is in f32.
+pub trait Element: Copy + Send + Sync + 'static {
+    const ZERO: Self;
+    fn to_f32(self) -> f32;
+    fn from_f32(x: f32) -> Self;
+    fn load_block<S: Simd>(s: S, from: &[Self; LANES]) -> S::V;
+    fn store_block<S: Simd>(s: S, to: &mut [Self; LANES], v: S::V);
+}
+
+impl Element for f32 {
+    const ZERO: f32 = 0.0;
+    #[inline(always)]
+    fn to_f32(self) -> f32 {
+        self
+    }
+    #[inline(always)]
+    fn from_f32(x: f32) -> f32 {
+        x
+    }
+    #[inline(always)]
+    fn load_block<S: Simd>(s: S, from: &[f32; LANES]) -> S::V {
+        s.load(from)
+    }
+    #[inline(always)]
+    fn store_block<S: Simd>(s: S, to: &mut [f32; LANES], v: S::V) {
+        s.store(to, v)
+    }
+}
+
+impl Element for bf16 {
+    const ZERO: bf16 = bf16::ZERO;
+    #[inline(always)]
+    fn to_f32(self) -> f32 {
+        bf16::to_f32(self)
+    }
+    #[inline(always)]
+    fn from_f32(x: f32) -> bf16 {
+        bf16::from_f32(x)
+    }
+    #[inline(always)]
+    fn load_block<S: Simd>(s: S, from: &[bf16; LANES]) -> S::V {
+        s.load_bf16(from)
+    }
+    #[inline(always)]
+    fn store_block<S: Simd>(s: S, to: &mut [bf16; LANES], v: S::V) {
+        s.store_bf16(to, v)
+    }
+}
+
+/// The first 16 numbers of `from`; what is missing reads as zero.
+#[inline(always)]
+pub fn load<S: Simd, T: Element>(s: S, from: &[T]) -> S::V {
+    match from.first_chunk::<LANES>() {
+        Some(block) => T::load_block(s, block),
+        None => {
+            let mut block = [T::ZERO; LANES];
+            block[..from.len()].copy_from_slice(from);
+            T::load_block(s, &block)
+        }
+    }
+}
+
+/// Writes up to 16 numbers to `to`, as many as it holds.
+#[inline(always)]
+pub fn store<S: Simd, T: Element>(s: S, to: &mut [T], v: S::V) {
+    match to.first_chunk_mut::<LANES>() {
+        Some(block) => T::store_block(s, block, v),
+        None => {
+            let mut block = [T::ZERO; LANES];
+            T::store_block(s, &mut block, v);
+            let n = to.len();
+            to.copy_from_slice(&block[..n]);
+        }
+    }
+}

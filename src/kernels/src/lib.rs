@@ -1,0 +1,26 @@
+//! CPU kernels for training and sampling a diffusion UNet, on plain slices: no tensor library, no Python.
+//!
+//! Activations are NHWC, of f32 or [`half::bf16`]; arithmetic, statistics, parameters and their gradients are f32. Lengths
+//! are checked at entry and misfits returned as [`error::Error`]; nothing panics. Work is handed to the caller's
+//! threads through [`pool::Pool`]; results are bit for bit the same for any number of threads. The instruction set
+//! (AVX-512, AVX2 with FMA, or whatever the compiler makes of plain loops) is chosen once at run time.
+//!
+//! What a layer reads is a [`source::Source`]: one tensor, or two concatenated on channels (`.concat`), plus a shift per
+//! image and channel (`.shifted`, of shape (N, C)); neither the concatenation nor the sum is ever made.
+//!
+//! | function | what it computes |
+//! |---|---|
+//! | [`norm::forward`] | y = dropout(silu(GroupNorm(source))); writes y and each group's mean and rstd (N, groups) |
+//! | [`norm::backward`] | from dy: dx of each part of the source (written, or added), dweight, dbias, dshift (all three written) |
+//! | [`optim::step`] | weights, both moments, EMA shadow and bf16 copy after one AdamW step with `scale * gradient` |
+//! | [`optim::sum_of_squares`] | sum of x^2 in f64; not finite exactly if some x is not |
+pub mod element;
+pub mod error;
+pub mod math;
+pub mod norm;
+pub mod optim;
+pub mod pool;
+pub mod raw;
+pub mod source;
+#[cfg(test)]
+mod testing;
