@@ -194,6 +194,8 @@ def _start(x_T: Any, shape: list[int], device: torch.device) -> Tensor:  # noqa:
         raise ValueError(f"x_T must have shape {tuple(shape)}, got {tuple(x.shape)}")
     if not x.is_floating_point():
         raise TypeError(f"x_T must be a floating-point tensor, got {x.dtype}")
+    if not torch.isfinite(x).all():
+        raise ValueError("x_T must be finite, got NaN or infinity")
     return x.detach().to(device=device, dtype=torch.float32)
 
 
