@@ -15,6 +15,7 @@ from rust_diffusion._native import (  # noqa: E402
 )
 from rust_diffusion.display import show_batch  # noqa: E402
 from rust_diffusion.model import EMA, DiffusionUNet, get_device  # noqa: E402
+from rust_diffusion.pretrained import load  # noqa: E402
 from rust_diffusion.sampling import SamplerStep, ddim_sample, ddpm_sample  # noqa: E402
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "extract",
     "get_device",
     "linear_beta_schedule",
+    "load",
     "predict_x0_from_eps",
     "q_sample",
     "show_batch",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import os
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -85,6 +87,10 @@ class DiffusionUNet(nn.Module):
     config: dict[str, Any]
     #: What the network predicts: "eps", "x0" or "v". Set by `train`, read by the samplers.
     objective: str
+    #: The noise schedule it was trained with, float32 of shape (T,) on the CPU. Set by `train`, None before.
+    betas: Tensor | None
+    #: Height and width of the images it was trained on, in pixels. Set by `train`, None before.
+    image_size: tuple[int, int] | None
 
     def __init__(
         self,
@@ -107,6 +113,8 @@ class DiffusionUNet(nn.Module):
             "num_heads": _checks.integer("num_heads", num_heads),
         }
         self.objective = "eps"
+        self.betas = None
+        self.image_size = None
         self._native = _native.UNet(**self.config)
         for path, class_name, arguments in self._native.modules():
             parent, _, name = path.rpartition(".")
@@ -134,6 +142,99 @@ class DiffusionUNet(nn.Module):
         """
         return self._native.forward(list(self.parameters()), x, t, self.training, False)
 
+    def sample(
+        self,
+        num_samples: int,
+        sampler: str = "ddim",
+        *,
+        seed: int | None = None,
+        batch_size: int | None = None,
+        image_size: Any = None,
+        **options: Any,
+    ) -> Tensor:
+        """Draw images with the schedule, size and objective that the model carries.
+
+        Parameters
+        ----------
+        num_samples : int
+            How many images.
+        sampler : {"ddim", "ddpm"}
+            See `ddim_sample` and `ddpm_sample`.
+        seed : int, optional
+            Image k is drawn with seed ``seed + k``, whatever the batch size. Default: torch's random state.
+        batch_size : int, optional
+            Images drawn at a time. Default: all of them.
+        image_size : int or (int, int), optional
+            Height and width. Default: what the model was trained on.
+        **options
+            Keywords of the sampler: `sample_steps`, `eta`, `spacing`, `timesteps` (DDIM),
+            `progress`, `callback`. Default: 50 steps of DDIM, or T if that is fewer.
+
+        Returns
+        -------
+        Tensor
+            Images in [-1, 1], float32, (num_samples, in_ch, H, W), on the model's device.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If an argument cannot be used, or the model knows neither schedule nor size and none is given.
+        """
+        from rust_diffusion import pretrained
+
+        return pretrained.sample(
+            self,
+            num_samples,
+            sampler,
+            seed=seed,
+            batch_size=batch_size,
+            image_size=image_size,
+            **options,
+        )
+
+    def save_pretrained(
+        self, directory: str | os.PathLike[str], *, betas: Any = None, image_size: Any = None
+    ) -> Path:
+        """Write weights (safetensors) and all that sampling needs (config.json) into a folder; no pickle.
+
+        Parameters
+        ----------
+        directory : str or path
+            Made if it does not exist.
+        betas : Tensor or array, optional
+            The schedule, (T,). Default: the one the model was trained with by `train`.
+        image_size : int or (int, int), optional
+            Height and width in pixels. Default: what the model was trained on by `train`.
+
+        Returns
+        -------
+        Path
+            The folder.
+
+        Raises
+        ------
+        ValueError
+            If schedule or size are neither known nor given.
+        """
+        from rust_diffusion import pretrained
+
+        return pretrained.save_pretrained(self, directory, betas=betas, image_size=image_size)
+
+    @staticmethod
+    def from_pretrained(directory: str | os.PathLike[str]) -> DiffusionUNet:
+        """Load a folder written by `save_pretrained`, in eval mode, with schedule, size and objective.
+
+        Raises
+        ------
+        FileNotFoundError
+            If config.json or model.safetensors is missing.
+        ValueError
+            If one of them is damaged or they do not fit together; the message names the file.
+        """
+        from rust_diffusion import pretrained
+
+        return pretrained.from_pretrained(directory)
+
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
         # A plan without weights: cheaper to make again than to store.
@@ -141,7 +242,7 @@ class DiffusionUNet(nn.Module):
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
         self._native = _native.UNet(**self.config)
 
 

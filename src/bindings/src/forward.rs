@@ -6,6 +6,34 @@ use pyo3::prelude::*;
 use crate::detach::detached;
 use crate::tensor::{from_python, to_python};
 
+/// Pick one coefficient per image and shape it to broadcast over a batch.
+///
+/// Parameters
+/// ----------
+/// coefficients : Tensor or array
+///     One number per timestep, floating point, shape (T,), on any device.
+/// t : Tensor or array
+///     Timesteps 0..T-1, integers, shape (B,).
+/// x_shape : sequence of int
+///     Shape of the batch, (B, ...).
+///
+/// Returns
+/// -------
+/// Tensor
+///     ``coefficients[t]`` on t's device, shape (B, 1, 1, ...) with as many dimensions as `x_shape`.
+///
+/// Raises
+/// ------
+/// ValueError
+///     If a shape does not fit or a timestep is out of range.
+/// TypeError
+///     If a dtype does not fit or something is neither a tensor nor an array.
+///
+/// Examples
+/// --------
+/// >>> import rust_diffusion as rd, torch
+/// >>> rd.extract(torch.tensor([0.1, 0.2, 0.3]), torch.tensor([2, 0]), (2, 1, 8, 8)).shape
+/// torch.Size([2, 1, 1, 1])
 #[pyfunction]
 fn extract<'py>(
     py: Python<'py>,
@@ -23,6 +51,32 @@ fn extract<'py>(
     )
 }
 
+/// Noise clean images to timestep t in one step (Ho, Jain and Abbeel 2020, equation 4).
+///
+/// x_t = sqrt(abar_t) x0 + sqrt(1 - abar_t) noise.
+///
+/// Parameters
+/// ----------
+/// x0 : Tensor or array
+///     Clean images in [-1, 1], floating point, shape (B, C, H, W) or any (B, ...).
+/// t : Tensor or array
+///     Timesteps 0..T-1, integers, shape (B,).
+/// noise : Tensor or array
+///     Standard normal noise of the shape, dtype and device of `x0`.
+/// alpha_bars : Tensor or array
+///     Running product of ``1 - betas``, shape (T,).
+///
+/// Returns
+/// -------
+/// Tensor
+///     x_t, of the shape of `x0`; torch's autograd sees the operation.
+///
+/// Raises
+/// ------
+/// ValueError
+///     If shapes or devices do not fit or a timestep is out of range.
+/// TypeError
+///     If a dtype does not fit or something is neither a tensor nor an array.
 #[pyfunction]
 fn q_sample<'py>(
     py: Python<'py>,
@@ -42,6 +96,32 @@ fn q_sample<'py>(
     )
 }
 
+/// Estimate the clean image from a noisy one and its noise (Ho, Jain and Abbeel 2020, equation 15).
+///
+/// x0_hat = (x_t - sqrt(1 - abar_t) eps) / sqrt(abar_t); not clamped.
+///
+/// Parameters
+/// ----------
+/// x_t : Tensor or array
+///     Noisy images, floating point, shape (B, C, H, W) or any (B, ...).
+/// eps_pred : Tensor or array
+///     The predicted noise, of the shape, dtype and device of `x_t`.
+/// t : Tensor or array
+///     Timesteps 0..T-1, integers, shape (B,).
+/// alpha_bars : Tensor or array
+///     Running product of ``1 - betas``, shape (T,).
+///
+/// Returns
+/// -------
+/// Tensor
+///     x0_hat, of the shape of `x_t`; torch's autograd sees the operation.
+///
+/// Raises
+/// ------
+/// ValueError
+///     If shapes or devices do not fit or a timestep is out of range.
+/// TypeError
+///     If a dtype does not fit or something is neither a tensor nor an array.
 #[pyfunction]
 fn predict_x0_from_eps<'py>(
     py: Python<'py>,
@@ -60,6 +140,28 @@ fn predict_x0_from_eps<'py>(
     )
 }
 
+/// Map values from [-1, 1] to [0, 1], as pictures are shown, and clamp what lies outside.
+///
+/// Parameters
+/// ----------
+/// x : Tensor or array
+///     Floating point, any shape.
+///
+/// Returns
+/// -------
+/// Tensor
+///     ``((x + 1) / 2).clamp(0, 1)``.
+///
+/// Raises
+/// ------
+/// TypeError
+///     If `x` is not floating point or is neither a tensor nor an array.
+///
+/// Examples
+/// --------
+/// >>> import rust_diffusion as rd, torch
+/// >>> rd.denormalize_to_01(torch.tensor([-1.0, 0.0, 3.0]))
+/// tensor([0.0000, 0.5000, 1.0000])
 #[pyfunction]
 fn denormalize_to_01<'py>(py: Python<'py>, x: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
     let x = from_python(x, "x")?;

@@ -1,0 +1,256 @@
+"""The engine in Rust, on libtorch.
+
+The public functions are re-exported by `rust_diffusion`; the rest serves the package's own Python files.
+Every tensor is a `torch.Tensor` that shares its memory with the caller's; where data goes in, a NumPy array is
+taken too. All errors are built-in exceptions whose message names the argument.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias, final
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+__all__ = [
+    "UNet",
+    "cosine_beta_schedule",
+    "ddim_sample",
+    "ddpm_sample",
+    "denormalize_to_01",
+    "ema_update",
+    "extract",
+    "linear_beta_schedule",
+    "predict_x0_from_eps",
+    "q_sample",
+    "timestep_grid",
+]
+
+_Array: TypeAlias = Tensor | npt.NDArray[np.generic]
+
+def cosine_beta_schedule(num_steps: int, s: float = 0.008) -> Tensor:
+    """Compute the cosine noise schedule (Nichol and Dhariwal 2021, equation 17).
+
+    With f(x) = cos^2(((x / T + s) / (1 + s)) * pi / 2) for x = 0..T and abar = f / f(0), beta_k is
+    1 - abar_{k+1} / abar_k, clamped to [1e-5, 0.999]; all in float32.
+
+    Parameters
+    ----------
+    num_steps : int
+        T, the number of diffusion steps, at least 1.
+    s : float
+        Offset that keeps the first betas from vanishing, above -1.
+
+    Returns
+    -------
+    Tensor
+        The betas, float32 on the CPU, shape (num_steps,).
+
+    Raises
+    ------
+    ValueError
+        If `num_steps` or `s` is out of range.
+
+    Examples
+    --------
+    >>> import rust_diffusion as rd
+    >>> rd.cosine_beta_schedule(400).shape
+    torch.Size([400])
+    """
+
+def linear_beta_schedule(num_steps: int, beta_start: float = 1e-4, beta_end: float = 0.02) -> Tensor:
+    """Compute the linear noise schedule (Ho, Jain and Abbeel 2020, section 4).
+
+    The usual end points belong to T = 1000; shorter schedules need a larger `beta_end` to reach pure noise.
+
+    Parameters
+    ----------
+    num_steps : int
+        T, the number of diffusion steps, at least 1.
+    beta_start, beta_end : float
+        First and last beta, between 0 and 1, both excluded.
+
+    Returns
+    -------
+    Tensor
+        The betas, float32 on the CPU, shape (num_steps,).
+
+    Raises
+    ------
+    ValueError
+        If an argument is out of range.
+
+    Examples
+    --------
+    >>> import rust_diffusion as rd
+    >>> rd.linear_beta_schedule(3)
+    tensor([0.0001, 0.0101, 0.0200])
+    """
+
+def extract(coefficients: _Array, t: _Array, x_shape: Sequence[int]) -> Tensor:
+    """Pick one coefficient per image and shape it to broadcast over a batch.
+
+    Parameters
+    ----------
+    coefficients : Tensor or array
+        One number per timestep, floating point, shape (T,), on any device.
+    t : Tensor or array
+        Timesteps 0..T-1, integers, shape (B,).
+    x_shape : sequence of int
+        Shape of the batch, (B, ...).
+
+    Returns
+    -------
+    Tensor
+        ``coefficients[t]`` on t's device, shape (B, 1, 1, ...) with as many dimensions as `x_shape`.
+
+    Raises
+    ------
+    ValueError
+        If a shape does not fit or a timestep is out of range.
+    TypeError
+        If a dtype does not fit or something is neither a tensor nor an array.
+
+    Examples
+    --------
+    >>> import rust_diffusion as rd, torch
+    >>> rd.extract(torch.tensor([0.1, 0.2, 0.3]), torch.tensor([2, 0]), (2, 1, 8, 8)).shape
+    torch.Size([2, 1, 1, 1])
+    """
+
+def q_sample(x0: _Array, t: _Array, noise: _Array, alpha_bars: _Array) -> Tensor:
+    """Noise clean images to timestep t in one step (Ho, Jain and Abbeel 2020, equation 4).
+
+    x_t = sqrt(abar_t) x0 + sqrt(1 - abar_t) noise.
+
+    Parameters
+    ----------
+    x0 : Tensor or array
+        Clean images in [-1, 1], floating point, shape (B, C, H, W) or any (B, ...).
+    t : Tensor or array
+        Timesteps 0..T-1, integers, shape (B,).
+    noise : Tensor or array
+        Standard normal noise of the shape, dtype and device of `x0`.
+    alpha_bars : Tensor or array
+        Running product of ``1 - betas``, shape (T,).
+
+    Returns
+    -------
+    Tensor
+        x_t, of the shape of `x0`; torch's autograd sees the operation.
+
+    Raises
+    ------
+    ValueError
+        If shapes or devices do not fit or a timestep is out of range.
+    TypeError
+        If a dtype does not fit or something is neither a tensor nor an array.
+    """
+
+def predict_x0_from_eps(x_t: _Array, eps_pred: _Array, t: _Array, alpha_bars: _Array) -> Tensor:
+    """Estimate the clean image from a noisy one and its noise (Ho, Jain and Abbeel 2020, equation 15).
+
+    x0_hat = (x_t - sqrt(1 - abar_t) eps) / sqrt(abar_t); not clamped.
+
+    Parameters
+    ----------
+    x_t : Tensor or array
+        Noisy images, floating point, shape (B, C, H, W) or any (B, ...).
+    eps_pred : Tensor or array
+        The predicted noise, of the shape, dtype and device of `x_t`.
+    t : Tensor or array
+        Timesteps 0..T-1, integers, shape (B,).
+    alpha_bars : Tensor or array
+        Running product of ``1 - betas``, shape (T,).
+
+    Returns
+    -------
+    Tensor
+        x0_hat, of the shape of `x_t`; torch's autograd sees the operation.
+
+    Raises
+    ------
+    ValueError
+        If shapes or devices do not fit or a timestep is out of range.
+    TypeError
+        If a dtype does not fit or something is neither a tensor nor an array.
+    """
+
+def denormalize_to_01(x: _Array) -> Tensor:
+    """Map values from [-1, 1] to [0, 1], as pictures are shown, and clamp what lies outside.
+
+    Parameters
+    ----------
+    x : Tensor or array
+        Floating point, any shape.
+
+    Returns
+    -------
+    Tensor
+        ``((x + 1) / 2).clamp(0, 1)``.
+
+    Raises
+    ------
+    TypeError
+        If `x` is not floating point or is neither a tensor nor an array.
+
+    Examples
+    --------
+    >>> import rust_diffusion as rd, torch
+    >>> rd.denormalize_to_01(torch.tensor([-1.0, 0.0, 3.0]))
+    tensor([0.0000, 0.5000, 1.0000])
+    """
+
+@final
+class UNet:
+    """The plan of one network. Holds no weights: they come in with each call and stay where they are."""
+
+    def __new__(
+        cls,
+        in_ch: int,
+        base_ch: int,
+        channel_mults: Sequence[int],
+        time_dim: int,
+        dropout: float,
+        attn_levels: Sequence[int],
+        num_heads: int,
+    ) -> UNet: ...
+    @staticmethod
+    def defaults() -> dict[str, Any]:
+        """Return the defaults of the configuration, as keyword arguments."""
+    @property
+    def size_multiple(self) -> int:
+        """Height and width of the images must be multiples of this."""
+    def modules(self) -> list[tuple[str, str, dict[str, Any]]]:
+        """(path, class name, arguments) of every module in the order of creation, parents first."""
+    def forward(
+        self, params: list[Tensor], x: Tensor, t: Tensor, training: bool, differentiable_twice: bool
+    ) -> Tensor:
+        """Predict for x (B, C, H, W) at timesteps t (B,); torch's autograd records when the caller records."""
+
+def ema_update(shadow: list[Tensor], weights: list[Tensor], decay: float) -> None:
+    """Move the shadow: shadow = decay * shadow + (1 - decay) * weights, in place."""
+
+def timestep_grid(num_timesteps: int, sample_steps: int, spacing: str) -> list[int]:
+    """List the timesteps that DDIM visits, decreasing."""
+
+def ddpm_sample(
+    model: Any,
+    x_t: Tensor,
+    betas: _Array,
+    alphas: _Array,
+    alpha_bars: _Array,
+    objective: str,
+    noise: Callable[[list[int]], Tensor] | None = None,
+    on_step: Callable[[int, int, int, Tensor, Tensor], Any] | None = None,
+) -> Tensor: ...
+def ddim_sample(
+    model: Any,
+    x_t: Tensor,
+    alpha_bars: _Array,
+    grid: Sequence[int],
+    eta: float,
+    objective: str,
+    noise: Callable[[list[int]], Tensor] | None = None,
+    on_step: Callable[[int, int, int, Tensor, Tensor], Any] | None = None,
+) -> Tensor: ...

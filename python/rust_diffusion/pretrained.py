@@ -1,0 +1,262 @@
+"""Trained models on disk: saved with all that sampling needs, loaded again from that or from bare weights.
+
+A folder written by `save_pretrained` holds `config.json` (architecture, objective, schedule, image size,
+value range) and `model.safetensors`. No pickle is written, and none is read but weights-only.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from rust_diffusion import _checks, _native
+from rust_diffusion.model import DiffusionUNet
+from rust_diffusion.sampling import OBJECTIVES, ddim_sample, ddpm_sample
+from rust_diffusion.weights import existing, fill, from_weights
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+SCHEDULES: dict[str, Callable[[int], Tensor]] = {
+    "cosine": _native.cosine_beta_schedule,
+    "linear": _native.linear_beta_schedule,
+}
+SAMPLERS = ("ddim", "ddpm")
+
+_DEFAULT_STEPS = inspect.signature(ddim_sample).parameters["sample_steps"].default
+_FORMAT, _VERSION, _VALUE_RANGE = "rust_diffusion", 1, [-1.0, 1.0]
+_FIELDS = ("model", "objective", "schedule", "image_size", "value_range")
+
+
+def save_pretrained(
+    model: DiffusionUNet,
+    directory: str | os.PathLike[str],
+    *,
+    betas: Any = None,
+    image_size: Any = None,
+) -> Path:
+    """Write what `load` needs to sample: see `DiffusionUNet.save_pretrained`."""
+    betas, image_size = _schedule_of(model, betas), _size_of(model, image_size)
+    config = {
+        "format": _FORMAT,
+        "format_version": _VERSION,
+        "model": model.config,
+        "objective": _checks.choice("objective", model.objective, OBJECTIVES),
+        "schedule": _recipe(betas),
+        "image_size": image_size,
+        "value_range": _VALUE_RANGE,
+    }
+    folder = Path(directory)
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    # Each file appears whole or not at all; the configuration last, since it marks the folder as complete.
+    save_file(weights, folder / f"{WEIGHTS}.part", metadata={"format": "pt"})
+    os.replace(folder / f"{WEIGHTS}.part", folder / WEIGHTS)
+    (folder / f"{CONFIG}.part").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    os.replace(folder / f"{CONFIG}.part", folder / CONFIG)
+    return folder
+
+
+def from_pretrained(directory: str | os.PathLike[str]) -> DiffusionUNet:
+    """Load a folder that `save_pretrained` wrote: see `DiffusionUNet.from_pretrained`."""
+    folder = Path(directory)
+    config = _read_config(folder / CONFIG)
+    try:
+        weights = load_file(existing(folder / WEIGHTS))
+    except SafetensorError as error:
+        raise ValueError(f"{folder / WEIGHTS} is damaged or no safetensors file: {error}") from None
+    try:
+        model = DiffusionUNet(**config["model"])
+    except TypeError as error:
+        raise ValueError(f'{folder / CONFIG}: "model" does not describe a DiffusionUNet: {error}') from None
+    fill(model, weights, folder / WEIGHTS)
+    model.objective = _checks.choice('"objective" in config.json', config["objective"], OBJECTIVES)
+    model.betas = _betas(config["schedule"], folder / CONFIG)
+    model.image_size = _pair('"image_size" in config.json', config["image_size"])
+    return model.eval()
+
+
+def load(
+    path: str | os.PathLike[str],
+    *,
+    device: str | torch.device = "cpu",
+    num_heads: int | None = None,
+    betas: Any = None,
+    objective: str | None = None,
+    image_size: Any = None,
+) -> DiffusionUNet:
+    """Load a trained denoiser from whatever holds one, ready for ``.sample(8)``.
+
+    Parameters
+    ----------
+    path : str or path
+        A folder written by `save_pretrained`; a folder that `train` wrote into; a ``.pth`` state dict, the
+        course's too (the architecture is read off the shapes); or a ``.ckpt`` checkpoint (its EMA weights).
+    device : str or torch.device
+        Where the model goes.
+    num_heads, betas, objective, image_size : optional
+        What bare weights do not say. The checkpoint beside a ``.pth`` is asked first; without one they are
+        the course's: 4 heads, cosine schedule of 400 steps, "eps", 64 x 64. What is given here comes first.
+
+    Returns
+    -------
+    DiffusionUNet
+        In eval mode.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file or folder.
+    ValueError
+        If what is there is no DiffusionUNet's weights; the message names the file and what is wrong with it.
+
+    Examples
+    --------
+    >>> import rust_diffusion as rd
+    >>> images = rd.load("weights/DDPMDenoiser.pth").sample(8, sampler="ddim", seed=0)  # doctest: +SKIP
+    """
+    where = _checks.device("device", device)
+    source = _locate(Path(path))
+    if source.is_dir():
+        if num_heads is not None:
+            raise ValueError(f"num_heads is part of {source / CONFIG} and cannot be given")
+        model = from_pretrained(source)
+    else:
+        model = from_weights(source, num_heads)
+    if objective is not None:
+        model.objective = _checks.choice("objective", objective, OBJECTIVES)
+    if betas is not None:
+        model.betas = _vector("betas", betas)
+    if image_size is not None:
+        model.image_size = _pair("image_size", image_size)
+    return model.to(where)
+
+
+def sample(
+    model: DiffusionUNet,
+    num_samples: int,
+    sampler: str = SAMPLERS[0],
+    *,
+    seed: int | None = None,
+    batch_size: int | None = None,
+    image_size: Any = None,
+    **options: Any,
+) -> Tensor:
+    """Draw images in batches with the schedule the model carries: see `DiffusionUNet.sample`."""
+    count = _checks.integer("num_samples", num_samples, 1)
+    _checks.choice("sampler", sampler, SAMPLERS)
+    step = count if batch_size is None else _checks.integer("batch_size", batch_size, 1)
+    first = None if seed is None else _checks.integer("seed", seed, -(2**63), 2**63 - count)
+    betas = _schedule_of(model, None)
+    if sampler == "ddim" and "timesteps" not in options:
+        options.setdefault("sample_steps", min(_DEFAULT_STEPS, len(betas)))
+    alphas = 1 - betas
+    alpha_bars = torch.cumprod(alphas, dim=0)
+    shape = (model.config["in_ch"], *_size_of(model, image_size))
+    device = next(model.parameters()).device
+
+    def draw(start: int, size: int) -> Tensor:
+        # Image k has the stream of seed + k, whichever batch it falls into.
+        seeds = None if first is None else range(first + start, first + start + size)
+        if sampler == "ddpm":
+            return ddpm_sample(model, size, shape, betas, alphas, alpha_bars, device, seed=seeds, **options)
+        return ddim_sample(model, size, shape, alpha_bars, device, seed=seeds, **options)
+
+    return torch.cat([draw(start, min(step, count - start)) for start in range(0, count, step)])
+
+
+def _schedule_of(model: DiffusionUNet, betas: Any) -> Tensor:
+    betas = model.betas if betas is None else betas
+    if betas is None:
+        raise ValueError("betas: this model does not know the schedule it was trained with; give betas=")
+    return _vector("betas", betas)
+
+
+def _size_of(model: DiffusionUNet, image_size: Any) -> tuple[int, int]:
+    image_size = model.image_size if image_size is None else image_size
+    if image_size is None:
+        raise ValueError(
+            "image_size: this model does not know the size of its images; give image_size=(H, W)"
+        )
+    return _pair("image_size", image_size)
+
+
+def _vector(name: str, value: Any) -> Tensor:
+    vector = torch.as_tensor(value, dtype=torch.float32, device="cpu").detach()
+    if vector.ndim != 1 or len(vector) < 1:
+        raise ValueError(f"{name} must have shape (T,) with T >= 1, got {tuple(vector.shape)}")
+    if not bool(((vector > 0) & (vector < 1)).all()):
+        raise ValueError(f"{name} must lie between 0 and 1, both excluded")
+    return vector
+
+
+def _pair(name: str, value: Any) -> tuple[int, int]:
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = (value, value)
+    sizes = _checks.integers(name, value, 1)
+    if len(sizes) != 2:
+        raise ValueError(f"{name} must be one number or (H, W), got {value!r}")
+    return sizes[0], sizes[1]
+
+
+def _recipe(betas: Tensor) -> dict[str, Any]:
+    """Describe the schedule: by name where it is one of ours with its usual constants, else in full."""
+    for name, schedule in SCHEDULES.items():
+        if torch.equal(schedule(len(betas)), betas):
+            return {"name": name, "num_steps": len(betas)}
+    return {"name": "custom", "num_steps": len(betas), "betas": betas.tolist()}
+
+
+def _betas(recipe: Any, where: Path) -> Tensor:
+    try:
+        name, steps = recipe["name"], recipe["num_steps"]
+        betas = SCHEDULES[name](steps) if name in SCHEDULES else _vector("betas", recipe["betas"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f'{where}: "schedule" is not one that can be read: {error}') from None
+    if len(betas) != steps:
+        raise ValueError(f'{where}: "schedule" has {len(betas)} betas and says {steps}')
+    return betas
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(existing(path).read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not JSON: {error}") from None
+    if not isinstance(config, dict) or config.get("format") != _FORMAT:
+        raise ValueError(f'{path} was not written by save_pretrained (no "format": "{_FORMAT}")')
+    if config.get("format_version") != _VERSION:
+        version = config.get("format_version")
+        raise ValueError(f"{path} has format_version {version!r}; this rust_diffusion reads {_VERSION}")
+    missing = [name for name in _FIELDS if name not in config]
+    if missing:
+        raise ValueError(f"{path} lacks {', '.join(map(repr, missing))}")
+    if not isinstance(config["model"], dict):
+        raise ValueError(f'{path}: "model" must be an object, got {config["model"]!r}')
+    if config["value_range"] != _VALUE_RANGE:
+        raise ValueError(f"{path}: value_range must be {_VALUE_RANGE}, got {config['value_range']!r}")
+    return config
+
+
+def _locate(path: Path) -> Path:
+    """Find the folder written by save_pretrained, or the one file, that is meant by `path`."""
+    if not path.exists():
+        raise FileNotFoundError(f"there is no file or folder {path}")
+    if path.is_file():
+        return path.parent if path.name in (CONFIG, WEIGHTS) else path
+    if (path / CONFIG).is_file():
+        return path
+    found = sorted(p for p in path.glob("*.pth") if not p.stem.endswith("_raw"))
+    if len(found) != 1:
+        there = ", ".join(p.name for p in found) or "none"
+        raise ValueError(
+            f"{path} holds neither {CONFIG} nor exactly one .pth file (found: {there}); name the file"
+        )
+    return found[0]

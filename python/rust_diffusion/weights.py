@@ -1,0 +1,129 @@
+"""Bare weights: state dicts and checkpoints, the course's too; the architecture is read off their shapes."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rust_diffusion._native import cosine_beta_schedule
+from rust_diffusion.model import DiffusionUNet
+
+#: Steps of the course's cosine schedule: what bare weights, which do not say, are taken to be trained with.
+COURSE_STEPS = 400
+#: Height and width of the course's slices, in pixels.
+COURSE_SIZE = 64
+
+
+def from_weights(path: Path, num_heads: int | None = None) -> DiffusionUNet:
+    """Load a `.pth` state dict or a `.ckpt`'s EMA weights; the `.ckpt` beside a `.pth` tells the rest."""
+    content = read_weights_only(path)
+    checkpoint = content
+    if "ema" not in content:
+        beside = path.with_name(path.stem.removesuffix("_raw") + ".ckpt")
+        checkpoint = read_weights_only(beside) if beside.is_file() else {}
+    try:
+        weights = content["ema"]["shadow"] if "ema" in content else content
+        config = infer_config(weights)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path}: {error}") from None
+    about = _about(checkpoint)
+    heads = num_heads if num_heads is not None else about.get("num_heads")
+    if heads is not None:
+        config["num_heads"] = heads
+    model = DiffusionUNet(**config)
+    fill(model, weights, path)
+    model.objective = about.get("objective", model.objective)
+    model.betas = (
+        about["betas"] if "betas" in about else cosine_beta_schedule(about.get("steps", COURSE_STEPS))
+    )
+    model.image_size = about.get("image_size", (COURSE_SIZE, COURSE_SIZE))
+    return model.eval()
+
+
+def infer_config(weights: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Read the architecture off a state dict: all but `dropout` and `num_heads`, which leave no trace in it.
+
+    Raises
+    ------
+    ValueError
+        If these are not the weights of a DiffusionUNet.
+    """
+    try:
+        base_ch, in_ch = weights["init.weight"].shape[:2]
+        levels = 1 + max(int(name.split(".")[1]) for name in weights if name.startswith("down_blocks."))
+        widths = [weights[f"down_blocks.{level}.0.conv1.weight"].shape[0] for level in range(levels)]
+        time_dim = weights["time_mlp.0.weight"].shape[1]
+    except KeyError as error:
+        raise ValueError(f"no weights of a DiffusionUNet: {error} is missing") from None
+    except (ValueError, IndexError):
+        raise ValueError("no weights of a DiffusionUNet: its keys or shapes are others") from None
+    if any(width % base_ch for width in widths):
+        raise ValueError(f"no weights of a DiffusionUNet: levels of {widths} channels over {base_ch}")
+    return {
+        "in_ch": in_ch,
+        "base_ch": base_ch,
+        "channel_mults": tuple(width // base_ch for width in widths),
+        "time_dim": time_dim,
+        "attn_levels": tuple(i for i in range(levels) if f"down_blocks.{i}.2.attn.in_proj_weight" in weights),
+    }
+
+
+def _about(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """Collect what a checkpoint says of the run beyond the weights: the course's part, then ours."""
+    about: dict[str, Any] = {}
+    config = checkpoint.get("config")
+    if isinstance(config, Mapping) and "num_diffusion_steps" in config:
+        about["steps"] = int(config["num_diffusion_steps"])
+    return about
+
+
+def read_weights_only(path: Path) -> Mapping[str, Any]:
+    """Read a `torch.save` file as tensors and plain containers, never running what a pickle asks for.
+
+    Raises
+    ------
+    ValueError
+        If it is damaged, holds anything else, or is no dict.
+    """
+    try:
+        content = torch.load(existing(path), map_location="cpu", weights_only=True)
+    except (
+        pickle.UnpicklingError,
+        RuntimeError,
+        EOFError,
+        ValueError,
+        KeyError,
+        AttributeError,
+        TypeError,
+    ) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(
+            f"{path} cannot be read as weights (damaged, or not only tensors): {reason}"
+        ) from None
+    if not isinstance(content, Mapping):
+        raise ValueError(f"{path} holds a {type(content).__name__}, not a state dict")
+    return content
+
+
+def fill(model: DiffusionUNet, weights: Mapping[str, Tensor], path: Path) -> None:
+    """Load `weights`, strictly; a mismatch is a ValueError that names the file."""
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        reasons = [line.strip() for line in str(error).splitlines()[1:]]
+        more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
+        raise ValueError(
+            f"{path} does not fit the architecture: {reasons[0] if reasons else error}{more}"
+        ) from None
+
+
+def existing(path: Path) -> Path:
+    """Return `path` if there is such a file."""
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    return path
