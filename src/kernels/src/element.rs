@@ -4,7 +4,7 @@ use crate::raw::{Simd, LANES};
 use half::bf16;
 
 /// A stored number; all arithmetic is in f32.
-pub trait Element: Copy + Send + Sync + 'static {
+pub trait Element: Copy + Default + Send + Sync + 'static {
     const ZERO: Self;
     fn to_f32(self) -> f32;
     fn from_f32(x: f32) -> Self;

@@ -14,6 +14,9 @@
 //! | [`norm::backward`] | from dy: dx of each part of the source (written, or added), dweight, dbias, dshift (all three written) |
 //! | [`optim::step`] | weights, both moments, EMA shadow and bf16 copy after one AdamW step with `scale * gradient` |
 //! | [`optim::sum_of_squares`] | sum of x^2 in f64; not finite exactly if some x is not |
+//! | [`winograd::Filter::new`] | packs weights (O, I, 3, 3) for a [`winograd::Method`]: F2 and F4 (stride 1), Upsample (nearest x2, then stride 1), Downsample (stride 2), all with padding 1 |
+//! | [`winograd::Filter::of_input_gradient`] | packs the same weights for the gradient of the output to the gradient of the (whole) input |
+//! | [`winograd::convolve`] | y = filter * source + bias(C) + shift(N, C) + residual(N, H, W, C) + (own: what y held), each addend optional |
 pub mod element;
 pub mod error;
 pub mod math;
@@ -24,3 +27,4 @@ pub mod raw;
 pub mod source;
 #[cfg(test)]
 mod testing;
+pub mod winograd;

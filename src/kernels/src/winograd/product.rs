@@ -1,0 +1,126 @@
+//! The matrix products between the transforms, with all operands in lines of 16 floats.
+//!
+//! Tiles' points are `v[point][channel block][tile]`, a line holding 16 input channels; weights are
+//! `u[panel][point][input channel]`, a line holding the 16 output channels of the panel; products are
+//! `m[point][panel][tile]`, a line holding the panel's output channels.
+
+use crate::raw::{Kernel, Line, Simd, LANES};
+
+/// Panels of output channels that are worked on together, at most (what the widest register file takes).
+pub const PANELS: usize = 2;
+
+/// m = v u for all points and one or two panels.
+pub struct Products<'a> {
+    pub points: usize,
+    pub blocks: usize,
+    pub tiles: usize,
+    /// Lines from one point to the next in `v` and in `m`.
+    pub strides: [usize; 2],
+    pub v: &'a [Line],
+    /// One panel, or two of the same length.
+    pub u: [Option<&'a [Line]>; PANELS],
+    pub m: &'a mut [Line],
+}
+
+impl Kernel for Products<'_> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let depth = self.blocks * LANES;
+        let panels = self.u.iter().flatten().count();
+        let groups = self.tiles.div_ceil(S::ROWS);
+        for point in 0..self.points {
+            let v = &self.v[point * self.strides[0]..];
+            let u = self
+                .u
+                .map(|u| u.map_or(&[] as &[Line], |u| &u[point * depth..(point + 1) * depth]));
+            let m = &mut self.m[point * self.strides[1]..];
+            for group in 0..groups {
+                // Rows are shared out evenly: 64 tiles are six groups of 10 or 11, not five of 12 and one of 4.
+                let rows = group * self.tiles / groups..(group + 1) * self.tiles / groups;
+                if panels == PANELS && S::COLS == PANELS {
+                    some_rows(
+                        s,
+                        rows.len(),
+                        &v[rows.start..],
+                        self.tiles,
+                        u,
+                        m,
+                        [rows.start, self.tiles + rows.start],
+                    );
+                } else {
+                    for (k, u) in u.into_iter().take(panels).enumerate() {
+                        let to = k * self.tiles + rows.start;
+                        some_rows(s, rows.len(), &v[rows.start..], self.tiles, [u], m, [to]);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// [`rows`] for a number of rows known only at run time.
+#[inline(always)]
+fn some_rows<S: Simd, const N: usize>(
+    s: S,
+    count: usize,
+    v: &[Line],
+    stride: usize,
+    u: [&[Line]; N],
+    m: &mut [Line],
+    to: [usize; N],
+) {
+    macro_rules! with {
+        ($($rows:literal)*) => {
+            match count {
+                $($rows if $rows <= S::ROWS => rows::<S, $rows, N>(s, v, stride, u, m, to),)*
+                _ => {}
+            }
+        };
+    }
+    with!(1 2 3 4 5 6 7 8 9 10 11 12)
+}
+
+/// R rows times N panels, kept in registers over the whole depth. Row r is at `v[block * stride + r]`, its result goes to
+/// `m[to[n] + r]`.
+#[inline(always)]
+fn rows<S: Simd, const R: usize, const N: usize>(
+    s: S,
+    v: &[Line],
+    stride: usize,
+    u: [&[Line]; N],
+    m: &mut [Line],
+    to: [usize; N],
+) {
+    let mut sums = [[s.splat(0.0); N]; R];
+    let blocks = u[0].len() / LANES;
+    for block in 0..blocks {
+        let Some(left) = v[block * stride..].first_chunk::<R>() else {
+            return;
+        };
+        let right: [&[Line; LANES]; N] = u.map(|u| match u[block * LANES..].first_chunk() {
+            Some(lines) => lines,
+            None => &[Line::ZERO; LANES],
+        });
+        for k in 0..LANES {
+            let mut b = [s.splat(0.0); N];
+            for n in 0..N {
+                b[n] = s.load(&right[n][k].0);
+            }
+            for r in 0..R {
+                let a = s.splat(left[r].0[k]);
+                for n in 0..N {
+                    sums[r][n] = s.fma(a, b[n], sums[r][n]);
+                }
+            }
+        }
+    }
+    for n in 0..N {
+        if let Some(out) = m[to[n]..].first_chunk_mut::<R>() {
+            for r in 0..R {
+                s.store(&mut out[r].0, sums[r][n]);
+            }
+        }
+    }
+}

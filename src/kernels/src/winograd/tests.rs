@@ -1,0 +1,322 @@
+use super::*;
+use crate::pool::{Scoped, Serial};
+use crate::raw::Isa;
+use crate::testing::{as_f64, as_type, assert_close, error, normal, with_isa, ALL_ISAS};
+use half::bf16;
+
+/// The layer by its definition, in f64: doubling if asked for, then 3 x 3 with padding 1 and the stride.
+fn direct(
+    images: Images,
+    x: &[f64],
+    inputs: usize,
+    w: &[f32],
+    outputs: usize,
+    method: Method,
+) -> Vec<f64> {
+    let (h, wd) = (images.height, images.width);
+    let (scale, stride) = match method {
+        Method::F2 | Method::F4 => (1, 1),
+        Method::Upsample => (2, 1),
+        Method::Downsample => (1, 2),
+    };
+    let to = output(images, method);
+    let mut y = vec![0.0; to.batch * to.pixels() * outputs];
+    for_taps(
+        to,
+        stride,
+        [h * scale, wd * scale],
+        |b, at, [iy, ix], tap| {
+            let from = &x[((b * h + iy / scale) * wd + ix / scale) * inputs..][..inputs];
+            for (o, y) in y[at * outputs..(at + 1) * outputs].iter_mut().enumerate() {
+                let taps = (0..inputs).map(|i| f64::from(w[(o * inputs + i) * 9 + tap]));
+                *y += from.iter().zip(taps).map(|(x, w)| x * w).sum::<f64>();
+            }
+        },
+    );
+    y
+}
+
+/// The transpose of [`direct`] in x.
+fn direct_gradient(
+    images: Images,
+    dy: &[f64],
+    inputs: usize,
+    w: &[f32],
+    outputs: usize,
+    method: Method,
+) -> Vec<f64> {
+    let (h, wd) = (images.height, images.width);
+    let (scale, stride) = match method {
+        Method::F2 | Method::F4 => (1, 1),
+        Method::Upsample => (2, 1),
+        Method::Downsample => (1, 2),
+    };
+    let mut dx = vec![0.0; images.batch * images.pixels() * inputs];
+    for_taps(
+        output(images, method),
+        stride,
+        [h * scale, wd * scale],
+        |b, at, [iy, ix], tap| {
+            let to = &mut dx[((b * h + iy / scale) * wd + ix / scale) * inputs..][..inputs];
+            for (o, dy) in dy[at * outputs..(at + 1) * outputs].iter().enumerate() {
+                for (i, to) in to.iter_mut().enumerate() {
+                    *to += dy * f64::from(w[(o * inputs + i) * 9 + tap]);
+                }
+            }
+        },
+    );
+    dx
+}
+
+fn output(images: Images, method: Method) -> Images {
+    let size = |s| method.output_size(s);
+    Images {
+        batch: images.batch,
+        height: size(images.height),
+        width: size(images.width),
+    }
+}
+
+/// Calls `body` with image, output pixel, input place and tap, for every tap that meets the input.
+fn for_taps(
+    to: Images,
+    stride: usize,
+    size: [usize; 2],
+    mut body: impl FnMut(usize, usize, [usize; 2], usize),
+) {
+    for b in 0..to.batch {
+        for (oy, ox) in (0..to.height).flat_map(|y| (0..to.width).map(move |x| (y, x))) {
+            for tap in 0..9 {
+                let iy = (oy * stride + tap / 3).wrapping_sub(1);
+                let ix = (ox * stride + tap % 3).wrapping_sub(1);
+                if iy < size[0] && ix < size[1] {
+                    body(b, (b * to.height + oy) * to.width + ox, [iy, ix], tap);
+                }
+            }
+        }
+    }
+}
+
+const METHODS: [Method; 4] = [Method::F2, Method::F4, Method::Upsample, Method::Downsample];
+
+fn images(batch: usize, height: usize, width: usize) -> Images {
+    Images {
+        batch,
+        height,
+        width,
+    }
+}
+
+fn cases() -> Vec<(Images, [usize; 2], usize)> {
+    vec![
+        (images(2, 8, 8), [64, 0], 64),
+        (images(1, 5, 7), [16, 0], 48),
+        (images(3, 1, 1), [3, 0], 1),
+        (images(2, 9, 4), [48, 16], 96),
+        (images(1, 13, 6), [33, 7], 17),
+        (images(1, 8, 8), [192, 0], 32),
+        (images(1, 40, 37), [8, 0], 16),
+    ]
+}
+
+fn weights(inputs: usize, outputs: usize) -> Vec<f32> {
+    let scale = 1.0 / (9.0 * inputs as f32).sqrt();
+    normal(inputs * outputs * 9, 5)
+        .iter()
+        .map(|w| w * scale)
+        .collect()
+}
+
+/// Forward with all addends, and the input's gradient; both against the definition. Returns both.
+fn check_both<T: Element>(
+    pool: &dyn Pool,
+    (from, parts, outputs): (Images, [usize; 2], usize),
+    method: Method,
+    tolerance: f64,
+) -> [Vec<T>; 2] {
+    let (to, inputs) = (output(from, method), parts[0] + parts[1]);
+    let w = weights(inputs, outputs);
+    let positions = from.batch * from.pixels();
+    let x = parts.map(|c| as_type::<T>(&normal(positions * c, 1 + c as u64)));
+    let whole: Vec<f64> = (0..positions)
+        .flat_map(|p| {
+            [0, 1]
+                .map(|k| as_f64(&x[k][p * parts[k]..(p + 1) * parts[k]]))
+                .concat()
+        })
+        .collect();
+    let outs = to.batch * to.pixels() * outputs;
+    let (bias, shift) = (normal(outputs, 2), normal(to.batch * outputs, 3));
+    let residual: Vec<T> = as_type(&normal(outs, 4));
+    let mut y: Vec<T> = as_type(&normal(outs, 6));
+    let mut want = direct(from, &whole, inputs, &w, outputs, method);
+    for (k, want) in want.iter_mut().enumerate() {
+        let (b, o) = (k / (outputs * to.pixels()), k % outputs);
+        *want += f64::from(bias[o] + shift[b * outputs + o] + residual[k].to_f32() + y[k].to_f32());
+    }
+    let mut source = Source::new(&x[0], parts[0]);
+    if parts[1] > 0 {
+        source = source.concat(&x[1], parts[1]);
+    }
+    let addends = Addends {
+        bias: Some(&bias),
+        shift: Some(&shift),
+        residual: Some(&residual),
+        own: true,
+    };
+    let filter = Filter::new(method, &w, outputs, parts).unwrap();
+    convolve(pool, from, &source, &filter, &addends, to, &mut y).unwrap();
+    assert_close(
+        &y,
+        &want,
+        tolerance,
+        &format!("{method:?} {from:?} {parts:?} -> {outputs}"),
+    );
+
+    let dy: Vec<T> = as_type(&normal(outs, 7));
+    let want = direct_gradient(from, &as_f64(&dy), inputs, &w, outputs, method);
+    let mut dx = vec![T::from_f32(f32::NAN); positions * inputs];
+    let filter = Filter::of_input_gradient(method, &w, outputs, inputs).unwrap();
+    convolve(
+        pool,
+        to,
+        &Source::new(&dy, outputs),
+        &filter,
+        &Addends::default(),
+        from,
+        &mut dx,
+    )
+    .unwrap();
+    assert_close(
+        &dx,
+        &want,
+        tolerance,
+        &format!("{method:?} gradient {from:?} {parts:?} -> {outputs}"),
+    );
+    [y, dx]
+}
+
+#[test]
+fn all_methods_agree_with_the_definition_on_every_instruction_set() {
+    for isa in ALL_ISAS {
+        with_isa(isa, || {
+            for (case, method) in cases()
+                .into_iter()
+                .flat_map(|case| METHODS.map(|m| (case, m)))
+            {
+                check_both::<f32>(&Serial, case, method, 3e-6);
+            }
+        });
+    }
+}
+
+#[test]
+fn bfloat16_agrees_to_its_rounding() {
+    for (case, method) in cases()
+        .into_iter()
+        .flat_map(|case| METHODS.map(|m| (case, m)))
+    {
+        check_both::<bf16>(&Scoped(2), case, method, 4e-3);
+    }
+}
+
+#[test]
+fn results_do_not_depend_on_threads() {
+    with_isa(Isa::Avx512, || {
+        for (case, method) in cases()
+            .into_iter()
+            .flat_map(|case| METHODS.map(|m| (case, m)))
+        {
+            let one = check_both::<f32>(&Serial, case, method, 3e-6);
+            for threads in [2, 3, 7] {
+                assert!(
+                    one == check_both(&Scoped(threads), case, method, 3e-6),
+                    "{method:?}, {threads} threads"
+                );
+            }
+        }
+    });
+}
+
+#[test]
+fn rounding_stays_small_with_many_channels() {
+    let from = images(1, 8, 8);
+    let (x, w) = (normal(64 * 512, 1), weights(512, 16));
+    let want = direct(from, &as_f64(&x), 512, &w, 16, Method::F2);
+    for (method, tolerance) in [(Method::F2, 2e-6), (Method::F4, 5e-6)] {
+        let filter = Filter::new(method, &w, 16, [512, 0]).unwrap();
+        let mut y = vec![0.0; want.len()];
+        convolve(
+            &Serial,
+            from,
+            &Source::new(&x, 512),
+            &filter,
+            &Addends::default(),
+            from,
+            &mut y,
+        )
+        .unwrap();
+        assert!(
+            error(&y, &want) < tolerance,
+            "{method:?} {:.2e}",
+            error(&y, &want)
+        );
+    }
+}
+
+#[test]
+fn misfits_are_errors() {
+    let (from, w, x) = (images(1, 4, 4), vec![0.0; 2 * 3 * 9], vec![0.0f32; 48]);
+    assert!(Filter::new(Method::F2, &w, 2, [2, 0]).is_err());
+    assert!(Filter::new(Method::F2, &[], 0, [2, 0]).is_err());
+    let filter = Filter::new(Method::F2, &w, 2, [3, 0]).unwrap();
+    let mut y = vec![0.0; 32];
+    let none = Addends::default();
+    let source = Source::new(&x, 3);
+    assert!(convolve(&Serial, from, &source, &filter, &none, from, &mut y).is_ok());
+    assert!(convolve(
+        &Serial,
+        from,
+        &source,
+        &filter,
+        &none,
+        images(1, 8, 2),
+        &mut y
+    )
+    .is_err());
+    assert!(convolve(&Serial, from, &source, &filter, &none, from, &mut y[1..]).is_err());
+    assert!(convolve(
+        &Serial,
+        from,
+        &Source::new(&x[1..], 3),
+        &filter,
+        &none,
+        from,
+        &mut y
+    )
+    .is_err());
+    assert!(convolve(
+        &Serial,
+        from,
+        &source.shifted(&[0.0; 3]),
+        &filter,
+        &none,
+        from,
+        &mut y
+    )
+    .is_err());
+    let short = Addends {
+        bias: Some(&[0.0]),
+        ..none
+    };
+    assert!(convolve(
+        &Serial,
+        from,
+        &Source::new(&x, 3),
+        &filter,
+        &short,
+        from,
+        &mut y
+    )
+    .is_err());
+}

@@ -1,0 +1,183 @@
+//! The transforms of tiles: from images to points, and from products to images.
+
+use super::scheme::Scheme;
+use crate::element::{load, store, Element};
+use crate::raw::{Kernel, Line, Simd, LANES};
+use crate::source::{Images, Source};
+use std::marker::PhantomData;
+use std::ops::Range;
+
+/// Where tiles lie. They are numbered along the rows of tiles of one image after the other.
+#[derive(Clone, Copy)]
+pub struct Grid {
+    pub from: Images,
+    pub to: Images,
+    /// Rows and columns of tiles in one image.
+    pub tiles: [usize; 2],
+    pub step: usize,
+    pub before: usize,
+}
+
+impl Grid {
+    /// Image, row and column of a tile.
+    fn locate(&self, tile: usize) -> [usize; 3] {
+        let [rows, columns] = self.tiles;
+        [
+            tile / (rows * columns),
+            tile / columns % rows,
+            tile % columns,
+        ]
+    }
+}
+
+/// Writes the points of tiles `tiles`: `v[point * stride + block * count + tile]`, a line of 16 channels each.
+pub struct ToPoints<'a, T, K, const W: usize, const P: usize, const M: usize> {
+    pub grid: &'a Grid,
+    pub source: &'a Source<'a, T>,
+    /// As many zeros as the wider part has channels: what lies outside of the images.
+    pub outside: &'a [T],
+    pub tiles: Range<usize>,
+    pub stride: usize,
+    pub v: &'a mut [Line],
+    pub scheme: PhantomData<K>,
+}
+
+impl<T: Element, K: Scheme<W, P, M>, const W: usize, const P: usize, const M: usize> Kernel
+    for ToPoints<'_, T, K, W, P, M>
+{
+    type Out = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let (grid, count) = (self.grid, self.tiles.len());
+        let [height, width] = [grid.from.height, grid.from.width];
+        for (t, tile) in self.tiles.enumerate() {
+            let [image, row, column] = grid.locate(tile);
+            let mut first_block = 0;
+            for (_, part) in self.source.placed() {
+                let mut window = [[self.outside; W]; W];
+                for (i, window) in window.iter_mut().enumerate() {
+                    // Below zero wraps round to far above the height.
+                    let y = (row * grid.step + i).wrapping_sub(grid.before);
+                    for (j, pixel) in window.iter_mut().enumerate() {
+                        let x = (column * grid.step + j).wrapping_sub(grid.before);
+                        if y < height && x < width {
+                            let place = (image * height + y) * width + x;
+                            *pixel = &part.data[place * part.channels..];
+                        }
+                        *pixel = &pixel[..part.channels];
+                    }
+                }
+                for block in 0..part.channels.div_ceil(LANES) {
+                    let lo = block * LANES;
+                    let at = (first_block + block) * count + t;
+                    let mut half = [[s.splat(0.0); W]; P];
+                    for j in 0..W {
+                        let mut column = [s.splat(0.0); W];
+                        for i in 0..W {
+                            column[i] = load(s, &window[i][j][lo..]);
+                        }
+                        for (p, value) in K::points(s, column).into_iter().enumerate() {
+                            half[p][j] = value;
+                        }
+                    }
+                    for (p, half) in half.into_iter().enumerate() {
+                        for (q, value) in K::points(s, half).into_iter().enumerate() {
+                            s.store(&mut self.v[(p * P + q) * self.stride + at].0, value);
+                        }
+                    }
+                }
+                first_block += part.channels.div_ceil(LANES);
+            }
+        }
+    }
+}
+
+/// What is added to the sums of products.
+#[derive(Clone, Copy, Default)]
+pub struct Addends<'a, T> {
+    /// (channels)
+    pub bias: Option<&'a [f32]>,
+    /// (N, channels)
+    pub shift: Option<&'a [f32]>,
+    /// (N, H, W, channels)
+    pub residual: Option<&'a [T]>,
+    /// What the output holds already: its gradient so far, for instance.
+    pub own: bool,
+}
+
+/// Writes the outputs of tiles `tiles` for the channels of some panels from `m[point * stride + panel * count + tile]`.
+pub struct ToImages<'a, T, K, const W: usize, const P: usize, const M: usize> {
+    pub grid: &'a Grid,
+    pub channels: usize,
+    pub panels: Range<usize>,
+    pub tiles: Range<usize>,
+    pub stride: usize,
+    pub m: &'a [Line],
+    pub addends: &'a Addends<'a, T>,
+    /// The output from pixel `first` (counted over the batch) on.
+    pub y: &'a mut [T],
+    pub first: usize,
+    pub scheme: PhantomData<K>,
+}
+
+impl<T: Element, K: Scheme<W, P, M>, const W: usize, const P: usize, const M: usize> Kernel
+    for ToImages<'_, T, K, W, P, M>
+{
+    type Out = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let (grid, count, channels) = (self.grid, self.tiles.len(), self.channels);
+        let [height, width] = [grid.to.height, grid.to.width];
+        for (t, tile) in self.tiles.enumerate() {
+            let [image, row, column] = grid.locate(tile);
+            for (k, panel) in self.panels.clone().enumerate() {
+                let own = panel * LANES..channels.min((panel + 1) * LANES);
+                let mut base = s.splat(0.0);
+                if let Some(bias) = self.addends.bias {
+                    base = load(s, &bias[own.clone()]);
+                }
+                if let Some(shift) = self.addends.shift {
+                    base = s.add(
+                        base,
+                        load(
+                            s,
+                            &shift[image * channels + own.start..image * channels + own.end],
+                        ),
+                    );
+                }
+                let mut half = [[s.splat(0.0); P]; M];
+                for q in 0..P {
+                    let mut products = [s.splat(0.0); P];
+                    for (p, product) in products.iter_mut().enumerate() {
+                        *product = s.load(&self.m[(p * P + q) * self.stride + k * count + t].0);
+                    }
+                    for (i, value) in K::outputs(s, products).into_iter().enumerate() {
+                        half[i][q] = value;
+                    }
+                }
+                for (i, half) in half.into_iter().enumerate() {
+                    let y = row * M + i;
+                    for (j, value) in K::outputs(s, half).into_iter().enumerate() {
+                        let x = column * M + j;
+                        if y < height && x < width {
+                            let place = (image * height + y) * width + x;
+                            let at = place * channels + own.start..place * channels + own.end;
+                            let out = &mut self.y
+                                [at.start - self.first * channels..at.end - self.first * channels];
+                            let mut value = s.add(value, base);
+                            if let Some(residual) = self.addends.residual {
+                                value = s.add(value, load(s, &residual[at]));
+                            }
+                            if self.addends.own {
+                                value = s.add(value, load(s, out));
+                            }
+                            store(s, out, value);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
