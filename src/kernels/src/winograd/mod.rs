@@ -117,7 +117,7 @@ impl<T: Element> Task<'_, T> {
         let (filter, count) = (self.filter, tiles.len());
         let depth = filter.blocks() * LANES;
         // Odd strides keep the points' lines from falling into the same few sets of a cache.
-        let strides = [filter.blocks() * count | 1, PANELS * count | 1];
+        let strides = [(filter.blocks() * count) | 1, (PANELS * count) | 1];
         grow(v, P * P * strides[0]);
         grow(m, P * P * strides[1]);
         let points = ToPoints {

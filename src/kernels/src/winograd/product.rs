@@ -4,6 +4,8 @@
 //! `u[panel][point][input channel]`, a line holding the 16 output channels of the panel; products are
 //! `m[point][panel][tile]`, a line holding the panel's output channels.
 
+#![allow(clippy::needless_range_loop)] // the indices are the formulas'
+
 use crate::raw::{Kernel, Line, Simd, LANES};
 
 /// Panels of output channels that are worked on together, at most (what the widest register file takes).

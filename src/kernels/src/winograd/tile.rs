@@ -1,5 +1,7 @@
 //! The transforms of tiles: from images to points, and from products to images.
 
+#![allow(clippy::needless_range_loop)] // the indices are the formulas'
+
 use super::scheme::Scheme;
 use crate::element::{load, store, Element};
 use crate::raw::{Kernel, Line, Simd, LANES};
