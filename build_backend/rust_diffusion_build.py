@@ -1,9 +1,9 @@
-"""The build backend (PEP 517): maturin's, run so that it always finds the interpreter and the torch it builds for.
+"""The build backend (PEP 517): maturin's, run so that it finds the interpreter and the torch it builds for.
 
-torch-sys' build script asks whichever ``python`` or ``python3`` comes first on PATH for torch, and runs again only
-when the *value* of LIBTORCH_USE_PYTORCH changes. Left alone, it fails from a virtual environment that is not
-activated, takes another Python's torch, and after an isolated build links against a folder that is gone. So, around
-each build, this module
+torch-sys' build script asks whichever ``python`` or ``python3`` comes first on PATH for torch, and runs again
+only when the *value* of LIBTORCH_USE_PYTORCH changes. Left alone, it fails from a virtual environment that is
+not activated, takes another Python's torch, and after an isolated build links against a folder that is gone.
+So, around each build, this module
 
 - puts commands named ``python`` and ``python3`` first on PATH that run this very interpreter,
 - sets LIBTORCH_USE_PYTORCH to the folder of this interpreter's torch, which differs wherever torch differs,
@@ -87,12 +87,10 @@ def _checked_torch_folder() -> str:
     remedy = f'install it with: {sys.executable} -m pip install "torch=={wanted}"'
     spec = util.find_spec("torch")
     if spec is None or not spec.submodule_search_locations:
-        _stop(f"rust_diffusion is built against torch {wanted}, and {sys.executable} has no torch; {remedy}")
+        _stop(f"it is built against torch {wanted}, and {sys.executable} has no torch; {remedy}")
     found = metadata.version("torch")
     if found.split("+")[0] != wanted:
-        _stop(
-            f"rust_diffusion is built against torch {wanted}, and {sys.executable} has torch {found}; {remedy}"
-        )
+        _stop(f"it is built against torch {wanted}, and {sys.executable} has torch {found}; {remedy}")
     return str(Path(next(iter(spec.submodule_search_locations))).resolve())
 
 
@@ -127,8 +125,8 @@ def _this_interpreter_first_on_path() -> Iterator[None]:
                 shim = Path(shims, name)
                 shim.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n', encoding="utf-8")
                 shim.chmod(0o755)
-        # In an isolated build maturin lies in the front end's own folder, which is on PATH already and keeps its place
-        # before this interpreter's scripts. On Windows python.exe itself is found there, and no shim is needed.
+        # In an isolated build maturin lies in the front end's own folder, which is on PATH already and keeps its
+        # place before this interpreter's scripts. On Windows python.exe itself is found: no shim is needed.
         folders = [shims, os.environ.get("PATH", os.defpath), sysconfig.get_path("scripts")]
         if os.name == "nt":
             folders.insert(0, str(Path(sys.executable).parent))

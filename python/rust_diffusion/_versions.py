@@ -1,7 +1,7 @@
 """The torch that the extension is linked with, and the check that the one at hand is the same.
 
-An extension built against one torch can load with another and then read its structures wrongly, or fail with a
-mangled symbol name. So the versions are compared before the extension is loaded.
+An extension built against one torch can load with another and then read its structures wrongly, or fail with
+a mangled symbol name. So the versions are compared before the extension is loaded.
 """
 
 TORCH = "2.11.0"
