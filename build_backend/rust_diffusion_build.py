@@ -125,8 +125,8 @@ def _this_interpreter_first_on_path() -> Iterator[None]:
                 shim = Path(shims, name)
                 shim.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n', encoding="utf-8")
                 shim.chmod(0o755)
-        # In an isolated build maturin lies in the front end's own folder, which is on PATH already and keeps its
-        # place before this interpreter's scripts. On Windows python.exe itself is found: no shim is needed.
+        # In an isolated build maturin lies in the front end's own folder, which is on PATH already and stays
+        # before this interpreter's scripts. On Windows python.exe itself is found: no shim is needed.
         folders = [shims, os.environ.get("PATH", os.defpath), sysconfig.get_path("scripts")]
         if os.name == "nt":
             folders.insert(0, str(Path(sys.executable).parent))
