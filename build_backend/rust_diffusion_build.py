@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import maturin
-from maturin import build_sdist, get_requires_for_build_sdist
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -45,6 +44,7 @@ __all__ = [
 # maturin's own answers: puccinialin, which brings a Rust toolchain, where cargo is missing.
 get_requires_for_build_wheel = maturin.get_requires_for_build_wheel
 get_requires_for_build_editable = maturin.get_requires_for_build_editable
+get_requires_for_build_sdist = maturin.get_requires_for_build_sdist
 
 ConfigSettings = Mapping[str, Any] | None
 
@@ -63,6 +63,12 @@ def build_editable(
     """Build for ``pip install --editable`` against this interpreter's torch."""
     with _torch_environment():
         return maturin.build_editable(wheel_directory, config_settings, metadata_directory)
+
+
+def build_sdist(sdist_directory: str, config_settings: ConfigSettings = None) -> str:
+    """Pack the sources; torch is not needed."""
+    with _this_interpreter_first_on_path():
+        return maturin.build_sdist(sdist_directory, config_settings)
 
 
 def prepare_metadata_for_build_wheel(metadata_directory: str, config_settings: ConfigSettings = None) -> str:
