@@ -1,4 +1,4 @@
-"""Files that cannot be used or written: a clear error, nothing lost or overwritten, no stranger's code run."""
+"""Files that cannot be used or written: a clear error, nothing lost, and no stranger's code run."""
 
 import errno
 import pickle
@@ -144,7 +144,7 @@ folder = pathlib.Path(sys.argv[1])
 os.system(f"mount -t tmpfs -o size={sys.argv[2]} tmpfs {folder}")
 torch.manual_seed(0)
 model = rd.DiffusionUNet(**TINY)
-options = dict(betas=rd.cosine_beta_schedule(20), batch_size=4, device="cpu", precision="fp32", progress=False)
+options = dict(betas=rd.cosine_beta_schedule(20), batch_size=4, device="cpu", progress=False)
 rd.train(model, slices(8), epochs=1, weights_dir=folder, **options)
 good = {file.name: file.read_bytes() for file in folder.iterdir()}
 room = os.statvfs(folder)

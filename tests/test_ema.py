@@ -6,7 +6,7 @@ import pickle
 import pytest
 import torch
 
-from tools import TINY, flat, relative_l2, same_state
+from tools import TINY, flat, max_error, relative_l2, same_state
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_updates_are_made_in_place_and_outside_autograd(rd, model):
 def test_the_shadow_denoises_without_gradients(rd, model):
     ema = rd.EMA(model)
     x, t = torch.randn(2, 1, 16, 16), torch.tensor([0, 9])
-    assert torch.equal(ema.shadow(x, t), model.eval()(x, t))
+    assert max_error(ema.shadow(x, t), model.eval()(x, t)) <= 1e-5
     assert not ema.shadow(x, t).requires_grad
 
 

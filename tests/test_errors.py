@@ -62,7 +62,7 @@ BUILD = {
     "attn_levels negative": (dict(attn_levels=(-1,)), ValueError, r"attn_levels.*-1"),
     "attn_levels a number": (dict(attn_levels=1), TypeError, r"attn_levels.*1"),
     "num_heads zero": (dict(num_heads=0), ValueError, r"num_heads.*0"),
-    "num_heads does not divide": (dict(num_heads=3), ValueError, r"num_heads.*3"),
+    "num_heads does not divide": (dict(num_heads=5), ValueError, r"num_heads.*5"),
     "num_heads does not divide the middle": (
         dict(base_ch=18, channel_mults=(1,), attn_levels=()),
         ValueError,
