@@ -54,7 +54,7 @@ def test_no_torch_at_all_is_said_with_the_remedy():
 def test_an_error_inside_torch_keeps_its_own_message(tmp_path):
     (tmp_path / "torch.py").write_text("import a_module_that_torch_needs\n")
     done = python(TRY_TO_IMPORT, path=str(tmp_path))
-    assert "a_module_that_torch_needs" in done.stderr and "no torch is installed" not in done.stderr
+    assert done.stdout.startswith("ModuleNotFoundError|No module named 'a_module_that_torch_needs'")
 
 
 @pytest.mark.parametrize("local", ["", "+cpu", "+cu128"])

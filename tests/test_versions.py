@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import rust_diffusion
-from rust_diffusion import _versions
+from rust_diffusion import _native, _versions
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -48,10 +48,10 @@ def test_torch_is_the_same_for_the_build_at_run_time_and_at_import(pyproject):
     assert built == wanted == _versions.TORCH == torch.__version__.split("+")[0]
 
 
-def test_torch_is_what_the_crates_are_made_for():
-    # torch-sys' own build script refuses any other torch, so what was built is what it is made for.
-    requirements = metadata.requires("rust-diffusion")
-    assert pinned(requirements, "torch") == _versions.TORCH
+def test_the_extension_is_linked_with_the_torch_that_is_named():
+    # torch-sys' own build script refuses any torch but the one that the crates are made for.
+    assert _native.LINKED_TORCH.split("+")[0] == _versions.TORCH
+    assert pinned(metadata.requires("rust-diffusion"), "torch") == _versions.TORCH
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,13 @@
 """DDPM and DDIM for computational imaging: a Rust engine on PyTorch's own tensors."""
 
+from importlib.metadata import version
+
 from rust_diffusion._versions import check_torch
 
-# Before anything else: the extension finds libtorch only once torch is imported, and only in the version it is linked with.
+# Before anything else: the extension finds libtorch once torch is imported, if it is the torch linked with.
 check_torch()
 
-from rust_diffusion._native import (  # noqa: E402
+from rust_diffusion._native import (
     cosine_beta_schedule,
     denormalize_to_01,
     extract,
@@ -13,15 +15,18 @@ from rust_diffusion._native import (  # noqa: E402
     predict_x0_from_eps,
     q_sample,
 )
-from rust_diffusion.display import show_batch  # noqa: E402
-from rust_diffusion.model import EMA, DiffusionUNet, get_device  # noqa: E402
-from rust_diffusion.pretrained import load  # noqa: E402
-from rust_diffusion.sampling import SamplerStep, ddim_sample, ddpm_sample  # noqa: E402
+from rust_diffusion.display import show_batch
+from rust_diffusion.model import EMA, DiffusionUNet, get_device
+from rust_diffusion.pretrained import load
+from rust_diffusion.sampling import SamplerStep, ddim_sample, ddpm_sample
+
+__version__ = version("rust-diffusion")
 
 __all__ = [
     "EMA",
     "DiffusionUNet",
     "SamplerStep",
+    "__version__",
     "cosine_beta_schedule",
     "ddim_sample",
     "ddpm_sample",

@@ -15,6 +15,7 @@ use pyo3::prelude::*;
 
 #[pymodule]
 fn _native(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    m.add("LINKED_TORCH", env!("LINKED_TORCH"))?;
     schedule::register(m)?;
     forward::register(m)?;
     unet::register(m)?;
