@@ -83,12 +83,14 @@ docs: $(INSTALLED)  ## the documentation, into docs/_build/html
 
 wheel: $(BUILD_TOOLS)  ## a wheel in dist/ for each Python found, or for PYTHON=python3.12 only
 	@sh build_backend/pythons.sh $(PYTHON) | while read -r python; do \
-		if [ "$$($$python -V)" = "$$($(BIN)/python -V)" ]; then \
-			printf '\n==> Wheel for %s, in $(VENV)\n' "$$($$python -V)"; \
+		version=$$("$$python" -V); \
+		if [ "$$version" = "$$($(BIN)/python -V)" ]; then \
+			printf '\n==> Wheel for %s, in $(VENV)\n' "$$version"; \
 			$(BIN)/python build_backend/rust_diffusion_build.py; \
 		else \
-			printf '\n==> Wheel for %s, in an environment of its own (brings torch; some minutes)\n' "$$($$python -V)"; \
-			CARGO_TARGET_DIR=target/other-pythons $$python -m pip --disable-pip-version-check wheel --no-deps --wheel-dir dist .; \
+			printf '\n==> Wheel for %s, in an environment of its own (brings torch; some minutes)\n' "$$version"; \
+			CARGO_TARGET_DIR=target/other-pythons "$$python" -m pip --disable-pip-version-check \
+				wheel --no-deps --wheel-dir dist .; \
 		fi </dev/null; \
 	done
 	@ls -l dist/*.whl
