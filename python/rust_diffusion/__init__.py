@@ -18,14 +18,18 @@ from rust_diffusion._native import (
 from rust_diffusion.display import show_batch
 from rust_diffusion.model import EMA, DiffusionUNet, get_device
 from rust_diffusion.pretrained import load
+from rust_diffusion.result import EpochInfo, TrainResult
 from rust_diffusion.sampling import SamplerStep, ddim_sample, ddpm_sample
+from rust_diffusion.training import train
 
 __version__ = version("rust-diffusion")
 
 __all__ = [
     "EMA",
     "DiffusionUNet",
+    "EpochInfo",
     "SamplerStep",
+    "TrainResult",
     "__version__",
     "cosine_beta_schedule",
     "ddim_sample",
@@ -38,4 +42,5 @@ __all__ = [
     "predict_x0_from_eps",
     "q_sample",
     "show_batch",
+    "train",
 ]

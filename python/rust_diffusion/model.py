@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rust_diffusion import _checks, _engine, _native
+from rust_diffusion import _checks, _native
 
 _DEFAULTS = _native.UNet.defaults()
 
@@ -140,10 +140,7 @@ class DiffusionUNet(nn.Module):
         ValueError, TypeError
             If shape, dtype or device do not fit; the message names the argument.
         """
-        parameters = list(self.parameters())
-        if _engine.applies(x, parameters, self._native):
-            return _engine.predict(self._native, parameters, x, t, self.training)
-        return self._native.forward(parameters, x, t, self.training, False)
+        return self._native.forward(list(self.parameters()), x, t, self.training, False)
 
     def sample(
         self,
@@ -269,6 +266,7 @@ class EMA:
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
         self.shadow = copy.deepcopy(model).eval().requires_grad_(False)
+        self.shadow._initial_share = 1.0
 
     def update(self, model: nn.Module) -> None:
         """Move the shadow towards the weights of `model`, in place."""
@@ -276,6 +274,13 @@ class EMA:
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
         _native.ema_update(list(self.shadow.parameters()), list(model.parameters()), self.decay)
+        if self.initial_share is not None:
+            self.shadow._initial_share = self.initial_share * self.decay
+
+    @property
+    def initial_share(self) -> float | None:
+        """The share of the shadow that is still the weights it began with, decay ** n; None if not known."""
+        return getattr(self.shadow, "_initial_share", None)
 
     def state_dict(self) -> dict[str, Any]:
         """``{"decay": float, "shadow": state dict}``."""
@@ -294,6 +299,7 @@ class EMA:
             raise ValueError(f"state_dict must have the keys 'decay' and 'shadow', {missing[0]!r} is missing")
         decay = _checks.number("decay", state_dict["decay"], 0.0, 1.0)
         self.shadow.load_state_dict(state_dict["shadow"])
+        self.shadow._initial_share = None
         self.decay = decay
 
 

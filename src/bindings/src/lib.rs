@@ -9,6 +9,7 @@ mod forward;
 mod sampler;
 mod schedule;
 mod tensor;
+mod train;
 mod unet;
 
 use pyo3::prelude::*;
@@ -19,5 +20,6 @@ fn _native(m: &Bound<'_, PyModule>) -> PyResult<()> {
     schedule::register(m)?;
     forward::register(m)?;
     unet::register(m)?;
-    sampler::register(m)
+    sampler::register(m)?;
+    train::register(m)
 }

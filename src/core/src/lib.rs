@@ -6,9 +6,9 @@
 pub mod ema;
 pub mod error;
 pub mod forward;
-mod libtorch;
 pub mod nn;
 pub mod sampler;
 pub mod schedule;
+pub mod train;
 
 pub use error::{Error, Result};

@@ -1,0 +1,348 @@
+"""The whole training run as one call: arguments are checked here, the loop is the engine's."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm.auto import tqdm
+
+from rust_diffusion import _checks, _lock, _native, _random, checkpoint
+from rust_diffusion._run import Files, Run
+from rust_diffusion.batches import as_batches, images_of
+from rust_diffusion.model import EMA, DiffusionUNet, _unwrap
+from rust_diffusion.result import EpochInfo, TrainResult
+from rust_diffusion.sampling import OBJECTIVES
+
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+LR_SCHEDULES = ("cosine", "constant", "warmup_cosine")
+
+
+def train(
+    model: Any,
+    data: Any,
+    *,
+    betas: Any,
+    epochs: int = 60,
+    batch_size: int = 32,
+    learning_rate: float = 2e-4,
+    weight_decay: float = 1e-4,
+    ema_decay: float = 0.9995,
+    grad_clip: float = 1.0,
+    precision: str = "auto",
+    seed: int | None = None,
+    weights_dir: str | os.PathLike[str] | None = None,
+    name: str = "DDPMDenoiser",
+    force_restart: bool = False,
+    device: str | torch.device | None = None,
+    progress: bool = True,
+    callback: Callable[[EpochInfo], Any] | None = None,
+    lr_schedule: str = "cosine",
+    warmup_steps: int = 500,
+    accumulate: int = 1,
+    ema_warmup: bool = False,
+    horizontal_flip: bool = False,
+    objective: str = "eps",
+    min_snr_gamma: float | None = None,
+    max_steps: int | None = None,
+) -> TrainResult:
+    """Train `model` in place to predict noise (Ho et al. 2020, algorithm 1), and go on where a run was stopped.
+
+    One step draws t and eps for each image, forms x_t, takes the mean squared error of the model's answer, clips the
+    gradient's norm, and makes one update of AdamW and one of the averaged weights. Draws from torch's generator come
+    in this order: mirrorings (if wanted), t, eps, dropout. With the same seed, the same batches and float32 on the
+    CPU the losses are those of the course's loop.
+
+    The loop runs in Rust without the GIL. Ctrl-C, or Stop in Jupyter, ends it within one step with
+    `KeyboardInterrupt`, after saving; the same call then goes on at that very batch. The model is left in training
+    mode, as by the course's loop.
+
+    Parameters
+    ----------
+    model : DiffusionUNet
+        Float32 weights; changed in place.
+    data : Tensor, array, Dataset, DataLoader, or batches
+        (N, C, H, W) in [-1, 1], or uint8 grey levels, which become (x / 255 - 0.5) / 0.5 on the device. A tensor or
+        array is shuffled in each epoch by a generator of its own, seeded from `seed` (or torch's generator) and the
+        epoch; a Dataset is put into a shuffling DataLoader; a DataLoader decides its own batches. A list of batches
+        is gone through once per epoch, a function is called once per epoch and returns an iterator over batches. Of
+        a batch that is a tuple, the first part is taken. The last batch of an epoch may be short.
+    betas : Tensor
+        The schedule, (T,).
+    epochs : int
+        The target: a resumed run does what is left of it.
+    batch_size : int
+        For data that are not batched yet.
+    learning_rate : float
+        At the beginning; it follows a cosine over the epochs, stepped once per epoch.
+    weight_decay : float
+        Of AdamW.
+    ema_decay : float
+        Of the averaged weights, between 0 and 1.
+    grad_clip : float
+        Largest norm of the gradient.
+    precision : {"auto", "fp32", "bf16", "fp16"}
+        What convolutions and matrix products are computed in; weights, group statistics and loss stay float32.
+        "auto" is fp32 on the CPU, and on a GPU bf16 if it has it, else fp16. fp16 works with a loss scaler, and
+        leaves out updates whose gradient is not finite.
+    seed : int, optional
+        `torch.manual_seed(seed)` at the beginning.
+    weights_dir : path, optional
+        Where to keep the files: ``{name}.ckpt`` after each epoch and at an interrupt, ``{name}.pth`` (averaged
+        weights) and ``{name}_raw.pth`` whenever the loss is the best so far. Nothing is written without it. If there
+        is a checkpoint, the run goes on from it; if there are only weights, they are loaded and nothing is trained.
+    name : str
+        First part of the files' names.
+    force_restart : bool
+        Ignore, and replace, files that are there.
+    device : str or torch.device, optional
+        Where to train; the model is moved there. Default: where the model is.
+    progress : bool
+        Show a bar and messages.
+    callback : callable, optional
+        Called with an `EpochInfo` after each epoch's files are written; returning False ends the run there.
+    lr_schedule : {"cosine", "constant", "warmup_cosine"}
+        "warmup_cosine" rises in a straight line over the first `warmup_steps` updates.
+    warmup_steps : int
+        See `lr_schedule`.
+    accumulate : int
+        Batches per update; their gradients are averaged, image by image.
+    ema_warmup : bool
+        Average with min(ema_decay, (1 + n) / (10 + n)) at update n, which forgets the initial weights sooner.
+    horizontal_flip : bool
+        Mirror each image left to right with probability 1/2.
+    objective : {"eps", "x0", "v"}
+        What the network predicts: the noise, the clean image, or sqrt(abar) eps - sqrt(1 - abar) x0 (Salimans and Ho
+        2022). The samplers read it from the model.
+    min_snr_gamma : float, optional
+        Weight the loss by min(SNR, gamma) (Hang et al. 2023; they use 5).
+    max_steps : int, optional
+        End the run after this many updates, counted from its very beginning.
+
+    Returns
+    -------
+    TrainResult
+        Losses, averaged weights and files; it can `plot()` itself.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If an argument cannot be used, or a checkpoint is unreadable, foreign, or of another architecture; raised
+        before any work, and nothing is overwritten.
+    OSError
+        If files cannot be written.
+    RuntimeError
+        If the loss is not finite (the message names epoch and step), or another run is writing the same files.
+    KeyboardInterrupt
+        After Ctrl-C, once the checkpoint is written.
+    """
+    model = _check_model(model)
+    options = {
+        "epochs": _checks.integer("epochs", epochs, 1),
+        "learning_rate": _checks.number("learning_rate", learning_rate, 0.0),
+        "lr_schedule": _checks.choice("lr_schedule", lr_schedule, LR_SCHEDULES),
+        "warmup_steps": _checks.integer("warmup_steps", warmup_steps, 0),
+        "weight_decay": _checks.number("weight_decay", weight_decay, 0.0),
+        "grad_clip": _positive("grad_clip", grad_clip),
+        "ema_decay": _checks.number("ema_decay", ema_decay, 0.0, 1.0),
+        "ema_warmup": bool(ema_warmup),
+        "objective": _checks.choice("objective", objective, OBJECTIVES),
+        "min_snr_gamma": None if min_snr_gamma is None else _positive("min_snr_gamma", min_snr_gamma),
+        "accumulate": _checks.integer("accumulate", accumulate, 1),
+        "horizontal_flip": bool(horizontal_flip),
+        "max_steps": None if max_steps is None else _checks.integer("max_steps", max_steps, 1),
+        "processes": 1,
+        "rank": 0,
+    }
+    batch_size = _checks.integer("batch_size", batch_size, 1)
+    betas = _check_betas(betas)
+    if callback is not None and not callable(callback):
+        raise TypeError(f"callback must be callable, got {type(callback).__name__}")
+    target = _checks.device("device", device) if device is not None else next(model.parameters()).device
+    options["precision"] = _pick_precision(_checks.choice("precision", precision, PRECISIONS), target)
+    if seed is not None:
+        seed = _checks.integer("seed", seed, -(2**63), 2**64 - 1)
+    files = Files(_check_folder(weights_dir), _check_name(name))
+
+    if seed is not None:
+        torch.manual_seed(seed)
+    order_seed = seed % 2**62 if seed is not None else _random.draw_seed()
+    batches = as_batches("data", data, batch_size, order_seed, options["epochs"])
+    _check_first(batches, model)
+    with contextlib.ExitStack() as stack:
+        if files.folder is not None:
+            stack.enter_context(_lock.exclusive(files.path(".lock")))
+            checkpoint.clear_leftovers(files.folder, files.name)
+        found = None if force_restart else _find(files, model, len(betas), options)
+        # Neither the caller's autocast nor its inference mode is meant for what happens here.
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.autocast(target.type, enabled=False))
+        model.to(target).train()
+        model.objective = options["objective"]
+        ema = EMA(model, options["ema_decay"])
+        run = Run(model, ema, batches, betas, options, files, progress, callback, order_seed)
+        _begin(run, found)
+        if not (isinstance(found, _Weights) or _finished(run)):
+            run.go()
+            if files.folder is not None and not files.path(".pth").exists():
+                run.save_weights()
+    return _result(run)
+
+
+class _Weights(dict[str, Any]):
+    """A state dict of averaged weights found without a checkpoint."""
+
+
+def _find(
+    files: Files, model: DiffusionUNet, timesteps: int, options: dict[str, Any]
+) -> dict[str, Any] | None:
+    """What an earlier run left, checked: a checkpoint, else weights, else None."""
+    if files.folder is None:
+        return None
+    path = files.path(".ckpt")
+    if path.exists():
+        saved = checkpoint.read(path)
+        checkpoint.check(saved, model, path)
+        _compare(saved, timesteps, options, path)
+        return dict(saved)
+    path = files.path(".pth")
+    if path.exists():
+        weights = checkpoint.read(path)
+        checkpoint.check_state(weights, model, path, "the file")
+        return _Weights(weights)
+    return None
+
+
+def _compare(saved: dict[str, Any], timesteps: int, options: dict[str, Any], path: Path) -> None:
+    """The run's own settings against those of the checkpoint: another task is an error, another setting a warning."""
+    config = saved.get("config") or {}
+    theirs = config.get("num_diffusion_steps", timesteps)
+    if theirs != timesteps:
+        raise ValueError(f"betas has {timesteps} steps, but {path} was trained with {theirs}")
+    objective = saved.get(checkpoint.OWN, {}).get("objective", "eps")
+    if objective != options["objective"]:
+        raise ValueError(f"objective is {options['objective']!r}, but {path} was trained for {objective!r}")
+    for key in ("learning_rate", "weight_decay", "ema_decay", "grad_clip"):
+        if key in config and config[key] != options[key]:
+            warnings.warn(
+                f"the run in {path} had {key}={config[key]}; it goes on with {options[key]}", stacklevel=4
+            )
+
+
+def _begin(run: Run, found: dict[str, Any] | None) -> None:
+    """Take over what was found, and say so."""
+    say: Callable[[str], None] = tqdm.write if run.progress else lambda text: None
+    if isinstance(found, _Weights):
+        run.model.load_state_dict(found)
+        run.ema.shadow.load_state_dict(found)
+        run.ema.shadow._initial_share = None
+        say(f"Found weights and no checkpoint: {run.files.path('.pth')} is loaded, nothing is trained.")
+        return
+    if found is not None:
+        run.load(found)
+        epoch, batch = run.position["epoch"], run.position["batch"]
+        if not _finished(run):
+            say(f"Resuming from epoch {epoch + 1}" + (f", batch {batch + 1}." if batch else "."))
+    if not _finished(run):
+        say(f"Training in {run.options['precision']} on {run.parameters[0].device}.")
+
+
+def _finished(run: Run) -> bool:
+    most = run.options["max_steps"]
+    return run.position["epoch"] >= run.options["epochs"] or (
+        most is not None and run.position["updates"] >= most
+    )
+
+
+def _result(run: Run) -> TrainResult:
+    return TrainResult(
+        history=run.history,
+        best_loss=run.best_loss,
+        ema=run.ema,
+        epochs_run=run.epochs_run,
+        precision=run.options["precision"],
+        val_history=run.val_history,
+        skipped_steps=run.position["skipped"],
+        images_per_second=run.images / run.seconds if run.seconds else 0.0,
+        paths=run.files.paths(),
+    )
+
+
+def _check_model(model: Any) -> DiffusionUNet:
+    model = _unwrap(model)
+    if not isinstance(model, DiffusionUNet):
+        raise TypeError(f"model must be a rust_diffusion.DiffusionUNet, got {type(model).__name__}")
+    if type(model).forward is not DiffusionUNet.forward:
+        raise TypeError(
+            f"model is a {type(model).__name__} with a forward of its own, which the engine's loop would not call; "
+            f"train it in a loop of torch's"
+        )
+    for key, parameter in model.named_parameters():
+        if parameter.dtype != torch.float32:
+            raise TypeError(f"model must hold float32 weights to train, {key} is {parameter.dtype}")
+        if not parameter.requires_grad:
+            raise ValueError(f"model must have trainable parameters, {key} has requires_grad=False")
+        if not bool(parameter.isfinite().all()):
+            raise ValueError(f"model must hold finite weights, {key} has NaN or infinity")
+    return model
+
+
+def _check_betas(betas: Any) -> torch.Tensor:
+    if not hasattr(betas, "shape"):
+        raise TypeError(f"betas must be a torch.Tensor or a NumPy array, got {type(betas).__name__}")
+    betas = torch.as_tensor(betas)
+    _native.check_betas(betas)
+    return betas
+
+
+def _check_folder(folder: Any) -> Path | None:
+    if folder is None:
+        return None
+    if not isinstance(folder, (str, os.PathLike)):
+        raise TypeError(f"weights_dir must be a path, got {type(folder).__name__}")
+    path = Path(folder)
+    checkpoint.check_folder(path)
+    return path
+
+
+def _check_name(name: Any) -> str:
+    if not isinstance(name, str):
+        raise TypeError(f"name must be a str, got {type(name).__name__}")
+    if not name or Path(name).name != name or "\0" in name:
+        raise ValueError(f"name must be the first part of a file name, got {name!r}")
+    return name
+
+
+def _check_first(batches: Any, model: DiffusionUNet) -> None:
+    """The shape of data in memory against the network; batches that come later are checked as they come."""
+    images = getattr(batches, "images", None)
+    if images is None:
+        return
+    channels, height, width = images_of("data", images).shape[1:]
+    multiple = model._native.size_multiple
+    if channels != model.config["in_ch"]:
+        raise ValueError(
+            f"data must have {model.config['in_ch']} channels (the model's in_ch), got {channels}"
+        )
+    if height % multiple or width % multiple or not height or not width:
+        raise ValueError(f"height and width of data must be multiples of {multiple}, got {height} x {width}")
+
+
+def _pick_precision(precision: str, device: torch.device) -> str:
+    if precision != "auto":
+        return precision
+    if device.type != "cuda":
+        return "fp32"
+    return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp16"
+
+
+def _positive(name: str, value: Any) -> float:
+    number = _checks.number(name, value, 0.0)
+    if number == 0.0:
+        raise ValueError(f"{name} must be above 0, got {number}")
+    return number

@@ -1,0 +1,220 @@
+//! From clean images to what the network is asked, and what it should have answered.
+
+use tch::{Device, Kind, Tensor};
+
+use crate::error::{ensure, Error, Result};
+use crate::sampler::Objective;
+use crate::schedule::Schedule;
+
+/// The forward process as the loop uses it: tables of T coefficients on the device of the network.
+pub struct Noising {
+    /// sqrt(abar), sqrt(1 - abar).
+    signal: Tensor,
+    spread: Tensor,
+    /// Weight of each timestep in the loss; None: all 1.
+    weight: Option<Tensor>,
+    objective: Objective,
+    timesteps: i64,
+    device: Device,
+}
+
+/// One batch (or a process' rows of one): the question, the answer wanted, and what it weighs.
+pub struct Draw {
+    pub x_t: Tensor,
+    pub t: Tensor,
+    target: Tensor,
+    weight: Option<Tensor>,
+}
+
+impl Noising {
+    pub fn new(
+        schedule: &Schedule,
+        objective: Objective,
+        min_snr: Option<f64>,
+        device: Device,
+    ) -> Result<Self> {
+        let alpha_bars = Tensor::f_from_slice(&schedule.alpha_bars)?;
+        let column = |values: Tensor| values.f_view([-1, 1, 1, 1])?.f_to_device(device);
+        let weight = match min_snr {
+            Some(cap) => Some(column(min_snr_weights(&alpha_bars, objective, cap)?)?),
+            None => None,
+        };
+        Ok(Self {
+            signal: column(alpha_bars.f_sqrt()?)?,
+            spread: column(alpha_bars.f_neg()?.f_add_scalar(1.0)?.f_sqrt()?)?,
+            weight,
+            objective,
+            timesteps: schedule.len() as i64,
+            device,
+        })
+    }
+
+    /// A batch on the network's device in float32; grey levels 0..255 become (x / 255 - 0.5) / 0.5.
+    pub fn images(&self, batch: &Tensor) -> Result<Tensor> {
+        ensure!(
+            batch.size().len() == 4,
+            Value,
+            "data must give batches of shape (B, C, H, W), got {:?}",
+            batch.size()
+        );
+        let x = batch.f_to_device(self.device)?;
+        match x.f_kind() {
+            Ok(Kind::Uint8) => Ok(x
+                .f_to_kind(Kind::Float)?
+                .f_div_scalar(255.0)?
+                .f_sub_scalar(0.5)?
+                .f_div_scalar(0.5)?),
+            Ok(Kind::Float | Kind::Double | Kind::Half | Kind::BFloat16) => {
+                Ok(x.f_to_kind(Kind::Float)?)
+            }
+            kind => Err(Error::Type(format!(
+                "data must hold floating-point images in [-1, 1] or uint8 grey levels, got {kind:?}"
+            ))),
+        }
+    }
+
+    /// Draws, in this order: mirrorings if `flip`, then t ~ U{0..T-1} per image, then eps ~ N(0, I). All for the `total`
+    /// images of the whole batch, of which `x0` are those from `first` on, so that each process draws the same.
+    pub fn draw(&self, x0: &Tensor, total: i64, first: i64, flip: bool) -> Result<Draw> {
+        let size = x0.size();
+        let share = |all: &Tensor| all.f_narrow(0, first, size[0]);
+        let x0 = if flip {
+            let coin = Tensor::f_randint(2, [total, 1, 1, 1], (Kind::Int64, self.device))?;
+            x0.f_flip([3])?
+                .f_where_self(&share(&coin)?.f_to_kind(Kind::Bool)?, x0)?
+        } else {
+            x0.shallow_clone()
+        };
+        let t = Tensor::f_randint(self.timesteps, [total], (Kind::Int64, self.device))?;
+        let noise = Tensor::f_randn(
+            [total, size[1], size[2], size[3]],
+            (Kind::Float, self.device),
+        )?;
+        let (t, noise) = (share(&t)?, share(&noise)?);
+        let signal = self.signal.f_index_select(0, &t)?;
+        let spread = self.spread.f_index_select(0, &t)?;
+        let x_t = signal.f_mul(&x0)?.f_add(&spread.f_mul(&noise)?)?;
+        let target = match self.objective {
+            Objective::Eps => noise,
+            Objective::X0 => x0,
+            Objective::V => signal.f_mul(&noise)?.f_sub(&spread.f_mul(&x0)?)?,
+        };
+        let weight = match &self.weight {
+            Some(weight) => Some(weight.f_index_select(0, &t)?),
+            None => None,
+        };
+        Ok(Draw {
+            x_t,
+            t,
+            target,
+            weight,
+        })
+    }
+}
+
+impl Draw {
+    pub fn images(&self) -> i64 {
+        self.t.size()[0]
+    }
+
+    /// The squared error and its derivative by the prediction, as a mean over `reference` images: for a batch in one
+    /// piece that is the mean over the batch, for parts of one the parts add up to it.
+    pub fn loss(&self, prediction: &Tensor, reference: i64) -> Result<(Tensor, Tensor)> {
+        let difference = prediction.f_sub(&self.target)?;
+        let share = self.images() as f64 / reference as f64;
+        let mut squares = difference.f_square()?;
+        let mut gradient =
+            difference.f_mul_scalar(2.0 * share / difference.numel().max(1) as f64)?;
+        if let Some(weight) = &self.weight {
+            squares = squares.f_mul(weight)?;
+            gradient = gradient.f_mul(weight)?;
+        }
+        let loss = squares.f_mean(Kind::Float)?.f_mul_scalar(share)?;
+        Ok((loss, gradient))
+    }
+}
+
+/// Hang et al. 2023, section 3.4: min(SNR, cap) for the error in x0, divided by SNR for eps and by SNR + 1 for v.
+fn min_snr_weights(alpha_bars: &Tensor, objective: Objective, cap: f64) -> Result<Tensor> {
+    let alpha_bars = alpha_bars.f_to_kind(Kind::Double)?;
+    let snr = alpha_bars.f_div(&alpha_bars.f_neg()?.f_add_scalar(1.0)?)?;
+    let capped = snr.f_clamp_max(cap)?;
+    let weight = match objective {
+        Objective::Eps => capped.f_div(&snr)?,
+        Objective::X0 => capped,
+        Objective::V => capped.f_div(&snr.f_add_scalar(1.0)?)?,
+    };
+    Ok(weight.f_to_kind(Kind::Float)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::schedule::cosine_betas;
+
+    fn noising(objective: Objective, min_snr: Option<f64>) -> Noising {
+        let betas = cosine_betas(10, 0.008).expect("betas");
+        let schedule = Schedule::from_betas(&betas).expect("a schedule");
+        Noising::new(&schedule, objective, min_snr, Device::Cpu).expect("tables")
+    }
+
+    fn largest(x: Tensor) -> f64 {
+        f64::try_from(x.abs().max()).expect("a number")
+    }
+
+    #[test]
+    fn shares_of_a_batch_add_up_to_the_whole() {
+        let noising = noising(Objective::Eps, None);
+        let x0 = Tensor::rand([5, 1, 4, 4], (Kind::Float, Device::Cpu));
+        tch::manual_seed(3);
+        let whole = noising.draw(&x0, 5, 0, false).expect("a draw");
+        let answer = Tensor::zeros([5, 1, 4, 4], (Kind::Float, Device::Cpu));
+        let (loss, gradient) = whole.loss(&answer, 5).expect("a loss");
+        let mut sum = 0.0;
+        for (first, rows) in [(0, 2), (2, 3)] {
+            tch::manual_seed(3);
+            let part = noising
+                .draw(&x0.narrow(0, first, rows), 5, first, false)
+                .expect("a draw");
+            let (loss, part) = part.loss(&answer.narrow(0, 0, rows), 5).expect("a loss");
+            sum += f64::try_from(loss).expect("a number");
+            assert!(largest(part - gradient.narrow(0, first, rows)) < 1e-7);
+        }
+        assert!((f64::try_from(loss).expect("a number") - sum).abs() < 1e-6);
+    }
+
+    #[test]
+    fn the_gradient_is_that_of_the_loss() {
+        for (objective, cap) in [
+            (Objective::Eps, None),
+            (Objective::X0, Some(5.0)),
+            (Objective::V, Some(5.0)),
+        ] {
+            let x0 = Tensor::rand([3, 1, 4, 4], (Kind::Float, Device::Cpu));
+            let draw = noising(objective, cap)
+                .draw(&x0, 3, 0, true)
+                .expect("a draw");
+            let answer = Tensor::randn([3, 1, 4, 4], (Kind::Float, Device::Cpu));
+            let (_, gradient) = draw.loss(&answer, 3).expect("a loss");
+            let answer = answer.set_requires_grad(true);
+            let (loss, _) = draw.loss(&answer, 3).expect("a loss");
+            loss.backward();
+            assert!(largest(answer.grad() - gradient) < 1e-6);
+        }
+    }
+
+    #[test]
+    fn grey_levels_become_numbers_between_minus_one_and_one() {
+        let noising = noising(Objective::Eps, None);
+        let grey = Tensor::from_slice(&[0u8, 255]).view([2, 1, 1, 1]);
+        let x = noising.images(&grey).expect("images");
+        assert_eq!(
+            Vec::<f32>::try_from(x.view(-1)).expect("values"),
+            [-1.0, 1.0]
+        );
+        assert!(noising
+            .images(&Tensor::from_slice(&[1i64]).view([1, 1, 1, 1]))
+            .is_err());
+        assert!(noising.images(&Tensor::from_slice(&[1f32])).is_err());
+    }
+}
