@@ -103,7 +103,7 @@ cargo: $(BUILD_TOOLS)  ## any cargo command in the environment of the build: mak
 	$(CARGO) $(ARGS)
 
 clean:  ## remove what was built; .venv stays
-	rm -rf target dist demo-output bench-output docs/_build .mypy_cache .ruff_cache .pytest_cache $(INSTALLED)
+	rm -rf target dist demo-output bench-output test-output docs/_build docs/notebooks .mypy_cache .ruff_cache .pytest_cache $(INSTALLED)
 	find python -name '*.so' -delete
 
 $(BIN)/python:

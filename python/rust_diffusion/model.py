@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rust_diffusion import _checks, _native
+from rust_diffusion import _checks, _engine, _native
 
 _DEFAULTS = _native.UNet.defaults()
 
@@ -140,7 +140,10 @@ class DiffusionUNet(nn.Module):
         ValueError, TypeError
             If shape, dtype or device do not fit; the message names the argument.
         """
-        return self._native.forward(list(self.parameters()), x, t, self.training, False)
+        parameters = list(self.parameters())
+        if _engine.applies(x, parameters, self._native):
+            return _engine.predict(self._native, parameters, x, t, self.training)
+        return self._native.forward(parameters, x, t, self.training, False)
 
     def sample(
         self,

@@ -7,14 +7,8 @@ use std::{env, fs};
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-env-changed=LIBTORCH_USE_PYTORCH");
-    println!(
-        "cargo:rustc-env=LINKED_TORCH={}",
-        torch_version().as_deref().unwrap_or("unknown")
-    );
-    println!(
-        "cargo:rustc-env=LINKED_RUSTC={}",
-        rustc_version().as_deref().unwrap_or("unknown")
-    );
+    println!("cargo:rustc-env=LINKED_TORCH={}", torch_version().as_deref().unwrap_or("unknown"));
+    println!("cargo:rustc-env=LINKED_RUSTC={}", rustc_version().as_deref().unwrap_or("unknown"));
 }
 
 /// The version that torch's own version.py gives, with its local part: "2.11.0+cu130".
@@ -33,11 +27,6 @@ fn torch_folder() -> Option<PathBuf> {
 }
 
 fn rustc_version() -> Option<String> {
-    let output = Command::new(env::var_os("RUSTC")?)
-        .arg("--version")
-        .output()
-        .ok()?;
-    String::from_utf8(output.stdout)
-        .ok()
-        .map(|text| text.trim().to_owned())
+    let output = Command::new(env::var_os("RUSTC")?).arg("--version").output().ok()?;
+    String::from_utf8(output.stdout).ok().map(|text| text.trim().to_owned())
 }

@@ -12,12 +12,8 @@ pub fn detached<T: Send>(py: Python<'_>, work: impl FnOnce() -> Result<T> + Send
     let guarded = || {
         catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
             let text = panic.downcast_ref::<String>().map(String::as_str);
-            let text = text
-                .or_else(|| panic.downcast_ref::<&str>().copied())
-                .unwrap_or("no message");
-            Err(Error::Runtime(format!(
-                "internal error in rust_diffusion, please report it: {text}"
-            )))
+            let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
+            Err(Error::Runtime(format!("internal error in rust_diffusion, please report it: {text}")))
         })
     };
     py.allow_threads(guarded).map_err(to_py)

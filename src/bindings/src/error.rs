@@ -2,8 +2,7 @@
 
 use diffusion_core::Error;
 use pyo3::exceptions::{
-    PyFileNotFoundError, PyKeyboardInterrupt, PyMemoryError, PyOSError, PyRuntimeError,
-    PyTypeError, PyValueError,
+    PyFileNotFoundError, PyKeyboardInterrupt, PyMemoryError, PyOSError, PyRuntimeError, PyTypeError, PyValueError,
 };
 use pyo3::PyErr;
 
@@ -14,9 +13,7 @@ pub fn to_py(err: Error) -> PyErr {
         Error::NotFound(text) => PyFileNotFoundError::new_err(text),
         Error::Io(text) => PyOSError::new_err(text),
         Error::Runtime(text) => PyRuntimeError::new_err(text),
-        Error::Torch(text)
-            if text.contains("DefaultCPUAllocator") || text.contains("out of memory") =>
-        {
+        Error::Torch(text) if text.contains("DefaultCPUAllocator") || text.contains("out of memory") => {
             PyMemoryError::new_err(text)
         }
         Error::Torch(text) => PyRuntimeError::new_err(text),

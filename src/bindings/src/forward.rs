@@ -41,14 +41,8 @@ fn extract<'py>(
     t: &Bound<'py, PyAny>,
     x_shape: Vec<i64>,
 ) -> PyResult<Bound<'py, PyAny>> {
-    let (coefficients, t) = (
-        from_python(coefficients, "coefficients")?,
-        from_python(t, "t")?,
-    );
-    to_python(
-        py,
-        detached(py, move || core::extract(&coefficients, &t, &x_shape))?,
-    )
+    let (coefficients, t) = (from_python(coefficients, "coefficients")?, from_python(t, "t")?);
+    to_python(py, detached(py, move || core::extract(&coefficients, &t, &x_shape))?)
 }
 
 /// Noise clean images to timestep t in one step (Ho, Jain and Abbeel 2020, equation 4).
@@ -86,14 +80,8 @@ fn q_sample<'py>(
     alpha_bars: &Bound<'py, PyAny>,
 ) -> PyResult<Bound<'py, PyAny>> {
     let (x0, t) = (from_python(x0, "x0")?, from_python(t, "t")?);
-    let (noise, alpha_bars) = (
-        from_python(noise, "noise")?,
-        from_python(alpha_bars, "alpha_bars")?,
-    );
-    to_python(
-        py,
-        detached(py, move || core::q_sample(&x0, &t, &noise, &alpha_bars))?,
-    )
+    let (noise, alpha_bars) = (from_python(noise, "noise")?, from_python(alpha_bars, "alpha_bars")?);
+    to_python(py, detached(py, move || core::q_sample(&x0, &t, &noise, &alpha_bars))?)
 }
 
 /// Estimate the clean image from a noisy one and its noise (Ho, Jain and Abbeel 2020, equation 15).
@@ -132,12 +120,7 @@ fn predict_x0_from_eps<'py>(
 ) -> PyResult<Bound<'py, PyAny>> {
     let (x_t, eps) = (from_python(x_t, "x_t")?, from_python(eps_pred, "eps_pred")?);
     let (t, alpha_bars) = (from_python(t, "t")?, from_python(alpha_bars, "alpha_bars")?);
-    to_python(
-        py,
-        detached(py, move || {
-            core::predict_x0_from_eps(&x_t, &eps, &t, &alpha_bars)
-        })?,
-    )
+    to_python(py, detached(py, move || core::predict_x0_from_eps(&x_t, &eps, &t, &alpha_bars))?)
 }
 
 /// Map values from [-1, 1] to [0, 1], as pictures are shown, and clamp what lies outside.

@@ -2,8 +2,7 @@
 
 use std::sync::Arc;
 
-use diffusion_core::nn::model::forward_aten;
-use diffusion_core::nn::Blueprint;
+use diffusion_core::nn::model::{Precision, Predictor};
 use diffusion_core::sampler::{self, Denoiser, Noise, Objective, Spacing, Step, TorchNoise};
 use diffusion_core::schedule::{alpha_bar_values, coefficients, Schedule};
 use diffusion_core::{Error, Result};
@@ -30,19 +29,6 @@ impl Denoiser for Callable {
     }
 }
 
-/// Our own network: no Python between the steps.
-struct Native {
-    blueprint: Arc<Blueprint>,
-    params: Vec<Tensor>,
-    training: bool,
-}
-
-impl Denoiser for Native {
-    fn predict(&mut self, x: &Tensor, t: &Tensor) -> Result<Tensor> {
-        forward_aten(&self.blueprint, &self.params, x, t, self.training, false)
-    }
-}
-
 /// A Python callable (shape) -> standard normal tensor: generators and per-image seeds.
 struct PythonNoise(PyObject);
 
@@ -55,18 +41,21 @@ impl Noise for PythonNoise {
 /// What Python says the model is: our network with its weights, or something to call.
 #[derive(FromPyObject)]
 enum Model<'py> {
-    Native(PyRef<'py, UNet>, Bound<'py, PyList>, bool),
+    /// plan, weights, training mode, precision
+    Native(PyRef<'py, UNet>, Bound<'py, PyList>, bool, String),
     Callable(PyObject),
 }
 
 impl Model<'_> {
     fn denoiser(self) -> PyResult<Box<dyn Denoiser + Send>> {
         Ok(match self {
-            Model::Native(unet, params, training) => Box::new(Native {
-                blueprint: Arc::clone(&unet.blueprint),
-                params: list_from_python(&params, "params")?,
-                training,
-            }),
+            Model::Native(unet, params, training, precision) => {
+                let precision = Precision::parse(&precision).map_err(to_py)?;
+                let params = list_from_python(&params, "params")?;
+                let py = unet.py();
+                let plan = Arc::clone(&unet.blueprint);
+                Box::new(detached(py, move || Predictor::new(&plan, params, precision, training))?)
+            }
             Model::Callable(call) => Box::new(Callable(call)),
         })
     }
@@ -86,8 +75,7 @@ fn report(on_step: Option<&PyObject>, step: &Step) -> Result<()> {
     attached(|py| {
         let x = to_python(py, step.x.shallow_clone())?;
         let x0_hat = to_python(py, step.x0_hat.shallow_clone())?;
-        call.call1(py, (step.index, step.total, step.timestep, x, x0_hat))
-            .map(|_| ())
+        call.call1(py, (step.index, step.total, step.timestep, x, x0_hat)).map(|_| ())
     })
 }
 
@@ -118,14 +106,9 @@ fn ddpm_sample<'py>(
             alpha_bars: alpha_bar_values(&alpha_bars)?,
         };
         let _guard = tch::no_grad_guard();
-        sampler::ddpm(
-            model.as_mut(),
-            objective,
-            x_t,
-            &schedule,
-            noise.as_mut(),
-            &mut |step| report(on_step.as_ref(), step),
-        )
+        sampler::ddpm(model.as_mut(), objective, x_t, &schedule, noise.as_mut(), &mut |step| {
+            report(on_step.as_ref(), step)
+        })
     })?;
     to_python(py, out)
 }
@@ -153,22 +136,11 @@ fn ddim_sample<'py>(
         let alpha_bars = alpha_bar_values(&alpha_bars)?;
         sampler::check_grid(&grid, alpha_bars.len() as i64)?;
         if !(eta.is_finite() && eta >= 0.0) {
-            return Err(Error::Value(format!(
-                "eta must be a finite number >= 0, got {eta}"
-            )));
+            return Err(Error::Value(format!("eta must be a finite number >= 0, got {eta}")));
         }
         let _guard = tch::no_grad_guard();
         let on_step = &mut |step: &Step| report(on_step.as_ref(), step);
-        sampler::ddim(
-            model.as_mut(),
-            objective,
-            x_t,
-            &alpha_bars,
-            &grid,
-            eta,
-            noise.as_mut(),
-            on_step,
-        )
+        sampler::ddim(model.as_mut(), objective, x_t, &alpha_bars, &grid, eta, noise.as_mut(), on_step)
     })?;
     to_python(py, out)
 }

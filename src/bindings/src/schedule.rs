@@ -70,18 +70,8 @@ fn cosine_beta_schedule(py: Python<'_>, num_steps: i64, s: f64) -> PyResult<Boun
     signature = (num_steps, beta_start = LINEAR_START, beta_end = LINEAR_END),
     text_signature = "(num_steps, beta_start=0.0001, beta_end=0.02)"
 )]
-fn linear_beta_schedule(
-    py: Python<'_>,
-    num_steps: i64,
-    beta_start: f64,
-    beta_end: f64,
-) -> PyResult<Bound<'_, PyAny>> {
-    to_python(
-        py,
-        detached(py, || {
-            schedule::linear_betas(num_steps, beta_start, beta_end)
-        })?,
-    )
+fn linear_beta_schedule(py: Python<'_>, num_steps: i64, beta_start: f64, beta_end: f64) -> PyResult<Bound<'_, PyAny>> {
+    to_python(py, detached(py, || schedule::linear_betas(num_steps, beta_start, beta_end))?)
 }
 
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {

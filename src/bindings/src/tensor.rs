@@ -13,20 +13,14 @@ const DEVICES: [&str; 3] = ["cpu", "cuda", "mps"];
 pub fn from_python(value: &Bound<'_, PyAny>, name: &str) -> PyResult<Tensor> {
     let py = value.py();
     if is_numpy_array(value)? {
-        let shared = py
-            .import("torch")?
-            .call_method1("from_numpy", (value,))
-            .map_err(|err| {
-                let text = format!(
-                    "{name}: this NumPy array cannot be shared with torch ({})",
-                    err.value(py)
-                );
-                if err.is_instance_of::<PyTypeError>(py) {
-                    PyTypeError::new_err(text)
-                } else {
-                    PyValueError::new_err(text)
-                }
-            })?;
+        let shared = py.import("torch")?.call_method1("from_numpy", (value,)).map_err(|err| {
+            let text = format!("{name}: this NumPy array cannot be shared with torch ({})", err.value(py));
+            if err.is_instance_of::<PyTypeError>(py) {
+                PyTypeError::new_err(text)
+            } else {
+                PyValueError::new_err(text)
+            }
+        })?;
         return unpack(&shared, name);
     }
     unpack(value, name)
@@ -40,13 +34,8 @@ fn is_numpy_array(value: &Bound<'_, PyAny>) -> PyResult<bool> {
 fn unpack(value: &Bound<'_, PyAny>, name: &str) -> PyResult<Tensor> {
     let torch = value.py().import("torch")?;
     let wrong_type = || -> PyErr {
-        let got = value
-            .get_type()
-            .name()
-            .map_or_else(|_| "an unknown type".to_owned(), |n| n.to_string());
-        PyTypeError::new_err(format!(
-            "{name} must be a torch.Tensor or a NumPy array, got {got}"
-        ))
+        let got = value.get_type().name().map_or_else(|_| "an unknown type".to_owned(), |n| n.to_string());
+        PyTypeError::new_err(format!("{name} must be a torch.Tensor or a NumPy array, got {got}"))
     };
     if !value.is_instance(&torch.getattr("Tensor")?)? {
         return Err(wrong_type());
@@ -75,20 +64,14 @@ fn unpack(value: &Bound<'_, PyAny>, name: &str) -> PyResult<Tensor> {
 
 /// A list of tensors, such as a model's parameters.
 pub fn list_from_python(values: &Bound<'_, PyList>, name: &str) -> PyResult<Vec<Tensor>> {
-    values
-        .iter()
-        .enumerate()
-        .map(|(i, value)| unpack(&value, &format!("{name}[{i}]")))
-        .collect()
+    values.iter().enumerate().map(|(i, value)| unpack(&value, &format!("{name}[{i}]"))).collect()
 }
 
 pub fn to_python(py: Python<'_>, tensor: Tensor) -> PyResult<Bound<'_, PyAny>> {
     let object = PyTensor(tensor).into_pyobject(py)?;
     // pyo3-tch answers None where wrapping failed
     if object.is_none() {
-        return Err(PyRuntimeError::new_err(
-            "a tensor could not be handed over to Python",
-        ));
+        return Err(PyRuntimeError::new_err("a tensor could not be handed over to Python"));
     }
     Ok(object)
 }

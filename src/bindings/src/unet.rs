@@ -1,12 +1,15 @@
 //! The network: its plan, from which Python builds the module tree, and its forward pass on the module's own tensors.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use diffusion_core::nn::blueprint::{Entry, Layer};
 use diffusion_core::nn::model::forward_aten;
-use diffusion_core::nn::{Blueprint, UNetConfig};
+use diffusion_core::nn::wiring::check_inputs;
+use diffusion_core::nn::{engine, Blueprint, UNetConfig};
+use diffusion_core::Error;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
+use tch::Kind;
 
 use crate::detach::detached;
 use crate::error::to_py;
@@ -30,19 +33,9 @@ impl UNet {
         attn_levels: Vec<i64>,
         num_heads: i64,
     ) -> PyResult<Self> {
-        let config = UNetConfig {
-            in_ch,
-            base_ch,
-            channel_mults,
-            time_dim,
-            dropout,
-            attn_levels,
-            num_heads,
-        };
+        let config = UNetConfig { in_ch, base_ch, channel_mults, time_dim, dropout, attn_levels, num_heads };
         let blueprint = Blueprint::new(config).map_err(to_py)?;
-        Ok(Self {
-            blueprint: Arc::new(blueprint),
-        })
+        Ok(Self { blueprint: Arc::new(blueprint) })
     }
 
     /// The defaults of the configuration, as keyword arguments.
@@ -66,19 +59,45 @@ impl UNet {
         self.blueprint.size_multiple()
     }
 
-    /// (path, class name, arguments) of every module in the order of creation, parents first.
-    fn modules<'py>(
-        &self,
-        py: Python<'py>,
-    ) -> PyResult<Vec<(String, &'static str, Bound<'py, PyDict>)>> {
-        self.blueprint
-            .entries
-            .iter()
-            .map(|entry| describe(py, entry))
-            .collect()
+    #[getter]
+    fn dropout(&self) -> f64 {
+        self.blueprint.config.dropout
     }
 
-    /// The prediction for x (B, C, H, W) at timesteps t (B,), recorded by torch's autograd when the caller records.
+    /// (path, class name, arguments) of every module in the order of creation, parents first.
+    fn modules<'py>(&self, py: Python<'py>) -> PyResult<Vec<(String, &'static str, Bound<'py, PyDict>)>> {
+        self.blueprint.entries.iter().map(|entry| describe(py, entry)).collect()
+    }
+
+    /// The prediction for x (B, C, H, W) at timesteps t (B,) by the CPU engine, not recorded by torch's autograd. With
+    /// `record`, also the tape for its gradients.
+    fn run<'py>(
+        &self,
+        py: Python<'py>,
+        params: &Bound<'py, PyList>,
+        x: &Bound<'py, PyAny>,
+        t: &Bound<'py, PyAny>,
+        training: bool,
+        record: bool,
+    ) -> PyResult<(Bound<'py, PyAny>, Option<Recording>)> {
+        let params = list_from_python(params, "params")?;
+        let (x, t) = (from_python(x, "x")?, from_python(t, "t")?);
+        let plan = Arc::clone(&self.blueprint);
+        let (out, recording) = detached(py, move || {
+            check_inputs(plan.config.in_ch, plan.size_multiple(), &params, &plan.shapes, &x, &t)?;
+            let weights = engine::Weights::new(plan, &params, Kind::Float)?;
+            let (out, tape) = engine::forward(&weights, &x, &t, training, record)?;
+            Ok((out, tape.map(|tape| Recording { inner: Mutex::new((weights, tape)) })))
+        })?;
+        Ok((to_python(py, out)?, recording))
+    }
+
+    /// Whether the CPU engine can compute this network with these weights.
+    fn runs_on_engine(&self, params: &Bound<'_, PyList>) -> PyResult<bool> {
+        Ok(engine::supports(&self.blueprint, &list_from_python(params, "params")?))
+    }
+
+    /// The same in libtorch operations, recorded by torch's autograd when the caller records, under its autocast.
     fn forward<'py>(
         &self,
         py: Python<'py>,
@@ -91,27 +110,46 @@ impl UNet {
         let params = list_from_python(params, "params")?;
         let (x, t) = (from_python(x, "x")?, from_python(t, "t")?);
         let blueprint = Arc::clone(&self.blueprint);
-        let out = detached(py, move || {
-            forward_aten(&blueprint, &params, &x, &t, training, differentiable_twice)
-        })?;
+        let out = detached(py, move || forward_aten(&blueprint, &params, &x, &t, training, differentiable_twice))?;
         to_python(py, out)
     }
 }
 
-fn describe<'py>(
-    py: Python<'py>,
-    entry: &Entry,
-) -> PyResult<(String, &'static str, Bound<'py, PyDict>)> {
+/// What an engine's forward pass left behind for its gradients.
+#[pyclass(frozen, module = "rust_diffusion._native")]
+pub struct Recording {
+    inner: Mutex<(engine::Weights, engine::Tape)>,
+}
+
+#[pymethods]
+impl Recording {
+    /// From d loss / d prediction: the gradient of x (or None) and those of all parameters, in state-dict order.
+    fn backward<'py>(
+        &self,
+        py: Python<'py>,
+        d_prediction: &Bound<'py, PyAny>,
+        input_wanted: bool,
+    ) -> PyResult<(Option<Bound<'py, PyAny>>, Vec<Bound<'py, PyAny>>)> {
+        let d_prediction = from_python(d_prediction, "the gradient of the output")?;
+        // the lock is taken without the GIL: two threads may run backward on one graph
+        let (dx, grads) = detached(py, move || {
+            let inner = self.inner.lock().map_err(|_| Error::Runtime("an earlier backward pass failed".into()))?;
+            let (weights, tape) = &*inner;
+            let mut grads = engine::zero_gradients(&weights.plan)?;
+            let dx = tape.backward(weights, &d_prediction, &mut grads, input_wanted)?;
+            Ok((dx, grads))
+        })?;
+        let dx = dx.map(|dx| to_python(py, dx)).transpose()?;
+        let grads = grads.into_iter().map(|g| to_python(py, g)).collect::<PyResult<_>>()?;
+        Ok((dx, grads))
+    }
+}
+
+fn describe<'py>(py: Python<'py>, entry: &Entry) -> PyResult<(String, &'static str, Bound<'py, PyDict>)> {
     let args = PyDict::new(py);
     let class = match entry.layer {
         Layer::Container(class) => class,
-        Layer::Conv2d {
-            cin,
-            cout,
-            kernel,
-            stride,
-            padding,
-        } => {
+        Layer::Conv2d { cin, cout, kernel, stride, padding } => {
             args.set_item("in_channels", cin)?;
             args.set_item("out_channels", cout)?;
             args.set_item("kernel_size", kernel)?;
@@ -146,22 +184,13 @@ fn describe<'py>(
 
 /// shadow = decay * shadow + (1 - decay) * weights, in place.
 #[pyfunction]
-fn ema_update(
-    py: Python<'_>,
-    shadow: &Bound<'_, PyList>,
-    weights: &Bound<'_, PyList>,
-    decay: f64,
-) -> PyResult<()> {
-    let (shadow, weights) = (
-        list_from_python(shadow, "shadow")?,
-        list_from_python(weights, "weights")?,
-    );
-    detached(py, move || {
-        diffusion_core::ema::ema_update(&shadow, &weights, decay)
-    })
+fn ema_update(py: Python<'_>, shadow: &Bound<'_, PyList>, weights: &Bound<'_, PyList>, decay: f64) -> PyResult<()> {
+    let (shadow, weights) = (list_from_python(shadow, "shadow")?, list_from_python(weights, "weights")?);
+    detached(py, move || diffusion_core::ema::ema_update(&shadow, &weights, decay))
 }
 
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(ema_update, m)?)?;
+    m.add_class::<Recording>()?;
     m.add_class::<UNet>()
 }

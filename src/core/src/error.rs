@@ -38,10 +38,7 @@ impl From<TchError> for Error {
     fn from(err: TchError) -> Self {
         let text = err.to_string();
         // libtorch appends its C++ backtrace, of no use to a reader.
-        let text = text
-            .split("\nException raised from")
-            .next()
-            .unwrap_or_default();
+        let text = text.split("\nException raised from").next().unwrap_or_default();
         Error::Torch(text.trim_end().to_owned())
     }
 }

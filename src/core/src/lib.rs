@@ -6,6 +6,7 @@
 pub mod ema;
 pub mod error;
 pub mod forward;
+mod libtorch;
 pub mod nn;
 pub mod sampler;
 pub mod schedule;

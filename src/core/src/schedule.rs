@@ -27,32 +27,15 @@ fn check_steps(num_steps: i64) -> Result<()> {
 /// Cosine schedule, Nichol and Dhariwal 2021, equation 17: float32 betas of shape (num_steps,).
 pub fn cosine_betas(num_steps: i64, s: f64) -> Result<Tensor> {
     check_steps(num_steps)?;
-    ensure!(
-        s.is_finite() && s > -1.0 && s != -1.0,
-        Value,
-        "s must be a finite number above -1, got {s}"
-    );
+    ensure!(s.is_finite() && s > -1.0 && s != -1.0, Value, "s must be a finite number above -1, got {s}");
     let steps = num_steps as f64;
     let x = Tensor::f_linspace(0.0, steps, num_steps + 1, (Kind::Float, Device::Cpu))?;
-    let phase = x
-        .f_div_scalar(steps)?
-        .f_add_scalar(s)?
-        .f_div_scalar(1.0 + s)?
-        .f_mul_scalar(f64::from(FRAC_PI_2))?;
+    let phase = x.f_div_scalar(steps)?.f_add_scalar(s)?.f_div_scalar(1.0 + s)?.f_mul_scalar(f64::from(FRAC_PI_2))?;
     let f = phase.f_cos()?.f_square()?;
     let alpha_bars = f.f_div(&f.f_get(0)?)?;
-    let ratio = alpha_bars
-        .f_narrow(0, 1, num_steps)?
-        .f_div(&alpha_bars.f_narrow(0, 0, num_steps)?)?;
-    let betas = ratio
-        .f_neg()?
-        .f_add_scalar(1.0)?
-        .f_clamp(COSINE_BETA_MIN, COSINE_BETA_MAX)?;
-    ensure!(
-        betas.f_isfinite()?.f_all()?.f_int64_value(&[])? == 1,
-        Value,
-        "s = {s} gives betas that are not finite"
-    );
+    let ratio = alpha_bars.f_narrow(0, 1, num_steps)?.f_div(&alpha_bars.f_narrow(0, 0, num_steps)?)?;
+    let betas = ratio.f_neg()?.f_add_scalar(1.0)?.f_clamp(COSINE_BETA_MIN, COSINE_BETA_MAX)?;
+    ensure!(betas.f_isfinite()?.f_all()?.f_int64_value(&[])? == 1, Value, "s = {s} gives betas that are not finite");
     Ok(betas)
 }
 
@@ -60,18 +43,9 @@ pub fn cosine_betas(num_steps: i64, s: f64) -> Result<Tensor> {
 pub fn linear_betas(num_steps: i64, beta_start: f64, beta_end: f64) -> Result<Tensor> {
     check_steps(num_steps)?;
     for (name, beta) in [("beta_start", beta_start), ("beta_end", beta_end)] {
-        ensure!(
-            beta > 0.0 && beta < 1.0,
-            Value,
-            "{name} must be between 0 and 1 (both excluded), got {beta}"
-        );
+        ensure!(beta > 0.0 && beta < 1.0, Value, "{name} must be between 0 and 1 (both excluded), got {beta}");
     }
-    Ok(Tensor::f_linspace(
-        beta_start,
-        beta_end,
-        num_steps,
-        (Kind::Float, Device::Cpu),
-    )?)
+    Ok(Tensor::f_linspace(beta_start, beta_end, num_steps, (Kind::Float, Device::Cpu))?)
 }
 
 /// A schedule as the samplers and the trainer read it: plain float32 numbers, one per timestep.
@@ -95,11 +69,7 @@ impl Schedule {
         );
         let alphas: Vec<f32> = betas.iter().map(|b| 1.0 - b).collect();
         let alpha_bars = Tensor::f_from_slice(&alphas)?.f_cumprod(0, Kind::Float)?;
-        Ok(Self {
-            alpha_bars: coefficients(&alpha_bars, "alpha_bars")?,
-            betas,
-            alphas,
-        })
+        Ok(Self { alpha_bars: coefficients(&alpha_bars, "alpha_bars")?, betas, alphas })
     }
 
     pub fn len(&self) -> usize {
@@ -114,33 +84,18 @@ impl Schedule {
 /// One float32 number per timestep out of a 1-D tensor, checked: not empty, finite.
 pub fn coefficients(values: &Tensor, name: &str) -> Result<Vec<f32>> {
     let size = values.size();
-    ensure!(
-        size.len() == 1 && size[0] > 0,
-        Value,
-        "{name} must have shape (T,) with T >= 1, got {size:?}"
-    );
+    ensure!(size.len() == 1 && size[0] > 0, Value, "{name} must have shape (T,) with T >= 1, got {size:?}");
     let kind = values.f_kind()?;
     ensure!(
-        matches!(
-            kind,
-            Kind::Float | Kind::Double | Kind::Half | Kind::BFloat16
-        ),
+        matches!(kind, Kind::Float | Kind::Double | Kind::Half | Kind::BFloat16),
         Type,
         "{name} must be a floating-point tensor, got {kind:?}"
     );
-    let values = values
-        .f_detach()?
-        .f_to_device(Device::Cpu)?
-        .f_to_kind(Kind::Float)?
-        .f_contiguous()?;
+    let values = values.f_detach()?.f_to_device(Device::Cpu)?.f_to_kind(Kind::Float)?.f_contiguous()?;
     let mut out = vec![0f32; size[0] as usize];
     let count = out.len();
     values.f_copy_data(&mut out, count)?;
-    ensure!(
-        out.iter().all(|v| v.is_finite()),
-        Value,
-        "{name} must be finite, got NaN or infinity"
-    );
+    ensure!(out.iter().all(|v| v.is_finite()), Value, "{name} must be finite, got NaN or infinity");
     Ok(out)
 }
 
@@ -168,17 +123,10 @@ mod tests {
     #[test]
     fn cosine_betas_follow_the_closed_form() {
         let betas = values(&cosine_betas(400, COSINE_OFFSET).expect("betas"));
-        let f = |x: f64| {
-            (((x / 400.0 + 0.008) / 1.008) * std::f64::consts::FRAC_PI_2)
-                .cos()
-                .powi(2)
-        };
+        let f = |x: f64| (((x / 400.0 + 0.008) / 1.008) * std::f64::consts::FRAC_PI_2).cos().powi(2);
         for (k, beta) in betas.iter().enumerate() {
             let want = (1.0 - f(k as f64 + 1.0) / f(k as f64)).clamp(1e-5, 0.999);
-            assert!(
-                (f64::from(*beta) - want).abs() < 2e-5,
-                "beta_{k} = {beta}, want {want}"
-            );
+            assert!((f64::from(*beta) - want).abs() < 2e-5, "beta_{k} = {beta}, want {want}");
         }
         assert!(betas.iter().all(|b| *b > 0.0 && *b <= 0.999));
     }
@@ -192,10 +140,7 @@ mod tests {
 
     #[test]
     fn one_step_is_legal_and_none_is_not() {
-        assert_eq!(
-            values(&cosine_betas(1, COSINE_OFFSET).expect("betas")).len(),
-            1
-        );
+        assert_eq!(values(&cosine_betas(1, COSINE_OFFSET).expect("betas")).len(), 1);
         for steps in [0, -3] {
             assert!(cosine_betas(steps, COSINE_OFFSET).is_err());
             assert!(linear_betas(steps, LINEAR_START, LINEAR_END).is_err());

@@ -57,11 +57,7 @@ impl Element for bf16 {
 pub fn load<S: Simd, T: Element>(s: S, from: &[T]) -> S::V {
     match from.first_chunk::<LANES>() {
         Some(block) => T::load_block(s, block),
-        None => {
-            let mut block = [T::ZERO; LANES];
-            block[..from.len()].copy_from_slice(from);
-            T::load_block(s, &block)
-        }
+        None => T::load_block(s, &padded(from)),
     }
 }
 
@@ -73,8 +69,23 @@ pub fn store<S: Simd, T: Element>(s: S, to: &mut [T], v: S::V) {
         None => {
             let mut block = [T::ZERO; LANES];
             T::store_block(s, &mut block, v);
-            let n = to.len();
-            to.copy_from_slice(&block[..n]);
+            cut(to, &block);
         }
     }
+}
+
+// The rare last block of channels that are no multiple of 16: out of line, so that the loops around stay small.
+
+#[cold]
+#[inline(never)]
+fn padded<T: Element>(from: &[T]) -> [T; LANES] {
+    let mut block = [T::ZERO; LANES];
+    block.iter_mut().zip(from).for_each(|(b, x)| *b = *x);
+    block
+}
+
+#[cold]
+#[inline(never)]
+fn cut<T: Element>(to: &mut [T], block: &[T; LANES]) {
+    to.iter_mut().zip(block).for_each(|(x, b)| *x = *b);
 }

@@ -30,22 +30,14 @@ impl Aten<'_> {
     }
 
     fn conv2d(&self, conv: &Conv, x: &Tensor) -> Result<Tensor> {
-        let (weight, bias) = (
-            self.cast(&self.params[conv.param])?,
-            self.cast(&self.params[conv.param + 1])?,
-        );
+        let (weight, bias) = (self.cast(&self.params[conv.param])?, self.cast(&self.params[conv.param + 1])?);
         let (s, p) = ([conv.stride; 2], [conv.padding; 2]);
-        Ok(self
-            .cast(x)?
-            .f_conv2d(&weight, Some(&bias), s, p, [1, 1], 1)?)
+        Ok(self.cast(x)?.f_conv2d(&weight, Some(&bias), s, p, [1, 1], 1)?)
     }
 
     /// x W^T + b with the weight at `param` and the bias behind it.
     fn project(&self, param: usize, x: &Tensor) -> Result<Tensor> {
-        let (weight, bias) = (
-            self.cast(&self.params[param])?,
-            self.cast(&self.params[param + 1])?,
-        );
+        let (weight, bias) = (self.cast(&self.params[param])?, self.cast(&self.params[param + 1])?);
         Ok(self.cast(x)?.f_linear(&weight, Some(&bias))?)
     }
 
@@ -56,30 +48,15 @@ impl Aten<'_> {
     /// Statistics in the weights' own dtype, also where the rest computes in a shorter one.
     fn norm(&self, norm: &Norm, x: &Tensor) -> Result<Tensor> {
         let (weight, bias) = (&self.params[norm.param], &self.params[norm.param + 1]);
-        let x = if self.compute.is_some() {
-            x.f_to_kind(weight.f_kind()?)?
-        } else {
-            x.shallow_clone()
-        };
+        let x = if self.compute.is_some() { x.f_to_kind(weight.f_kind()?)? } else { x.shallow_clone() };
         Ok(x.f_group_norm(norm.groups, Some(weight), Some(bias), NORM_EPS, false)?)
     }
 
     fn attend(&self, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
         if !self.explicit_attention {
-            return Ok(Tensor::f_scaled_dot_product_attention(
-                q,
-                k,
-                v,
-                None::<&Tensor>,
-                0.0,
-                false,
-                None,
-                false,
-            )?);
+            return Ok(Tensor::f_scaled_dot_product_attention(q, k, v, None::<&Tensor>, 0.0, false, None, false)?);
         }
-        let scale = (q.size().last().copied().unwrap_or(1) as f64)
-            .sqrt()
-            .recip();
+        let scale = (q.size().last().copied().unwrap_or(1) as f64).sqrt().recip();
         let scores = q.f_mul_scalar(scale)?.f_matmul(&k.f_transpose(-2, -1)?)?;
         Ok(scores.f_softmax(-1, None::<Kind>)?.f_matmul(v)?)
     }
@@ -107,13 +84,7 @@ impl Backend for Aten<'_> {
         self.conv2d(conv, x)
     }
 
-    fn res_block(
-        &mut self,
-        block: &ResBlock,
-        x: Tensor,
-        skip: Option<Tensor>,
-        time: &Tensor,
-    ) -> Result<Tensor> {
+    fn res_block(&mut self, block: &ResBlock, x: Tensor, skip: Option<Tensor>, time: &Tensor) -> Result<Tensor> {
         let x = match skip {
             Some(skip) => Tensor::f_cat(&[x, skip], 1)?,
             None => x,
@@ -137,29 +108,18 @@ impl Backend for Aten<'_> {
         let (heads, tokens) = (attention.heads, height * width);
         let p = attention.param;
         // (B, C, H, W) -> (B, H*W, C): a view when the memory is channels-last
-        let sequence = self
-            .norm(&attention.norm, &x)?
-            .f_flatten(2, 3)?
-            .f_transpose(1, 2)?;
+        let sequence = self.norm(&attention.norm, &x)?.f_flatten(2, 3)?.f_transpose(1, 2)?;
         let qkv = self.project(p, &sequence)?;
-        let qkv = qkv
-            .f_reshape([b, tokens, 3, heads, c / heads])?
-            .f_permute([2, 0, 3, 1, 4])?;
+        let qkv = qkv.f_reshape([b, tokens, 3, heads, c / heads])?.f_permute([2, 0, 3, 1, 4])?;
         let (q, k, v) = (qkv.f_get(0)?, qkv.f_get(1)?, qkv.f_get(2)?);
-        let out = self
-            .attend(&q, &k, &v)?
-            .f_transpose(1, 2)?
-            .f_reshape([b, tokens, c])?;
+        let out = self.attend(&q, &k, &v)?.f_transpose(1, 2)?.f_reshape([b, tokens, c])?;
         let out = self.project(p + 2, &out)?;
         Ok(x.f_add(&out.f_transpose(1, 2)?.f_reshape([b, c, height, width])?)?)
     }
 
     fn upsample(&mut self, conv: &Conv, x: Tensor) -> Result<Tensor> {
         let (_, _, height, width) = x.size4()?;
-        self.conv2d(
-            conv,
-            &x.f_upsample_nearest2d([2 * height, 2 * width], None, None)?,
-        )
+        self.conv2d(conv, &x.f_upsample_nearest2d([2 * height, 2 * width], None, None)?)
     }
 
     fn head(&mut self, norm: &Norm, conv: &Conv, x: Tensor) -> Result<Tensor> {

@@ -61,11 +61,7 @@ impl UNetConfig {
 
     /// Check every value; the message names the argument, what it got and what it takes.
     pub fn validate(&self) -> Result<()> {
-        let counts = [
-            ("in_ch", self.in_ch),
-            ("base_ch", self.base_ch),
-            ("num_heads", self.num_heads),
-        ];
+        let counts = [("in_ch", self.in_ch), ("base_ch", self.base_ch), ("num_heads", self.num_heads)];
         for (name, value) in counts {
             ensure!(
                 (1..=MAX_CHANNELS).contains(&value),
@@ -93,11 +89,7 @@ impl UNetConfig {
             self.channel_mults
         );
         for mult in &self.channel_mults {
-            let fits = *mult >= 1
-                && self
-                    .base_ch
-                    .checked_mul(*mult)
-                    .is_some_and(|width| width <= MAX_CHANNELS);
+            let fits = *mult >= 1 && self.base_ch.checked_mul(*mult).is_some_and(|width| width <= MAX_CHANNELS);
             ensure!(
                 fits,
                 Value,
@@ -162,9 +154,7 @@ impl Layer {
     /// Shapes of the parameters, in the order in which the state dict lists them.
     fn parameter_shapes(&self) -> Vec<Vec<i64>> {
         match *self {
-            Layer::Conv2d {
-                cin, cout, kernel, ..
-            } => vec![vec![cout, cin, kernel, kernel], vec![cout]],
+            Layer::Conv2d { cin, cout, kernel, .. } => vec![vec![cout, cin, kernel, kernel], vec![cout]],
             Layer::Linear { cin, cout } => vec![vec![cout, cin], vec![cout]],
             Layer::GroupNorm { channels, .. } => vec![vec![channels], vec![channels]],
             Layer::MultiheadAttention { channels: c, .. } => {
@@ -267,17 +257,9 @@ impl Blueprint {
         let mut draft = Builder::default();
         draft.unet(&config);
         let (places, shapes) = state_dict_layout(&draft.entries);
-        let mut builder = Builder {
-            entries: Vec::new(),
-            places,
-        };
+        let mut builder = Builder { entries: Vec::new(), places };
         let net = builder.unet(&config);
-        Ok(Self {
-            config,
-            entries: builder.entries,
-            shapes,
-            net,
-        })
+        Ok(Self { config, entries: builder.entries, shapes, net })
     }
 
     /// Height and width must be divisible by this, so that every level can be halved.
@@ -294,24 +276,12 @@ fn state_dict_layout(entries: &[Entry]) -> (HashMap<String, usize>, Vec<Vec<i64>
         children.entry(parent).or_default().push(id);
     }
     let (mut places, mut shapes) = (HashMap::new(), Vec::new());
-    let mut pending: Vec<usize> = children
-        .get("")
-        .into_iter()
-        .flatten()
-        .rev()
-        .copied()
-        .collect();
+    let mut pending: Vec<usize> = children.get("").into_iter().flatten().rev().copied().collect();
     while let Some(id) = pending.pop() {
         let entry = &entries[id];
         places.insert(entry.path.clone(), shapes.len());
         shapes.extend(entry.layer.parameter_shapes());
-        pending.extend(
-            children
-                .get(entry.path.as_str())
-                .into_iter()
-                .flatten()
-                .rev(),
-        );
+        pending.extend(children.get(entry.path.as_str()).into_iter().flatten().rev());
     }
     (places, shapes)
 }
@@ -324,10 +294,7 @@ struct Builder {
 
 impl Builder {
     fn add(&mut self, path: &str, layer: Layer) -> usize {
-        self.entries.push(Entry {
-            path: path.to_owned(),
-            layer,
-        });
+        self.entries.push(Entry { path: path.to_owned(), layer });
         self.places.get(path).copied().unwrap_or_default()
     }
 
@@ -337,43 +304,17 @@ impl Builder {
 
     fn conv(&mut self, path: &str, cin: i64, cout: i64, kernel: i64, stride: i64) -> Conv {
         let padding = kernel / 2;
-        let param = self.add(
-            path,
-            Layer::Conv2d {
-                cin,
-                cout,
-                kernel,
-                stride,
-                padding,
-            },
-        );
-        Conv {
-            param,
-            cin,
-            cout,
-            kernel,
-            stride,
-            padding,
-        }
+        let param = self.add(path, Layer::Conv2d { cin, cout, kernel, stride, padding });
+        Conv { param, cin, cout, kernel, stride, padding }
     }
 
     fn linear(&mut self, path: &str, cin: i64, cout: i64) -> Linear {
-        Linear {
-            param: self.add(path, Layer::Linear { cin, cout }),
-            cout,
-        }
+        Linear { param: self.add(path, Layer::Linear { cin, cout }), cout }
     }
 
     fn norm(&mut self, path: &str, channels: i64) -> Norm {
-        let groups = (1..=MAX_GROUPS.min(channels))
-            .rev()
-            .find(|g| channels % g == 0)
-            .unwrap_or(1);
-        Norm {
-            param: self.add(path, Layer::GroupNorm { groups, channels }),
-            groups,
-            channels,
-        }
+        let groups = (1..=MAX_GROUPS.min(channels)).rev().find(|g| channels % g == 0).unwrap_or(1);
+        Norm { param: self.add(path, Layer::GroupNorm { groups, channels }), groups, channels }
     }
 
     fn res_block(&mut self, path: &str, cin: i64, cout: i64, config: &UNetConfig) -> ResBlock {
@@ -386,10 +327,7 @@ impl Builder {
         let time = self.linear(&format!("{path}.time_proj.1"), config.time_dim, cout);
         let norm2 = self.norm(&format!("{path}.norm2"), cout);
         self.add(&format!("{path}.act2"), Layer::SiLU);
-        self.add(
-            &format!("{path}.dropout"),
-            Layer::Dropout { p: config.dropout },
-        );
+        self.add(&format!("{path}.dropout"), Layer::Dropout { p: config.dropout });
         let conv2 = self.conv(&format!("{path}.conv2"), cout, cout, 3, 1);
         let skip_path = format!("{path}.skip");
         let skip = if cin == cout {
@@ -398,29 +336,14 @@ impl Builder {
         } else {
             Some(self.conv(&skip_path, cin, cout, 1, 1))
         };
-        ResBlock {
-            norm1,
-            conv1,
-            time,
-            norm2,
-            conv2,
-            skip,
-        }
+        ResBlock { norm1, conv1, time, norm2, conv2, skip }
     }
 
     fn attention(&mut self, path: &str, channels: i64, heads: i64) -> Attention {
         self.container(path, "SelfAttention2d");
         let norm = self.norm(&format!("{path}.norm"), channels);
-        let param = self.add(
-            &format!("{path}.attn"),
-            Layer::MultiheadAttention { channels, heads },
-        );
-        Attention {
-            norm,
-            param,
-            channels,
-            heads,
-        }
+        let param = self.add(&format!("{path}.attn"), Layer::MultiheadAttention { channels, heads });
+        Attention { norm, param, channels, heads }
     }
 
     /// Two residual blocks, and attention where the level has it.
@@ -435,21 +358,10 @@ impl Builder {
             self.add(&format!("{path}.2"), Layer::Identity);
             None
         };
-        Level {
-            block1,
-            block2,
-            attention,
-            resample: None,
-        }
+        Level { block1, block2, attention, resample: None }
     }
 
-    fn resample(
-        &mut self,
-        path: &str,
-        class: &'static str,
-        channels: i64,
-        stride: i64,
-    ) -> Option<Conv> {
+    fn resample(&mut self, path: &str, class: &'static str, channels: i64, stride: i64) -> Option<Conv> {
         self.container(path, class);
         Some(self.conv(&format!("{path}.conv"), channels, channels, 3, stride))
     }
@@ -472,8 +384,7 @@ impl Builder {
             let mut level = self.level(&format!("down_blocks.{index}"), index, width, config);
             width = config.width(index);
             if index < last {
-                level.resample =
-                    self.resample(&format!("downsamples.{index}"), "Downsample", width, 2);
+                level.resample = self.resample(&format!("downsamples.{index}"), "Downsample", width, 2);
             }
             down.push(level);
         }
@@ -486,12 +397,7 @@ impl Builder {
         self.container("upsamples", "ModuleList");
         let mut up = Vec::new();
         for (step, index) in (0..=last).rev().enumerate() {
-            let mut level = self.level(
-                &format!("up_blocks.{step}"),
-                index,
-                width + config.width(index),
-                config,
-            );
+            let mut level = self.level(&format!("up_blocks.{step}"), index, width + config.width(index), config);
             width = config.width(index);
             if index > 0 {
                 level.resample = self.resample(&format!("upsamples.{step}"), "Upsample", width, 1);
@@ -502,18 +408,7 @@ impl Builder {
         let out_norm = self.norm("out_norm", width);
         self.add("out_act", Layer::SiLU);
         let out_conv = self.conv("out_conv", width, config.in_ch, 3, 1);
-        UNet {
-            init,
-            time1,
-            time2,
-            down,
-            mid1,
-            mid_attention,
-            mid2,
-            up,
-            out_norm,
-            out_conv,
-        }
+        UNet { init, time1, time2, down, mid1, mid_attention, mid2, up, out_norm, out_conv }
     }
 }
 
@@ -525,11 +420,7 @@ mod tests {
     fn the_course_configuration_has_12_356_161_parameters_in_198_entries() {
         let blueprint = Blueprint::new(UNetConfig::default()).expect("a blueprint");
         assert_eq!(blueprint.shapes.len(), 198);
-        let count: i64 = blueprint
-            .shapes
-            .iter()
-            .map(|shape| shape.iter().product::<i64>())
-            .sum();
+        let count: i64 = blueprint.shapes.iter().map(|shape| shape.iter().product::<i64>()).sum();
         assert_eq!(count, 12_356_161);
     }
 
@@ -537,26 +428,15 @@ mod tests {
     fn layers_point_at_their_own_shapes() {
         let blueprint = Blueprint::new(UNetConfig::default()).expect("a blueprint");
         let net = &blueprint.net;
-        for conv in [
-            net.init,
-            net.out_conv,
-            net.mid1.conv1,
-            net.up[2].block1.conv1,
-        ] {
-            assert_eq!(
-                blueprint.shapes[conv.param],
-                [conv.cout, conv.cin, conv.kernel, conv.kernel]
-            );
+        for conv in [net.init, net.out_conv, net.mid1.conv1, net.up[2].block1.conv1] {
+            assert_eq!(blueprint.shapes[conv.param], [conv.cout, conv.cin, conv.kernel, conv.kernel]);
         }
         assert_eq!(blueprint.shapes[net.mid_attention.param], [768, 256]);
     }
 
     #[test]
     fn heads_that_do_not_divide_the_channels_are_refused() {
-        let config = UNetConfig {
-            num_heads: 3,
-            ..UNetConfig::default()
-        };
+        let config = UNetConfig { num_heads: 3, ..UNetConfig::default() };
         let message = Blueprint::new(config).expect_err("an error").to_string();
         assert!(message.contains("num_heads"), "{message}");
     }

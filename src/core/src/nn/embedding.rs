@@ -10,14 +10,8 @@ const MAX_PERIOD: f64 = 10_000.0;
 pub fn sinusoidal(t: &Tensor, dim: i64) -> Result<Tensor> {
     let half = dim / 2;
     let k = Tensor::f_arange(half, (Kind::Float, t.device()))?;
-    let frequencies = k
-        .f_mul_scalar(-MAX_PERIOD.ln())?
-        .f_div_scalar(half as f64)?
-        .f_exp()?;
-    let angles = t
-        .f_to_kind(Kind::Float)?
-        .f_unsqueeze(1)?
-        .f_mul(&frequencies.f_unsqueeze(0)?)?;
+    let frequencies = k.f_mul_scalar(-MAX_PERIOD.ln())?.f_div_scalar(half as f64)?.f_exp()?;
+    let angles = t.f_to_kind(Kind::Float)?.f_unsqueeze(1)?.f_mul(&frequencies.f_unsqueeze(0)?)?;
     let features = Tensor::f_cat(&[angles.f_sin()?, angles.f_cos()?], 1)?;
     if dim % 2 == 1 {
         return Ok(features.f_pad([0, 1], "constant", 0.0)?);

@@ -3,6 +3,7 @@
 pub mod aten;
 pub mod blueprint;
 pub mod embedding;
+pub mod engine;
 pub mod model;
 pub mod wiring;
 

@@ -6,8 +6,9 @@ use tch::{Kind, Tensor};
 
 use super::aten::Aten;
 use super::wiring::{check_inputs, forward};
-use super::Blueprint;
+use super::{engine, Blueprint};
 use crate::error::{ensure, Error, Result};
+use crate::sampler::Denoiser;
 
 /// One forward pass through torch's autograd. `training` switches dropout on; `differentiable_twice` avoids the fused
 /// attention kernels, which have no second derivative.
@@ -19,25 +20,9 @@ pub fn forward_aten(
     training: bool,
     differentiable_twice: bool,
 ) -> Result<Tensor> {
-    check_inputs(
-        blueprint.config.in_ch,
-        blueprint.size_multiple(),
-        params,
-        &blueprint.shapes,
-        x,
-        t,
-    )?;
-    let dropout = if training {
-        blueprint.config.dropout
-    } else {
-        0.0
-    };
-    let mut backend = Aten {
-        params,
-        dropout,
-        compute: None,
-        explicit_attention: differentiable_twice,
-    };
+    check_inputs(blueprint.config.in_ch, blueprint.size_multiple(), params, &blueprint.shapes, x, t)?;
+    let dropout = if training { blueprint.config.dropout } else { 0.0 };
+    let mut backend = Aten { params, dropout, compute: None, explicit_attention: differentiable_twice };
     forward(&blueprint.net, &mut backend, x, t)
 }
 
@@ -65,10 +50,55 @@ impl Precision {
             "fp32" => Ok(Self::Fp32),
             "bf16" => Ok(Self::Bf16),
             "fp16" => Ok(Self::Fp16),
-            other => Err(Error::Value(format!(
-                "precision must be \"fp32\", \"bf16\" or \"fp16\", got \"{other}\""
-            ))),
+            other => Err(Error::Value(format!("precision must be \"fp32\", \"bf16\" or \"fp16\", got \"{other}\""))),
         }
+    }
+
+    /// The dtype of convolutions and matrix products, where it is not the weights' own.
+    fn compute(self) -> Option<Kind> {
+        match self {
+            Self::Fp32 => None,
+            Self::Bf16 => Some(Kind::BFloat16),
+            Self::Fp16 => Some(Kind::Half),
+        }
+    }
+
+    /// The engine's weights, if the engine computes this network at this precision.
+    fn engine(self, blueprint: &Arc<Blueprint>, params: &[Tensor]) -> Result<Option<engine::Weights>> {
+        if self == Self::Fp16 || !engine::supports(blueprint, params) {
+            return Ok(None);
+        }
+        engine::Weights::new(Arc::clone(blueprint), params, self.compute().unwrap_or(Kind::Float)).map(Some)
+    }
+}
+
+/// A network that only predicts, without gradients: what the samplers call, prepared once for all steps.
+pub struct Predictor {
+    blueprint: Arc<Blueprint>,
+    params: Vec<Tensor>,
+    engine: Option<engine::Weights>,
+    compute: Option<Kind>,
+    training: bool,
+}
+
+impl Predictor {
+    /// `training` leaves dropout on, for a model that is in training mode.
+    pub fn new(blueprint: &Arc<Blueprint>, params: Vec<Tensor>, precision: Precision, training: bool) -> Result<Self> {
+        let engine = precision.engine(blueprint, &params)?;
+        Ok(Self { blueprint: Arc::clone(blueprint), params, engine, compute: precision.compute(), training })
+    }
+}
+
+impl Denoiser for Predictor {
+    fn predict(&mut self, x: &Tensor, t: &Tensor) -> Result<Tensor> {
+        let plan = &self.blueprint;
+        check_inputs(plan.config.in_ch, plan.size_multiple(), &self.params, &plan.shapes, x, t)?;
+        if let Some(weights) = &self.engine {
+            return Ok(engine::forward(weights, x, t, self.training, false)?.0);
+        }
+        let dropout = if self.training { plan.config.dropout } else { 0.0 };
+        let mut backend = Aten { params: &self.params, dropout, compute: self.compute, explicit_attention: false };
+        forward(&plan.net, &mut backend, x, t)
     }
 }
 
@@ -78,16 +108,10 @@ pub fn differentiable(
     params: Vec<Tensor>,
     precision: Precision,
 ) -> Result<Box<dyn Differentiable + Send>> {
-    let compute = match precision {
-        Precision::Fp32 => None,
-        Precision::Bf16 => Some(Kind::BFloat16),
-        Precision::Fp16 => Some(Kind::Half),
-    };
-    Ok(Box::new(Autograd::new(
-        Arc::clone(blueprint),
-        params,
-        compute,
-    )))
+    if let Some(weights) = precision.engine(blueprint, &params)? {
+        return Ok(Box::new(engine::Trained::new(weights)));
+    }
+    Ok(Box::new(Autograd::new(Arc::clone(blueprint), params, precision.compute())))
 }
 
 /// [`Differentiable`] by way of torch's autograd, for every device.
@@ -101,49 +125,28 @@ pub struct Autograd {
 impl Autograd {
     /// `params` are the module's own float32 tensors; `compute` is the dtype of convolutions and matrix products.
     pub fn new(blueprint: Arc<Blueprint>, params: Vec<Tensor>, compute: Option<Kind>) -> Self {
-        Self {
-            blueprint,
-            params,
-            compute,
-            prediction: None,
-        }
+        Self { blueprint, params, compute, prediction: None }
     }
 }
 
 impl Differentiable for Autograd {
     fn forward(&mut self, x: &Tensor, t: &Tensor) -> Result<Tensor> {
         let plan = &self.blueprint;
-        check_inputs(
-            plan.config.in_ch,
-            plan.size_multiple(),
-            &self.params,
-            &plan.shapes,
-            x,
-            t,
-        )?;
+        check_inputs(plan.config.in_ch, plan.size_multiple(), &self.params, &plan.shapes, x, t)?;
         let mut backend = Aten {
             params: &self.params,
             dropout: plan.config.dropout,
             compute: self.compute,
             explicit_attention: false,
         };
-        let prediction =
-            tch::with_grad(|| forward(&plan.net, &mut backend, x, t))?.f_to_kind(Kind::Float)?;
+        let prediction = tch::with_grad(|| forward(&plan.net, &mut backend, x, t))?.f_to_kind(Kind::Float)?;
         self.prediction = Some(prediction.shallow_clone());
         Ok(prediction.f_detach()?)
     }
 
     fn backward(&mut self, d_prediction: &Tensor, grads: &mut [Tensor]) -> Result<()> {
-        let prediction = self
-            .prediction
-            .take()
-            .ok_or_else(|| Error::Runtime("backward without a forward".into()))?;
-        ensure!(
-            grads.len() == self.params.len(),
-            Value,
-            "grads must have {} entries",
-            self.params.len()
-        );
+        let prediction = self.prediction.take().ok_or_else(|| Error::Runtime("backward without a forward".into()))?;
+        ensure!(grads.len() == self.params.len(), Value, "grads must have {} entries", self.params.len());
         // d/dp <prediction, d_prediction> is the vector-Jacobian product that backward stands for
         let inner = tch::with_grad(|| prediction.f_mul(d_prediction)?.f_sum(Kind::Float))?;
         let fresh = Tensor::f_run_backward(&[inner], &self.params, false, false)?;

@@ -81,21 +81,9 @@ pub fn check_inputs(
     t: &Tensor,
 ) -> Result<()> {
     let size = x.size();
-    ensure!(
-        size.len() == 4,
-        Value,
-        "x must have shape (B, {in_ch}, H, W), got {size:?}"
-    );
-    ensure!(
-        size[1] == in_ch,
-        Value,
-        "x must have {in_ch} channels (in_ch), got shape {size:?}"
-    );
-    ensure!(
-        size[0] > 0,
-        Value,
-        "x must hold at least one image, got shape {size:?}"
-    );
+    ensure!(size.len() == 4, Value, "x must have shape (B, {in_ch}, H, W), got {size:?}");
+    ensure!(size[1] == in_ch, Value, "x must have {in_ch} channels (in_ch), got shape {size:?}");
+    ensure!(size[0] > 0, Value, "x must hold at least one image, got shape {size:?}");
     ensure!(
         size[2] > 0 && size[3] > 0 && size[2] % multiple == 0 && size[3] % multiple == 0,
         Value,
@@ -111,41 +99,19 @@ pub fn check_inputs(
         "t must have shape ({},), one timestep per image of x, got {t_size:?}",
         size[0]
     );
-    let t_kind = t
-        .f_kind()
-        .map_err(|_| Error::Type("t has a dtype that is not known here".into()))?;
+    let t_kind = t.f_kind().map_err(|_| Error::Type("t has a dtype that is not known here".into()))?;
     ensure!(
         !matches!(
             t_kind,
-            tch::Kind::Bool
-                | tch::Kind::ComplexFloat
-                | tch::Kind::ComplexDouble
-                | tch::Kind::ComplexHalf
+            tch::Kind::Bool | tch::Kind::ComplexFloat | tch::Kind::ComplexDouble | tch::Kind::ComplexHalf
         ),
         Type,
         "t must hold numbers (torch.long), got {t_kind:?}"
     );
-    ensure!(
-        t.device() == x.device(),
-        Value,
-        "t must be on the device of x ({:?}), got {:?}",
-        x.device(),
-        t.device()
-    );
-    ensure!(
-        params.len() == shapes.len(),
-        Value,
-        "the network has {} parameters, got {}",
-        shapes.len(),
-        params.len()
-    );
+    ensure!(t.device() == x.device(), Value, "t must be on the device of x ({:?}), got {:?}", x.device(), t.device());
+    ensure!(params.len() == shapes.len(), Value, "the network has {} parameters, got {}", shapes.len(), params.len());
     for (index, (param, shape)) in params.iter().zip(shapes).enumerate() {
-        ensure!(
-            param.size() == *shape,
-            Value,
-            "parameter {index} must have shape {shape:?}, got {:?}",
-            param.size()
-        );
+        ensure!(param.size() == *shape, Value, "parameter {index} must have shape {shape:?}, got {:?}", param.size());
     }
     ensure!(
         params[0].device() == x.device(),

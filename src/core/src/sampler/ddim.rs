@@ -26,14 +26,11 @@ pub fn ddim(
             None => x0_hat.shallow_clone(),
             Some(next) => {
                 let target = alpha_bars[*next as usize];
-                let sigma = eta as f32
-                    * ((1.0 - target) / (1.0 - alpha_bar) * (1.0 - alpha_bar / target))
-                        .max(0.0)
-                        .sqrt();
+                let sigma =
+                    eta as f32 * ((1.0 - target) / (1.0 - alpha_bar) * (1.0 - alpha_bar / target)).max(0.0).sqrt();
                 let direction = (1.0 - target - sigma * sigma).max(0.0).sqrt();
-                let mean = x0_hat
-                    .f_mul_scalar(f64::from(target.sqrt()))?
-                    .f_add(&eps.f_mul_scalar(f64::from(direction))?)?;
+                let mean =
+                    x0_hat.f_mul_scalar(f64::from(target.sqrt()))?.f_add(&eps.f_mul_scalar(f64::from(direction))?)?;
                 if eta > 0.0 {
                     let z = noise.normal(&x.size(), x.device())?;
                     mean.f_add(&z.f_mul_scalar(f64::from(sigma))?)?
@@ -42,13 +39,7 @@ pub fn ddim(
                 }
             }
         };
-        on_step(&Step {
-            index,
-            total,
-            timestep: *k,
-            x: &x,
-            x0_hat: &x0_hat,
-        })?;
+        on_step(&Step { index, total, timestep: *k, x: &x, x0_hat: &x0_hat })?;
     }
     Ok(x)
 }
@@ -66,11 +57,7 @@ mod tests {
         for steps in 1..=12 {
             for eta in [0.0, 0.7] {
                 let grid = timestep_grid(12, steps, Spacing::Course).expect("a grid");
-                let mut model = Oracle {
-                    alpha_bars: schedule.alpha_bars.clone(),
-                    x0: -0.5,
-                    seen: vec![],
-                };
+                let mut model = Oracle { alpha_bars: schedule.alpha_bars.clone(), x0: -0.5, seen: vec![] };
                 let start = Tensor::randn([1, 1, 4, 4], (Kind::Float, Device::Cpu));
                 let out = ddim(
                     &mut model,

@@ -42,30 +42,17 @@ pub fn timestep_grid(num_timesteps: i64, steps: i64, spacing: Spacing) -> Result
     Ok(match spacing {
         Spacing::Course => {
             // linspace as torch computes it in float32, so that truncation falls on the same side
-            let grid = Tensor::f_linspace(last, 0, steps, (Kind::Float, Device::Cpu))?
-                .f_to_kind(Kind::Int64)?;
+            let grid = Tensor::f_linspace(last, 0, steps, (Kind::Float, Device::Cpu))?.f_to_kind(Kind::Int64)?;
             Vec::<i64>::try_from(&grid)?
         }
-        Spacing::Leading => (0..steps)
-            .rev()
-            .map(|i| i * (num_timesteps / steps))
-            .collect(),
+        Spacing::Leading => (0..steps).rev().map(|i| i * (num_timesteps / steps)).collect(),
         Spacing::Linspace => {
-            let stride = if steps > 1 {
-                last as f64 / (steps - 1) as f64
-            } else {
-                0.0
-            };
-            (0..steps)
-                .rev()
-                .map(|i| (i as f64 * stride).round_ties_even() as i64)
-                .collect()
+            let stride = if steps > 1 { last as f64 / (steps - 1) as f64 } else { 0.0 };
+            (0..steps).rev().map(|i| (i as f64 * stride).round_ties_even() as i64).collect()
         }
         Spacing::Trailing => {
             let stride = num_timesteps as f64 / steps as f64;
-            (0..steps)
-                .map(|i| (num_timesteps as f64 - i as f64 * stride).round_ties_even() as i64 - 1)
-                .collect()
+            (0..steps).map(|i| (num_timesteps as f64 - i as f64 * stride).round_ties_even() as i64 - 1).collect()
         }
     })
 }
@@ -93,12 +80,7 @@ mod tests {
 
     #[test]
     fn every_grid_is_strictly_decreasing_and_has_as_many_entries_as_asked() {
-        for spacing in [
-            Spacing::Course,
-            Spacing::Leading,
-            Spacing::Linspace,
-            Spacing::Trailing,
-        ] {
+        for spacing in [Spacing::Course, Spacing::Leading, Spacing::Linspace, Spacing::Trailing] {
             for total in [1, 7, 50, 400] {
                 for steps in 1..=total {
                     let grid = timestep_grid(total, steps, spacing).expect("a grid");

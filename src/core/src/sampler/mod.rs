@@ -61,9 +61,7 @@ impl Objective {
             "eps" => Ok(Self::Eps),
             "x0" => Ok(Self::X0),
             "v" => Ok(Self::V),
-            other => Err(Error::Value(format!(
-                "objective must be \"eps\", \"x0\" or \"v\", got \"{other}\""
-            ))),
+            other => Err(Error::Value(format!("objective must be \"eps\", \"x0\" or \"v\", got \"{other}\""))),
         }
     }
 
@@ -107,24 +105,17 @@ pub(crate) fn predict(
     let signal = f64::from(alpha_bar.sqrt());
     let spread = f64::from((1.0 - alpha_bar).sqrt());
     let x0_from = |eps: &Tensor| -> Result<Tensor> {
-        Ok(x.f_sub(&eps.f_mul_scalar(spread)?)?
-            .f_div_scalar(signal)?
-            .f_clamp(-1.0, 1.0)?)
+        Ok(x.f_sub(&eps.f_mul_scalar(spread)?)?.f_div_scalar(signal)?.f_clamp(-1.0, 1.0)?)
     };
     match objective {
         Objective::Eps => Ok((x0_from(&out)?, out)),
         Objective::X0 => {
             let x0 = out.f_clamp(-1.0, 1.0)?;
-            let eps = x
-                .f_sub(&x0.f_mul_scalar(signal)?)?
-                .f_div_scalar(spread.max(1e-8))?;
+            let eps = x.f_sub(&x0.f_mul_scalar(signal)?)?.f_div_scalar(spread.max(1e-8))?;
             Ok((x0, eps))
         }
         Objective::V => {
-            let x0 = x
-                .f_mul_scalar(signal)?
-                .f_sub(&out.f_mul_scalar(spread)?)?
-                .f_clamp(-1.0, 1.0)?;
+            let x0 = x.f_mul_scalar(signal)?.f_sub(&out.f_mul_scalar(spread)?)?.f_clamp(-1.0, 1.0)?;
             let eps = x.f_mul_scalar(spread)?.f_add(&out.f_mul_scalar(signal)?)?;
             Ok((x0, eps))
         }
@@ -147,8 +138,7 @@ pub(crate) mod fakes {
             let k = t.f_int64_value(&[0])?;
             self.seen.push(k);
             let abar = f64::from(self.alpha_bars[k as usize]);
-            Ok(x.f_sub_scalar(self.x0 * abar.sqrt())?
-                .f_div_scalar((1.0 - abar).sqrt())?)
+            Ok(x.f_sub_scalar(self.x0 * abar.sqrt())?.f_div_scalar((1.0 - abar).sqrt())?)
         }
     }
 

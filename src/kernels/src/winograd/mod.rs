@@ -25,7 +25,7 @@ use std::ops::Range;
 use tile::{Grid, ToImages, ToPoints};
 
 /// Tiles of a block: enough for the weights, which are read anew for each block, to be read at the pace of the products.
-const TILES: usize = 64;
+const TILES: usize = 32;
 
 thread_local! {
     /// Points and products of the block at hand, kept from call to call.

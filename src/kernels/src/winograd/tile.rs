@@ -9,6 +9,19 @@ use crate::source::{Images, Source};
 use std::marker::PhantomData;
 use std::ops::Range;
 
+/// Repeats a body for an index known at compile time, below 6: only then do arrays of registers stay in registers.
+macro_rules! unroll {
+    ($i:ident < $n:ident $body:block) => {
+        unroll!($i < $n $body, 0 1 2 3 4 5)
+    };
+    ($i:ident < $n:ident $body:block, $($value:literal)*) => {
+        $(if $value < $n {
+            let $i = $value;
+            $body
+        })*
+    };
+}
+
 /// Where tiles lie. They are numbered along the rows of tiles of one image after the other.
 #[derive(Clone, Copy)]
 pub struct Grid {
@@ -73,21 +86,18 @@ impl<T: Element, K: Scheme<W, P, M>, const W: usize, const P: usize, const M: us
                 for block in 0..part.channels.div_ceil(LANES) {
                     let lo = block * LANES;
                     let at = (first_block + block) * count + t;
-                    let mut half = [[s.splat(0.0); W]; P];
-                    for j in 0..W {
+                    let mut columns = [[s.splat(0.0); P]; W];
+                    unroll!(j < W {
                         let mut column = [s.splat(0.0); W];
-                        for i in 0..W {
-                            column[i] = load(s, &window[i][j][lo..]);
-                        }
-                        for (p, value) in K::points(s, column).into_iter().enumerate() {
-                            half[p][j] = value;
-                        }
-                    }
-                    for (p, half) in half.into_iter().enumerate() {
-                        for (q, value) in K::points(s, half).into_iter().enumerate() {
-                            s.store(&mut self.v[(p * P + q) * self.stride + at].0, value);
-                        }
-                    }
+                        unroll!(i < W { column[i] = load(s, &window[i][j][lo..]); });
+                        columns[j] = K::points(s, column);
+                    });
+                    unroll!(p < P {
+                        let mut row = [s.splat(0.0); W];
+                        unroll!(j < W { row[j] = columns[j][p]; });
+                        let values = K::points(s, row);
+                        unroll!(q < P { s.store(&mut self.v[(p * P + q) * self.stride + at].0, values[q]); });
+                    });
                 }
                 first_block += part.channels.div_ceil(LANES);
             }
@@ -149,19 +159,22 @@ impl<T: Element, K: Scheme<W, P, M>, const W: usize, const P: usize, const M: us
                         ),
                     );
                 }
-                let mut half = [[s.splat(0.0); P]; M];
-                for q in 0..P {
-                    let mut products = [s.splat(0.0); P];
-                    for (p, product) in products.iter_mut().enumerate() {
-                        *product = s.load(&self.m[(p * P + q) * self.stride + k * count + t].0);
-                    }
-                    for (i, value) in K::outputs(s, products).into_iter().enumerate() {
-                        half[i][q] = value;
-                    }
-                }
-                for (i, half) in half.into_iter().enumerate() {
+                let products = &self.m[k * count + t..];
+                let mut columns = [[s.splat(0.0); M]; P];
+                unroll!(q < P {
+                    let mut column = [s.splat(0.0); P];
+                    unroll!(p < P { column[p] = s.load(&products[(p * P + q) * self.stride].0); });
+                    columns[q] = K::outputs(s, column);
+                });
+                let mut values = [[s.splat(0.0); M]; M];
+                unroll!(i < M {
+                    let mut row = [s.splat(0.0); P];
+                    unroll!(q < P { row[q] = columns[q][i]; });
+                    values[i] = K::outputs(s, row);
+                });
+                for (i, values) in values.into_iter().enumerate() {
                     let y = row * M + i;
-                    for (j, value) in K::outputs(s, half).into_iter().enumerate() {
+                    for (j, value) in values.into_iter().enumerate() {
                         let x = column * M + j;
                         if y < height && x < width {
                             let place = (image * height + y) * width + x;

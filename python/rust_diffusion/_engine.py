@@ -1,0 +1,74 @@
+"""The engine's forward pass as one node of torch's autograd graph."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import Function, FunctionCtx
+
+
+def applies(x: Any, parameters: list[Tensor], native: Any) -> bool:
+    """Whether the CPU engine can stand in for libtorch's operations without a visible difference.
+
+    Autocast, other devices and dtypes, tensor subclasses and torch's function transforms keep the operations.
+    """
+    return (
+        type(x) is Tensor
+        and x.device.type == "cpu"
+        and x.dtype == torch.float32
+        and not torch.is_autocast_enabled("cpu")
+        and torch._C._functorch.peek_interpreter_stack() is None
+        and torch.autograd.forward_ad._current_level < 0
+        and native.runs_on_engine(parameters)
+    )
+
+
+def predict(native: Any, parameters: list[Tensor], x: Tensor, t: Tensor, training: bool) -> Tensor:
+    """Run the forward pass, recorded if gradients are wanted."""
+    wanted = torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in parameters))
+    if wanted:
+        return _Predict.apply(native, training, x, t, *parameters)
+    return native.run(parameters, x, t, training, False)[0]
+
+
+class _Predict(Function):
+    @staticmethod
+    def forward(ctx: Any, native: Any, training: bool, x: Tensor, t: Tensor, *parameters: Tensor) -> Tensor:
+        out, ctx.recording = native.run(list(parameters), x, t, training, True)
+        ctx.native, ctx.training, ctx.dropout = native, training, native.dropout
+        # torch checks at the backward pass that these were not changed in place
+        ctx.save_for_backward(x, t, *parameters)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, d_prediction: Tensor) -> tuple[Tensor | None, ...]:
+        x, t, *parameters = ctx.saved_tensors
+        wanted = ctx.needs_input_grad
+        if torch.is_grad_enabled():
+            if ctx.training and ctx.dropout > 0:
+                raise RuntimeError(
+                    "second derivatives (create_graph=True) need dropout off: call model.eval() or set dropout=0"
+                )
+            d_x, d_parameters = _differentiable_gradients(ctx, d_prediction, x, t, parameters)
+        else:
+            d_x, d_parameters = ctx.recording.backward(d_prediction, wanted[2])
+        chosen = [d if want else None for d, want in zip(d_parameters, wanted[4:], strict=True)]
+        return None, None, d_x, None, *chosen
+
+
+def _differentiable_gradients(
+    ctx: FunctionCtx, d_prediction: Tensor, x: Tensor, t: Tensor, parameters: list[Tensor]
+) -> tuple[Tensor | None, list[Tensor | None]]:
+    """Compute gradients that can be differentiated again (`create_graph=True`), by libtorch's own operations."""
+    inputs = [x, *parameters]
+    wanted = [i for i, tensor in enumerate(inputs) if tensor.requires_grad]
+    out = ctx.native.forward(parameters, x, t, False, True)  # type: ignore[attr-defined]
+    found = torch.autograd.grad(
+        out, [inputs[i] for i in wanted], d_prediction, create_graph=True, allow_unused=True
+    )
+    gradients: list[Tensor | None] = [None] * len(inputs)
+    for i, gradient in zip(wanted, found, strict=True):
+        gradients[i] = gradient
+    return gradients[0], gradients[1:]

@@ -1,0 +1,203 @@
+//! Below tch: libtorch's thread pool, what tch leaves out, and the memory of tensors as slices. The only file of this
+//! crate with `unsafe`; each block says why it holds.
+
+use std::ffi::{c_char, c_int, c_void, CStr};
+use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use diffusion_kernels::pool::Pool;
+use half::bf16;
+use tch::{Device, Kind, Tensor};
+use torch_sys::C_tensor;
+
+use crate::error::{ensure, Error, Result};
+
+const MESSAGE_SIZE: usize = 1024;
+
+extern "C" {
+    fn shim_threads() -> i64;
+    fn shim_parallel_for(
+        tasks: i64,
+        body: extern "C" fn(*mut c_void, i64),
+        context: *mut c_void,
+        message: *mut c_char,
+        size: usize,
+    ) -> c_int;
+    fn shim_convolution_backward(
+        out: *mut *mut C_tensor,
+        dy: *const C_tensor,
+        x: *const C_tensor,
+        weight: *const C_tensor,
+        stride: i64,
+        padding: i64,
+        mask: *const u8,
+        message: *mut c_char,
+        size: usize,
+    ) -> c_int;
+}
+
+fn check(code: c_int, message: &[c_char; MESSAGE_SIZE]) -> Result<()> {
+    if code == 0 {
+        return Ok(());
+    }
+    // SAFETY: the shim ends every message with a zero inside the buffer, which was zeroed before the call.
+    let text = unsafe { CStr::from_ptr(message.as_ptr()) };
+    Err(Error::Torch(text.to_string_lossy().into_owned()))
+}
+
+/// torch's own intra-op threads, so that `torch.set_num_threads` and OMP_NUM_THREADS rule here too.
+pub struct TorchPool;
+
+struct Job<'a> {
+    body: &'a (dyn Fn(usize) + Sync),
+    panicked: AtomicBool,
+}
+
+extern "C" fn run_task(context: *mut c_void, index: i64) {
+    // SAFETY: `context` is the `Job` that `TorchPool::run` keeps alive until the shim returns; it is only shared.
+    let job = unsafe { &*(context as *const Job) };
+    if catch_unwind(AssertUnwindSafe(|| (job.body)(index as usize))).is_err() {
+        job.panicked.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Pool for TorchPool {
+    fn threads(&self) -> usize {
+        // SAFETY: no arguments, no state of ours.
+        unsafe { shim_threads() }.max(1) as usize
+    }
+
+    fn run(&self, tasks: usize, body: &(dyn Fn(usize) + Sync)) {
+        let job = Job { body, panicked: AtomicBool::new(false) };
+        let mut message = [0; MESSAGE_SIZE];
+        // SAFETY: `run_task` has the signature the shim calls, never unwinds, and `job` outlives the call.
+        let code = unsafe {
+            let context = std::ptr::from_ref(&job) as *mut c_void;
+            shim_parallel_for(tasks as i64, run_task, context, message.as_mut_ptr(), MESSAGE_SIZE)
+        };
+        // A task that did not run leaves wrong numbers behind: stop here; the caller's boundary turns this into an error.
+        assert!(code == 0 && !job.panicked.load(Ordering::Relaxed), "a parallel task failed");
+    }
+}
+
+/// What [`convolution_backward`] is to compute.
+#[derive(Clone, Copy)]
+pub struct ConvolutionGradients {
+    pub input: bool,
+    pub weight: bool,
+    pub bias: bool,
+}
+
+/// Gradients of conv2d (square stride and padding) for input, weight and bias, those asked for.
+pub fn convolution_backward(
+    dy: &Tensor,
+    x: &Tensor,
+    weight: &Tensor,
+    stride: i64,
+    padding: i64,
+    wanted: ConvolutionGradients,
+) -> Result<[Option<Tensor>; 3]> {
+    let mask = [u8::from(wanted.input), u8::from(wanted.weight), u8::from(wanted.bias)];
+    let mut out = [std::ptr::null_mut(); 3];
+    let mut message = [0; MESSAGE_SIZE];
+    // SAFETY: the tensors live through the call, which only reads them; `out`, `mask` and `message` have the sizes the
+    // shim writes and reads.
+    let code = unsafe {
+        shim_convolution_backward(
+            out.as_mut_ptr(),
+            dy.as_ptr(),
+            x.as_ptr(),
+            weight.as_ptr(),
+            stride,
+            padding,
+            mask.as_ptr(),
+            message.as_mut_ptr(),
+            MESSAGE_SIZE,
+        )
+    };
+    check(code, &message)?;
+    // SAFETY: a pointer that is not null is a new tensor on the heap that the shim hands over.
+    Ok(out.map(|ptr| (!ptr.is_null()).then(|| unsafe { Tensor::from_ptr(ptr) })))
+}
+
+/// Elements that tensors and kernels both know.
+pub trait Stored: diffusion_kernels::element::Element {
+    const KIND: Kind;
+}
+
+impl Stored for f32 {
+    const KIND: Kind = Kind::Float;
+}
+
+impl Stored for bf16 {
+    const KIND: Kind = Kind::BFloat16;
+}
+
+fn check_dense<T: Stored>(tensor: &Tensor) -> Result<usize> {
+    ensure!(tensor.device() == Device::Cpu, Value, "a kernel needs a CPU tensor, got one on {:?}", tensor.device());
+    let kind = tensor.f_kind()?;
+    ensure!(kind == T::KIND, Type, "a kernel needs {:?}, got {kind:?}", T::KIND);
+    ensure!(tensor.is_contiguous(), Value, "a kernel needs a contiguous tensor, got shape {:?}", tensor.size());
+    Ok(tensor.numel())
+}
+
+/// The memory of a contiguous CPU tensor.
+pub fn slice<T: Stored>(tensor: &Tensor) -> Result<&[T]> {
+    let len = check_dense::<T>(tensor)?;
+    if len == 0 {
+        return Ok(&[]);
+    }
+    // SAFETY: dtype, device and density are checked; the storage lives as long as `tensor`. That nothing writes to it
+    // meanwhile is kept by the callers: the engine's tensors are its own, a model's weights are borrowed for one pass.
+    Ok(unsafe { std::slice::from_raw_parts(tensor.data_ptr() as *const T, len) })
+}
+
+/// The memory of a contiguous CPU tensor, to be written.
+pub fn slice_mut<T: Stored>(tensor: &mut Tensor) -> Result<&mut [T]> {
+    let len = check_dense::<T>(tensor)?;
+    if len == 0 {
+        return Ok(&mut []);
+    }
+    // SAFETY: as above; the exclusive borrow of the handle stands for the storage, whose other views are not used meanwhile.
+    Ok(unsafe { std::slice::from_raw_parts_mut(tensor.data_ptr() as *mut T, len) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::AtomicUsize;
+
+    #[test]
+    fn every_task_runs_once_on_torchs_threads() {
+        let counts: Vec<AtomicUsize> = (0..100).map(|_| AtomicUsize::new(0)).collect();
+        TorchPool.run(100, &|i| {
+            counts[i].fetch_add(1, Ordering::Relaxed);
+        });
+        assert!(counts.iter().all(|c| c.load(Ordering::Relaxed) == 1));
+        assert!(TorchPool.threads() >= 1);
+    }
+
+    #[test]
+    fn convolution_gradients_are_those_of_autograd() {
+        let x = Tensor::randn([2, 3, 6, 6], (Kind::Float, Device::Cpu)).set_requires_grad(true);
+        let w = Tensor::randn([4, 3, 3, 3], (Kind::Float, Device::Cpu)).set_requires_grad(true);
+        let dy = Tensor::randn([2, 4, 6, 6], (Kind::Float, Device::Cpu));
+        let y = x.conv2d(&w, None::<&Tensor>, [1, 1], [1, 1], [1, 1], 1);
+        (&y * &dy).sum(Kind::Float).backward();
+        let wanted = ConvolutionGradients { input: true, weight: true, bias: false };
+        let [dx, dw, db] = convolution_backward(&dy, &x.detach(), &w.detach(), 1, 1, wanted).expect("gradients");
+        assert!(db.is_none());
+        for (got, want) in [(dx, x.grad()), (dw, w.grad())] {
+            assert!(f64::try_from((got.expect("a gradient") - want).abs().max()).expect("a number") < 1e-4);
+        }
+    }
+
+    #[test]
+    fn only_dense_tensors_of_the_right_dtype_become_slices() {
+        let mut t = Tensor::zeros([2, 3], (Kind::Float, Device::Cpu));
+        slice_mut::<f32>(&mut t).expect("a slice")[5] = 7.0;
+        assert_eq!(t.double_value(&[1, 2]), 7.0);
+        assert!(slice::<f32>(&t.transpose(0, 1)).is_err());
+        assert!(slice::<bf16>(&t).is_err());
+    }
+}

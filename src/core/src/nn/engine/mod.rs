@@ -1,0 +1,193 @@
+//! The network on the CPU: fused kernels on NHWC memory, with a backward pass of its own instead of torch's autograd.
+
+mod attention;
+mod block;
+mod ops;
+mod tape;
+mod time;
+mod weights;
+
+use diffusion_kernels::math::Dropout;
+use tch::{Device, Kind, Tensor};
+
+pub use tape::Tape;
+pub use weights::Weights;
+
+use super::blueprint::{Attention, Conv, Norm, ResBlock, UNet};
+use super::wiring::{self, Backend};
+use crate::error::{Error, Result};
+use ops::{conv_forward, nchw, nhwc, norm_forward, After, Input};
+use tape::{Id, Record};
+
+/// An activation: NHWC memory and its place in the tape.
+pub struct Act {
+    data: Tensor,
+    id: Id,
+}
+
+struct Engine<'a> {
+    weights: &'a Weights,
+    dropout: Option<Dropout>,
+    blocks: u64,
+    activations: usize,
+    tape: Option<Tape>,
+}
+
+/// A prediction (B, C, H, W) in float32 and, if `record`, the tape for its gradients. `dropout` draws one number from
+/// torch's CPU generator, from which all masks follow.
+pub fn forward(
+    weights: &Weights,
+    x: &Tensor,
+    t: &Tensor,
+    dropout: bool,
+    record: bool,
+) -> Result<(Tensor, Option<Tape>)> {
+    let _guard = tch::no_grad_guard();
+    let p = weights.plan.config.dropout;
+    let dropout = if dropout && p > 0.0 { Some(Dropout { p: p as f32, seed: draw_seed()? }) } else { None };
+    let tape = record.then(Tape::default);
+    let mut engine = Engine { weights, dropout, blocks: 0, activations: 0, tape };
+    let out = wiring::forward(&weights.plan.net, &mut engine, x, t)?;
+    let prediction = nchw(&out.data)?.f_to_kind(Kind::Float)?.f_contiguous()?;
+    let activations = engine.activations;
+    let tape = engine.tape.map(|tape| Tape { activations, ..tape });
+    Ok((prediction, tape))
+}
+
+/// Whether the engine computes this network: float32 weights on the CPU, dropout that leaves something.
+pub fn supports(plan: &super::Blueprint, params: &[Tensor]) -> bool {
+    let plain = |p: &Tensor| p.device() == Device::Cpu && p.f_kind().ok() == Some(Kind::Float) && p.is_contiguous();
+    plan.config.dropout < 1.0 && params.iter().all(plain)
+}
+
+/// A zero per parameter, all in one stretch of memory.
+pub fn zero_gradients(plan: &super::Blueprint) -> Result<Vec<Tensor>> {
+    let sizes: Vec<i64> = plan.shapes.iter().map(|shape| shape.iter().product()).collect();
+    let flat = Tensor::f_zeros([sizes.iter().sum::<i64>()], (Kind::Float, Device::Cpu))?;
+    let mut at = 0;
+    let mut views = Vec::with_capacity(sizes.len());
+    for (size, shape) in sizes.iter().zip(&plan.shapes) {
+        views.push(flat.f_narrow(0, at, *size)?.f_view(&shape[..])?);
+        at += size;
+    }
+    Ok(views)
+}
+
+fn draw_seed() -> Result<u64> {
+    let drawn = Tensor::f_randint(i64::MAX, [1], (Kind::Int64, Device::Cpu))?;
+    Ok(drawn.f_int64_value(&[0])? as u64)
+}
+
+impl Engine<'_> {
+    fn act(&mut self, data: Tensor) -> Act {
+        let id = self.activations;
+        self.activations += 1;
+        Act { data, id }
+    }
+
+    fn record(&mut self, make: impl FnOnce() -> Record) {
+        if let Some(tape) = &mut self.tape {
+            tape.records.push(make());
+        }
+    }
+}
+
+impl Backend for Engine<'_> {
+    type Act = Act;
+    type Time = Tensor;
+
+    fn input(&mut self, x: &Tensor) -> Result<Act> {
+        let data = nhwc(&x.f_detach()?.f_to_kind(self.weights.kind)?)?;
+        Ok(self.act(data))
+    }
+
+    fn time(&mut self, net: &UNet, t: &Tensor) -> Result<Tensor> {
+        let (time, saved) = time::forward(self.weights, net, t)?;
+        if let Some(tape) = &mut self.tape {
+            tape.time = Some((time.shallow_clone(), saved));
+        }
+        Ok(time)
+    }
+
+    fn conv(&mut self, conv: &Conv, x: &Act) -> Result<Act> {
+        let y = conv_forward(self.weights, conv, &x.data)?;
+        let y = self.act(y);
+        let (from, to) = (x.id, y.id);
+        self.record(|| Record::Conv { conv: *conv, x: x.data.shallow_clone(), from, to });
+        Ok(y)
+    }
+
+    fn res_block(&mut self, layer: &ResBlock, x: Act, skip: Option<Act>, time: &Tensor) -> Result<Act> {
+        // every block has a stream of masks of its own
+        self.blocks += 1;
+        let step = self.blocks.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        let dropout = self.dropout.map(|d| Dropout { seed: d.seed.wrapping_add(step), ..d });
+        let (from, skip_id) = (x.id, skip.as_ref().map(|s| s.id));
+        let (y, saved) = block::forward(self.weights, layer, x.data, skip.map(|s| s.data), time, dropout)?;
+        let y = self.act(y);
+        let to = y.id;
+        self.record(|| Record::Block { saved: Box::new(saved), from, skip: skip_id, to });
+        Ok(y)
+    }
+
+    fn attention(&mut self, layer: &Attention, x: Act) -> Result<Act> {
+        let from = x.id;
+        let (y, saved) = attention::forward(self.weights, layer, x.data)?;
+        let y = self.act(y);
+        let to = y.id;
+        self.record(|| Record::Attention { saved: Box::new(saved), from, to });
+        Ok(y)
+    }
+
+    fn upsample(&mut self, conv: &Conv, x: Act) -> Result<Act> {
+        let y = conv_forward(self.weights, conv, &tape::double(&x.data)?)?;
+        let y = self.act(y);
+        let (from, to) = (x.id, y.id);
+        self.record(|| Record::Upsample { conv: *conv, x: x.data, from, to });
+        Ok(y)
+    }
+
+    fn head(&mut self, norm: &Norm, conv: &Conv, x: Act) -> Result<Act> {
+        let input = Input { first: &x.data, second: None, shift: None };
+        let (active, stats) = norm_forward(self.weights, norm, After { silu: true, dropout: None }, input)?;
+        let y = conv_forward(self.weights, conv, &active)?;
+        let y = self.act(y);
+        self.record(|| Record::Head { norm: *norm, conv: *conv, x: x.data, stats, active, from: x.id });
+        Ok(y)
+    }
+
+    fn share(&mut self, x: &Act) -> Act {
+        Act { data: x.data.shallow_clone(), id: x.id }
+    }
+}
+
+/// [`super::model::Differentiable`] on the engine.
+pub struct Trained {
+    weights: Weights,
+    tape: Option<Tape>,
+}
+
+impl Trained {
+    pub fn new(weights: Weights) -> Self {
+        Self { weights, tape: None }
+    }
+}
+
+impl super::model::Differentiable for Trained {
+    fn forward(&mut self, x: &Tensor, t: &Tensor) -> Result<Tensor> {
+        let plan = &self.weights.plan;
+        wiring::check_inputs(plan.config.in_ch, plan.size_multiple(), &self.weights.params, &plan.shapes, x, t)?;
+        let (prediction, tape) = forward(&self.weights, x, t, true, true)?;
+        self.tape = tape;
+        Ok(prediction)
+    }
+
+    fn backward(&mut self, d_prediction: &Tensor, grads: &mut [Tensor]) -> Result<()> {
+        let tape = self.tape.take().ok_or_else(|| Error::Runtime("backward without a forward".into()))?;
+        tape.consume(&self.weights, d_prediction, grads)
+    }
+
+    fn weights_changed(&mut self) -> Result<()> {
+        self.weights.refresh()
+    }
+}

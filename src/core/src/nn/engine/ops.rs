@@ -1,0 +1,197 @@
+//! The layers of the engine, forward and backward, on NHWC tensors of float32 or bfloat16.
+
+use diffusion_kernels::math::Dropout;
+use diffusion_kernels::norm::{self, Gradients, GroupNorm, Target};
+use diffusion_kernels::source::{Images, Source};
+use half::bf16;
+use tch::{Kind, Tensor};
+
+use super::super::blueprint::{Conv, Norm, NORM_EPS};
+use super::weights::Weights;
+use crate::error::{Error, Result};
+use crate::libtorch::{convolution_backward, slice, slice_mut, ConvolutionGradients, Stored, TorchPool};
+
+impl From<diffusion_kernels::error::Error> for Error {
+    fn from(err: diffusion_kernels::error::Error) -> Self {
+        Error::Runtime(format!("internal error in a kernel: {err}"))
+    }
+}
+
+/// NHWC memory seen as the NCHW tensor that libtorch's convolutions take.
+pub fn nchw(x: &Tensor) -> Result<Tensor> {
+    Ok(x.f_permute([0, 3, 1, 2])?)
+}
+
+/// An NCHW tensor as dense NHWC memory: a view when it is channels-last already.
+pub fn nhwc(x: &Tensor) -> Result<Tensor> {
+    Ok(x.f_permute([0, 2, 3, 1])?.f_contiguous()?)
+}
+
+/// All positions of all images as the rows of a matrix.
+pub fn rows(x: &Tensor) -> Result<Tensor> {
+    let channels = x.size().last().copied().unwrap_or(1);
+    Ok(x.f_view([-1, channels])?)
+}
+
+/// What a normalisation reads: one tensor or two side by side on channels, plus a shift per image and channel.
+#[derive(Clone, Copy)]
+pub struct Input<'a> {
+    pub first: &'a Tensor,
+    pub second: Option<&'a Tensor>,
+    pub shift: Option<&'a Tensor>,
+}
+
+impl<'a> Input<'a> {
+    fn source<T: Stored>(&self) -> Result<(Images, Source<'a, T>)> {
+        let (b, h, w, c) = self.first.size4()?;
+        let images = Images { batch: b as usize, height: h as usize, width: w as usize };
+        let mut source = Source::new(slice::<T>(self.first)?, c as usize);
+        if let Some(second) = self.second {
+            source = source.concat(slice::<T>(second)?, second.size4()?.3 as usize);
+        }
+        if let Some(shift) = self.shift {
+            source = source.shifted(slice::<f32>(shift)?);
+        }
+        Ok((images, source))
+    }
+}
+
+/// Activation after a normalisation.
+#[derive(Clone, Copy, Default)]
+pub struct After {
+    pub silu: bool,
+    pub dropout: Option<Dropout>,
+}
+
+fn layer<'a>(weights: &'a Weights, norm: &Norm, after: After) -> Result<GroupNorm<'a>> {
+    Ok(GroupNorm {
+        groups: norm.groups as usize,
+        eps: NORM_EPS as f32,
+        weight: slice::<f32>(&weights.params[norm.param])?,
+        bias: slice::<f32>(&weights.params[norm.param + 1])?,
+        silu: after.silu,
+        dropout: after.dropout,
+    })
+}
+
+/// Group normalisation and what follows it; also the groups' means and reciprocal deviations, (2, B, groups).
+pub fn norm_forward(weights: &Weights, norm: &Norm, after: After, input: Input) -> Result<(Tensor, Tensor)> {
+    match weights.kind {
+        Kind::BFloat16 => norm_forward_of::<bf16>(weights, norm, after, input),
+        _ => norm_forward_of::<f32>(weights, norm, after, input),
+    }
+}
+
+fn norm_forward_of<T: Stored>(weights: &Weights, norm: &Norm, after: After, input: Input) -> Result<(Tensor, Tensor)> {
+    let (images, source) = input.source::<T>()?;
+    let (b, h, w, _) = input.first.size4()?;
+    let device = input.first.device();
+    let mut y = Tensor::f_empty([b, h, w, norm.channels], (T::KIND, device))?;
+    let mut stats = Tensor::f_empty([2, b, norm.groups], (Kind::Float, device))?;
+    let (mean, rstd) = slice_mut::<f32>(&mut stats)?.split_at_mut((b * norm.groups) as usize);
+    norm::forward(&TorchPool, images, &source, &layer(weights, norm, after)?, slice_mut::<T>(&mut y)?, mean, rstd)?;
+    Ok((y, stats))
+}
+
+/// Where the gradient of a normalisation's input goes: into `first` and `second`, added if `add`.
+pub struct InputGradient<'a> {
+    pub first: &'a mut Tensor,
+    pub second: Option<&'a mut Tensor>,
+    pub shift: Option<&'a mut Tensor>,
+    pub add: bool,
+}
+
+/// Gradients of [`norm_forward`]: the input's where `into` says, the layer's added to `grads`.
+pub fn norm_backward(
+    weights: &Weights,
+    norm: &Norm,
+    after: After,
+    input: Input,
+    stats: &Tensor,
+    dy: &Tensor,
+    into: InputGradient,
+    grads: &mut [Tensor],
+) -> Result<()> {
+    match weights.kind {
+        Kind::BFloat16 => norm_backward_of::<bf16>(weights, norm, after, input, stats, dy, into, grads),
+        _ => norm_backward_of::<f32>(weights, norm, after, input, stats, dy, into, grads),
+    }
+}
+
+fn norm_backward_of<T: Stored>(
+    weights: &Weights,
+    norm: &Norm,
+    after: After,
+    input: Input,
+    stats: &Tensor,
+    dy: &Tensor,
+    into: InputGradient,
+    grads: &mut [Tensor],
+) -> Result<()> {
+    let (images, source) = input.source::<T>()?;
+    let stats = slice::<f32>(stats)?.split_at(images.batch * norm.groups as usize);
+    let mut d_layer = Tensor::f_empty([2, norm.channels], (Kind::Float, dy.device()))?;
+    let (weight, bias) = slice_mut::<f32>(&mut d_layer)?.split_at_mut(norm.channels as usize);
+    let InputGradient { first, second, shift, add } = into;
+    let first = Target { data: slice_mut::<T>(first)?, add };
+    let second = match second {
+        Some(second) => Target { data: slice_mut::<T>(second)?, add },
+        None => Target { data: &mut [], add },
+    };
+    let shift = shift.map(slice_mut::<f32>).transpose()?;
+    let gradients = Gradients { parts: [first, second], weight, bias, shift };
+    norm::backward(&TorchPool, images, &source, &layer(weights, norm, after)?, stats, slice::<T>(dy)?, gradients)?;
+    add_to(grads, norm.param, &d_layer.f_get(0)?)?;
+    add_to(grads, norm.param + 1, &d_layer.f_get(1)?)
+}
+
+pub fn add_to(grads: &mut [Tensor], index: usize, gradient: &Tensor) -> Result<()> {
+    let _ = grads[index].f_add_(gradient)?;
+    Ok(())
+}
+
+/// A convolution with its bias.
+pub fn conv_forward(weights: &Weights, conv: &Conv, x: &Tensor) -> Result<Tensor> {
+    let (weight, bias) = (&weights.compute[conv.param], &weights.compute[conv.param + 1]);
+    let (stride, padding) = ([conv.stride; 2], [conv.padding; 2]);
+    nhwc(&nchw(x)?.f_conv2d(weight, Some(bias), stride, padding, [1, 1], 1)?)
+}
+
+/// Gradients of [`conv_forward`]: the input's is returned if wanted, the layer's added to `grads`.
+pub fn conv_backward(
+    weights: &Weights,
+    conv: &Conv,
+    x: &Tensor,
+    dy: &Tensor,
+    input_wanted: bool,
+    grads: &mut [Tensor],
+) -> Result<Option<Tensor>> {
+    let wanted = ConvolutionGradients { input: input_wanted, weight: true, bias: true };
+    let weight = &weights.compute[conv.param];
+    let [dx, dw, db] = convolution_backward(&nchw(dy)?, &nchw(x)?, weight, conv.stride, conv.padding, wanted)?;
+    for (index, gradient) in [(conv.param, dw), (conv.param + 1, db)] {
+        if let Some(gradient) = gradient {
+            add_to(grads, index, &gradient)?;
+        }
+    }
+    dx.map(|dx| nhwc(&dx)).transpose()
+}
+
+/// x W^T + b on the last dimension; the weight stands at `param`, the bias behind it.
+pub fn linear_forward(weights: &Weights, param: usize, x: &Tensor) -> Result<Tensor> {
+    Ok(x.f_linear(&weights.compute[param], Some(&weights.compute[param + 1]))?)
+}
+
+/// Gradients of [`linear_forward`]: the input's is returned, the layer's added to `grads`.
+pub fn linear_backward(
+    weights: &Weights,
+    param: usize,
+    x: &Tensor,
+    dy: &Tensor,
+    grads: &mut [Tensor],
+) -> Result<Tensor> {
+    let dy_rows = rows(dy)?;
+    add_to(grads, param, &dy_rows.f_transpose(0, 1)?.f_matmul(&rows(x)?)?)?;
+    add_to(grads, param + 1, &dy_rows.f_sum_dim_intlist([0i64].as_slice(), false, Kind::Float)?)?;
+    Ok(dy.f_matmul(&weights.compute[param])?)
+}

@@ -1,0 +1,164 @@
+//! What a forward pass did, and the way back through it.
+
+use tch::{Kind, Tensor};
+
+use super::super::blueprint::{Conv, Norm};
+use super::ops::{conv_backward, nchw, nhwc, norm_backward, After, Input, InputGradient};
+use super::weights::Weights;
+use super::{attention, block, time};
+use crate::error::{Error, Result};
+
+/// The place of an activation in the table of gradients.
+pub type Id = usize;
+
+pub enum Record {
+    Conv { conv: Conv, x: Tensor, from: Id, to: Id },
+    Block { saved: Box<block::Saved>, from: Id, skip: Option<Id>, to: Id },
+    Attention { saved: Box<attention::Saved>, from: Id, to: Id },
+    Upsample { conv: Conv, x: Tensor, from: Id, to: Id },
+    Head { norm: Norm, conv: Conv, x: Tensor, stats: Tensor, active: Tensor, from: Id },
+}
+
+#[derive(Default)]
+pub struct Tape {
+    pub records: Vec<Record>,
+    pub activations: usize,
+    pub time: Option<(Tensor, time::Saved)>,
+}
+
+/// The activation that is the network's input.
+pub const INPUT: Id = 0;
+
+const SILU: After = After { silu: true, dropout: None };
+
+/// Nearest doubling of NHWC images.
+pub fn double(x: &Tensor) -> Result<Tensor> {
+    let (_, h, w, _) = x.size4()?;
+    nhwc(&nchw(x)?.f_upsample_nearest2d([2 * h, 2 * w], None, None)?)
+}
+
+/// The gradient of [`double`]: sums over 2 x 2 pixels.
+fn double_backward(dy: &Tensor) -> Result<Tensor> {
+    nhwc(&nchw(dy)?.f_avg_pool2d([2, 2], [2, 2], [0, 0], false, true, 1)?)
+}
+
+struct Table(Vec<Option<Tensor>>);
+
+impl Table {
+    fn add(&mut self, id: Id, gradient: Tensor) -> Result<()> {
+        match &mut self.0[id] {
+            Some(sum) => {
+                let _ = sum.f_add_(&gradient)?;
+            }
+            empty => *empty = Some(gradient),
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, id: Id) -> Result<Tensor> {
+        self.0[id].take().ok_or_else(|| Error::Runtime("internal error: an activation without a gradient".into()))
+    }
+}
+
+impl Tape {
+    /// From d loss / d prediction (B, C, H, W) to the gradients of the weights, added to `grads`, and of the input if
+    /// `input_wanted`. The tape stays as it is and can be walked again.
+    pub fn backward(
+        &self,
+        weights: &Weights,
+        d_prediction: &Tensor,
+        grads: &mut [Tensor],
+        input_wanted: bool,
+    ) -> Result<Option<Tensor>> {
+        let _guard = tch::no_grad_guard();
+        let mut walk = Walk::new(self, weights, d_prediction)?;
+        for record in self.records.iter().rev() {
+            walk.step(record, grads, input_wanted)?;
+        }
+        walk.finish(self, grads, input_wanted)
+    }
+
+    /// The same, dropping each record once it is done with.
+    pub fn consume(mut self, weights: &Weights, d_prediction: &Tensor, grads: &mut [Tensor]) -> Result<()> {
+        let _guard = tch::no_grad_guard();
+        let mut walk = Walk::new(&self, weights, d_prediction)?;
+        while let Some(record) = self.records.pop() {
+            walk.step(&record, grads, false)?;
+        }
+        walk.finish(&self, grads, false).map(|_| ())
+    }
+
+    fn time(&self) -> Result<&(Tensor, time::Saved)> {
+        self.time.as_ref().ok_or_else(|| Error::Runtime("internal error: no time embedding was recorded".into()))
+    }
+}
+
+struct Walk<'w> {
+    weights: &'w Weights,
+    table: Table,
+    time: Tensor,
+    d_time: Tensor,
+    d_out: Option<Tensor>,
+}
+
+impl<'w> Walk<'w> {
+    fn new(tape: &Tape, weights: &'w Weights, d_prediction: &Tensor) -> Result<Self> {
+        let time = tape.time()?.0.shallow_clone();
+        let table = Table((0..tape.activations).map(|_| None).collect());
+        let d_out = nhwc(&d_prediction.f_to_kind(weights.kind)?)?;
+        Ok(Self { weights, table, d_time: time.f_zeros_like()?, time, d_out: Some(d_out) })
+    }
+
+    fn step(&mut self, record: &Record, grads: &mut [Tensor], input_wanted: bool) -> Result<()> {
+        let weights = self.weights;
+        match record {
+            Record::Head { norm, conv, x, stats, active, from } => {
+                let dy = self.d_out.take().ok_or_else(|| Error::Runtime("internal error: two heads".into()))?;
+                let missing = || Error::Runtime("a convolution returned no gradient".into());
+                let d_active = conv_backward(weights, conv, active, &dy, true, grads)?.ok_or_else(missing)?;
+                let mut dx = x.f_empty_like()?;
+                let input = Input { first: x, second: None, shift: None };
+                let into = InputGradient { first: &mut dx, second: None, shift: None, add: false };
+                norm_backward(weights, norm, SILU, input, stats, &d_active, into, grads)?;
+                self.table.add(*from, dx)
+            }
+            Record::Conv { conv, x, from, to } => {
+                let dy = self.table.take(*to)?;
+                let wanted = *from != INPUT || input_wanted;
+                match conv_backward(weights, conv, x, &dy, wanted, grads)? {
+                    Some(dx) => self.table.add(*from, dx),
+                    None => Ok(()),
+                }
+            }
+            Record::Upsample { conv, x, from, to } => {
+                let dy = self.table.take(*to)?;
+                match conv_backward(weights, conv, &double(x)?, &dy, true, grads)? {
+                    Some(d_doubled) => self.table.add(*from, double_backward(&d_doubled)?),
+                    None => Ok(()),
+                }
+            }
+            Record::Attention { saved, from, to } => {
+                let dy = self.table.take(*to)?;
+                let dx = attention::backward(weights, saved, dy, grads)?;
+                self.table.add(*from, dx)
+            }
+            Record::Block { saved, from, skip, to } => {
+                let dy = self.table.take(*to)?;
+                let (dx, d_skip) = block::backward(weights, saved, &self.time, dy, &mut self.d_time, grads)?;
+                self.table.add(*from, dx)?;
+                match (skip, d_skip) {
+                    (Some(id), Some(d_skip)) => self.table.add(*id, d_skip),
+                    _ => Ok(()),
+                }
+            }
+        }
+    }
+
+    fn finish(mut self, tape: &Tape, grads: &mut [Tensor], input_wanted: bool) -> Result<Option<Tensor>> {
+        time::backward(self.weights, &self.weights.plan.net, &tape.time()?.1, &self.d_time, grads)?;
+        if !input_wanted {
+            return Ok(None);
+        }
+        Ok(Some(nchw(&self.table.take(INPUT)?)?.f_to_kind(Kind::Float)?.f_contiguous()?))
+    }
+}
