@@ -108,7 +108,7 @@ clean:  ## remove what was built; .venv stays
 
 $(BIN)/python:
 	$(say) 'Making the virtual environment $(VENV)'
-	python=$$(sh build_backend/pythons.sh $(PYTHON) | head -1) && echo "$$python" && "$$python" -m venv $(VENV)
+	@read -r python < <(sh build_backend/pythons.sh $(PYTHON)) && echo "$$python" && "$$python" -m venv $(VENV)
 
 $(BUILD_TOOLS): pyproject.toml | $(BIN)/python
 	$(say) 'Installing torch and maturin into $(VENV) (torch is some 3 GB; the first time takes minutes)'
