@@ -22,10 +22,7 @@ impl Flat {
     pub fn over(all: Tensor, shapes: &[Vec<i64>]) -> Result<Self> {
         let len = count(shapes);
         ensure!(
-            all.size().len() == 1
-                && all.size()[0] >= len
-                && all.f_kind()? == Kind::Float
-                && all.is_contiguous(),
+            all.size().len() == 1 && all.size()[0] >= len && all.f_kind()? == Kind::Float && all.is_contiguous(),
             Value,
             "a flat buffer must be a contiguous float32 vector of at least {len} elements, got {:?}",
             all.size()
@@ -77,11 +74,7 @@ impl Flat {
         if self.all.device().is_cuda() {
             return Ok(self.parameters()?.f_norm()?.f_double_value(&[])?);
         }
-        let norms: Vec<Tensor> = self
-            .views
-            .iter()
-            .map(Tensor::f_norm)
-            .collect::<std::result::Result<_, _>>()?;
+        let norms: Vec<Tensor> = self.views.iter().map(Tensor::f_norm).collect::<std::result::Result<_, _>>()?;
         Ok(Tensor::f_stack(&norms, 0)?.f_norm()?.f_double_value(&[])?)
     }
 }
@@ -99,10 +92,7 @@ mod tests {
         let mut flat = Flat::zeros(&[vec![2, 2], vec![3]], 1, Device::Cpu).expect("a buffer");
         let _ = flat.views_mut()[1].fill_(2.0);
         flat.add_extra(&Tensor::from(5.0f32)).expect("added");
-        assert_eq!(
-            Vec::<f32>::try_from(flat.all()).expect("values"),
-            [0., 0., 0., 0., 2., 2., 2., 5.]
-        );
+        assert_eq!(Vec::<f32>::try_from(flat.all()).expect("values"), [0., 0., 0., 0., 2., 2., 2., 5.]);
         assert!((flat.norm().expect("a norm") - 12f64.sqrt()).abs() < 1e-6);
         assert_eq!(flat.extra().expect("a number"), 5.0);
         flat.clear().expect("cleared");

@@ -27,12 +27,7 @@ pub struct Draw {
 }
 
 impl Noising {
-    pub fn new(
-        schedule: &Schedule,
-        objective: Objective,
-        min_snr: Option<f64>,
-        device: Device,
-    ) -> Result<Self> {
+    pub fn new(schedule: &Schedule, objective: Objective, min_snr: Option<f64>, device: Device) -> Result<Self> {
         let alpha_bars = Tensor::f_from_slice(&schedule.alpha_bars)?;
         let column = |values: Tensor| values.f_view([-1, 1, 1, 1])?.f_to_device(device);
         let weight = match min_snr {
@@ -51,22 +46,13 @@ impl Noising {
 
     /// A batch on the network's device in float32; grey levels 0..255 become (x / 255 - 0.5) / 0.5.
     pub fn images(&self, batch: &Tensor) -> Result<Tensor> {
-        ensure!(
-            batch.size().len() == 4,
-            Value,
-            "data must give batches of shape (B, C, H, W), got {:?}",
-            batch.size()
-        );
+        ensure!(batch.size().len() == 4, Value, "data must give batches of shape (B, C, H, W), got {:?}", batch.size());
         let x = batch.f_to_device(self.device)?;
         match x.f_kind() {
-            Ok(Kind::Uint8) => Ok(x
-                .f_to_kind(Kind::Float)?
-                .f_div_scalar(255.0)?
-                .f_sub_scalar(0.5)?
-                .f_div_scalar(0.5)?),
-            Ok(Kind::Float | Kind::Double | Kind::Half | Kind::BFloat16) => {
-                Ok(x.f_to_kind(Kind::Float)?)
+            Ok(Kind::Uint8) => {
+                Ok(x.f_to_kind(Kind::Float)?.f_div_scalar(255.0)?.f_sub_scalar(0.5)?.f_div_scalar(0.5)?)
             }
+            Ok(Kind::Float | Kind::Double | Kind::Half | Kind::BFloat16) => Ok(x.f_to_kind(Kind::Float)?),
             kind => Err(Error::Type(format!(
                 "data must hold floating-point images in [-1, 1] or uint8 grey levels, got {kind:?}"
             ))),
@@ -80,16 +66,12 @@ impl Noising {
         let share = |all: &Tensor| all.f_narrow(0, first, size[0]);
         let x0 = if flip {
             let coin = Tensor::f_randint(2, [total, 1, 1, 1], (Kind::Int64, self.device))?;
-            x0.f_flip([3])?
-                .f_where_self(&share(&coin)?.f_to_kind(Kind::Bool)?, x0)?
+            x0.f_flip([3])?.f_where_self(&share(&coin)?.f_to_kind(Kind::Bool)?, x0)?
         } else {
             x0.shallow_clone()
         };
         let t = Tensor::f_randint(self.timesteps, [total], (Kind::Int64, self.device))?;
-        let noise = Tensor::f_randn(
-            [total, size[1], size[2], size[3]],
-            (Kind::Float, self.device),
-        )?;
+        let noise = Tensor::f_randn([total, size[1], size[2], size[3]], (Kind::Float, self.device))?;
         let (t, noise) = (share(&t)?, share(&noise)?);
         let signal = self.signal.f_index_select(0, &t)?;
         let spread = self.spread.f_index_select(0, &t)?;
@@ -103,12 +85,7 @@ impl Noising {
             Some(weight) => Some(weight.f_index_select(0, &t)?),
             None => None,
         };
-        Ok(Draw {
-            x_t,
-            t,
-            target,
-            weight,
-        })
+        Ok(Draw { x_t, t, target, weight })
     }
 }
 
@@ -123,8 +100,7 @@ impl Draw {
         let difference = prediction.f_sub(&self.target)?;
         let share = self.images() as f64 / reference as f64;
         let mut squares = difference.f_square()?;
-        let mut gradient =
-            difference.f_mul_scalar(2.0 * share / difference.numel().max(1) as f64)?;
+        let mut gradient = difference.f_mul_scalar(2.0 * share / difference.numel().max(1) as f64)?;
         if let Some(weight) = &self.weight {
             squares = squares.f_mul(weight)?;
             gradient = gradient.f_mul(weight)?;
@@ -173,9 +149,7 @@ mod tests {
         let mut sum = 0.0;
         for (first, rows) in [(0, 2), (2, 3)] {
             tch::manual_seed(3);
-            let part = noising
-                .draw(&x0.narrow(0, first, rows), 5, first, false)
-                .expect("a draw");
+            let part = noising.draw(&x0.narrow(0, first, rows), 5, first, false).expect("a draw");
             let (loss, part) = part.loss(&answer.narrow(0, 0, rows), 5).expect("a loss");
             sum += f64::try_from(loss).expect("a number");
             assert!(largest(part - gradient.narrow(0, first, rows)) < 1e-7);
@@ -185,15 +159,9 @@ mod tests {
 
     #[test]
     fn the_gradient_is_that_of_the_loss() {
-        for (objective, cap) in [
-            (Objective::Eps, None),
-            (Objective::X0, Some(5.0)),
-            (Objective::V, Some(5.0)),
-        ] {
+        for (objective, cap) in [(Objective::Eps, None), (Objective::X0, Some(5.0)), (Objective::V, Some(5.0))] {
             let x0 = Tensor::rand([3, 1, 4, 4], (Kind::Float, Device::Cpu));
-            let draw = noising(objective, cap)
-                .draw(&x0, 3, 0, true)
-                .expect("a draw");
+            let draw = noising(objective, cap).draw(&x0, 3, 0, true).expect("a draw");
             let answer = Tensor::randn([3, 1, 4, 4], (Kind::Float, Device::Cpu));
             let (_, gradient) = draw.loss(&answer, 3).expect("a loss");
             let answer = answer.set_requires_grad(true);
@@ -208,13 +176,8 @@ mod tests {
         let noising = noising(Objective::Eps, None);
         let grey = Tensor::from_slice(&[0u8, 255]).view([2, 1, 1, 1]);
         let x = noising.images(&grey).expect("images");
-        assert_eq!(
-            Vec::<f32>::try_from(x.view(-1)).expect("values"),
-            [-1.0, 1.0]
-        );
-        assert!(noising
-            .images(&Tensor::from_slice(&[1i64]).view([1, 1, 1, 1]))
-            .is_err());
+        assert_eq!(Vec::<f32>::try_from(x.view(-1)).expect("values"), [-1.0, 1.0]);
+        assert!(noising.images(&Tensor::from_slice(&[1i64]).view([1, 1, 1, 1])).is_err());
         assert!(noising.images(&Tensor::from_slice(&[1f32])).is_err());
     }
 }

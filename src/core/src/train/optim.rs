@@ -40,11 +40,7 @@ impl State {
                     tensor.device()
                 );
                 let kind = tensor.f_kind()?;
-                ensure!(
-                    kind == Kind::Float,
-                    Type,
-                    "{name} must hold float32 weights, parameter {index} is {kind:?}"
-                );
+                ensure!(kind == Kind::Float, Type, "{name} must hold float32 weights, parameter {index} is {kind:?}");
             }
         }
         Ok(())
@@ -94,9 +90,7 @@ impl AdamW {
         let moves = Flat::over(moves, &sizes(&state.weights))?;
         for (weight, change) in state.weights.iter().zip(moves.views()) {
             let mut weight = weight.f_detach()?;
-            let _ = weight
-                .f_mul_scalar_(1.0 - rate * self.weight_decay)?
-                .f_sub_(change)?;
+            let _ = weight.f_mul_scalar_(1.0 - rate * self.weight_decay)?.f_sub_(change)?;
         }
         state.average(decay)
     }
@@ -108,10 +102,7 @@ impl AdamW {
         let _ = first.f_lerp_(gradient, 1.0 - BETAS.0)?;
         let squares = gradient.f_square()?.f_mul_scalar(1.0 - BETAS.1)?;
         let _ = second.f_mul_scalar_(BETAS.1)?.f_add_(&squares)?;
-        let denominator = second
-            .f_sqrt()?
-            .f_div_scalar((1.0 - BETAS.1.powi(steps)).sqrt())?
-            .f_add_scalar(EPS)?;
+        let denominator = second.f_sqrt()?.f_div_scalar((1.0 - BETAS.1.powi(steps)).sqrt())?.f_add_scalar(EPS)?;
         let rate = rate / (1.0 - BETAS.0.powi(steps));
         Ok(first.f_div(&denominator)?.f_mul_scalar(rate)?)
     }
@@ -146,15 +137,10 @@ mod tests {
         let (mut w, mut m, mut v, mut average) = (1.0f64, 0.0, 0.0, 1.0);
         for (k, g) in [0.5f64, -0.25, 2.0].into_iter().enumerate() {
             let _ = grads.views_mut()[0].fill_(2.0 * g);
-            AdamW::new(wd)
-                .step(&mut state, &mut grads, 0.5, rate, k as i64 + 1, decay)
-                .expect("a step");
+            AdamW::new(wd).step(&mut state, &mut grads, 0.5, rate, k as i64 + 1, decay).expect("a step");
             m = 0.9 * m + 0.1 * g;
             v = 0.999 * v + 0.001 * g * g;
-            let (mh, vh) = (
-                m / (1.0 - 0.9f64.powi(k as i32 + 1)),
-                v / (1.0 - 0.999f64.powi(k as i32 + 1)),
-            );
+            let (mh, vh) = (m / (1.0 - 0.9f64.powi(k as i32 + 1)), v / (1.0 - 0.999f64.powi(k as i32 + 1)));
             w = w * (1.0 - rate * wd) - rate * mh / (vh.sqrt() + 1e-8);
             average = decay * average + (1.0 - decay) * w;
             assert!((state.weights[0].double_value(&[0]) - w).abs() < 1e-6);

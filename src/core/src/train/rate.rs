@@ -21,10 +21,7 @@ impl RateSchedule {
             "cosine" => Ok(Self::Cosine),
             "constant" => Ok(Self::Constant),
             "warmup_cosine" => Ok(Self::WarmupCosine),
-            other => Err(Error::Value(format!(
-                "lr_schedule must be one of {:?}, got \"{other}\"",
-                Self::NAMES
-            ))),
+            other => Err(Error::Value(format!("lr_schedule must be one of {:?}, got \"{other}\"", Self::NAMES))),
         }
     }
 }
@@ -47,9 +44,7 @@ impl Rate {
         match self.schedule {
             RateSchedule::Cosine => cosine,
             RateSchedule::Constant => self.peak,
-            RateSchedule::WarmupCosine => {
-                cosine * ((updates + 1) as f64 / self.warmup_steps.max(1) as f64).min(1.0)
-            }
+            RateSchedule::WarmupCosine => cosine * ((updates + 1) as f64 / self.warmup_steps.max(1) as f64).min(1.0),
         }
     }
 }
@@ -60,12 +55,7 @@ mod tests {
 
     #[test]
     fn the_cosine_falls_from_the_peak_and_the_warm_up_rises_to_it() {
-        let mut rate = Rate {
-            schedule: RateSchedule::Cosine,
-            peak: 2.0,
-            epochs: 4,
-            warmup_steps: 10,
-        };
+        let mut rate = Rate { schedule: RateSchedule::Cosine, peak: 2.0, epochs: 4, warmup_steps: 10 };
         assert_eq!(rate.at(0, 0), 2.0);
         assert!((rate.at(2, 99) - 1.0).abs() < 1e-12 && rate.at(4, 99) < 1e-12);
         rate.schedule = RateSchedule::WarmupCosine;

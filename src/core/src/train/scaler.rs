@@ -19,11 +19,7 @@ pub struct LossScaler {
 
 impl Default for LossScaler {
     fn default() -> Self {
-        Self {
-            scale: INITIAL,
-            healthy: 0,
-            skips_in_a_row: 0,
-        }
+        Self { scale: INITIAL, healthy: 0, skips_in_a_row: 0 }
     }
 }
 
@@ -53,16 +49,10 @@ mod tests {
         let mut scaler = LossScaler::default();
         scaler.update(true);
         scaler.update(false);
-        assert_eq!(
-            (scaler.scale, scaler.healthy, scaler.skips_in_a_row),
-            (INITIAL / 2.0, 0, 1)
-        );
+        assert_eq!((scaler.scale, scaler.healthy, scaler.skips_in_a_row), (INITIAL / 2.0, 0, 1));
         for _ in 0..INTERVAL {
             scaler.update(true);
         }
-        assert_eq!(
-            (scaler.scale, scaler.healthy, scaler.skips_in_a_row),
-            (INITIAL, 0, 0)
-        );
+        assert_eq!((scaler.scale, scaler.healthy, scaler.skips_in_a_row), (INITIAL, 0, 0));
     }
 }

@@ -93,9 +93,7 @@ impl Trainer {
     }
 
     fn enough(&self) -> bool {
-        self.options
-            .max_steps
-            .is_some_and(|most| self.position.updates >= most)
+        self.options.max_steps.is_some_and(|most| self.position.updates >= most)
     }
 
     /// One update; false when no batch was left for it.
@@ -112,11 +110,7 @@ impl Trainer {
         self.broken = false;
         self.within_step = false;
         clock.images += taken.images;
-        host.step_done(&StepReport {
-            position: &self.position,
-            loss,
-            images_per_second: clock.images_per_second(),
-        })?;
+        host.step_done(&StepReport { position: &self.position, loss, images_per_second: clock.images_per_second() })?;
         Ok(true)
     }
 
@@ -147,9 +141,7 @@ impl Trainer {
 
     fn accumulate(&mut self, batch: &Batch, reference: i64) -> Result<()> {
         let x0 = self.noising.images(&batch.images)?;
-        let draw = self
-            .noising
-            .draw(&x0, batch.total, batch.first, self.options.flip)?;
+        let draw = self.noising.draw(&x0, batch.total, batch.first, self.options.flip)?;
         let streams = self.part_streams()?;
         if draw.images() > 0 {
             let prediction = self.net.forward(&draw.x_t, &draw.t)?;
@@ -211,8 +203,7 @@ impl Trainer {
             let rate = self.rate();
             let step = self.position.updates + 1;
             let factor = norm_scale * clip_factor(norm, self.options.grad_clip);
-            self.adamw
-                .step(&mut self.state, &mut self.grads, factor, rate, step, decay)?;
+            self.adamw.step(&mut self.state, &mut self.grads, factor, rate, step, decay)?;
             self.net.weights_changed()?;
             self.position.updates += 1;
         } else {
@@ -243,9 +234,7 @@ impl Trainer {
     }
 
     fn rate(&self) -> f64 {
-        self.options
-            .rate
-            .at(self.position.epoch, self.position.updates)
+        self.options.rate.at(self.position.epoch, self.position.updates)
     }
 
     /// (epoch, mean loss, rate) of the epoch that is over; the position moves on to the next one.
@@ -256,10 +245,7 @@ impl Trainer {
             Value,
             "data gave no batch in epoch {epoch}; it must give its batches anew in every epoch (an iterator can be read only once)"
         );
-        let rate = self
-            .options
-            .rate
-            .at(epoch, (self.position.updates - 1).max(0));
+        let rate = self.options.rate.at(epoch, (self.position.updates - 1).max(0));
         let loss = self.position.loss_sum / self.position.losses as f64;
         let position = &mut self.position;
         (position.epoch, position.batch) = (epoch + 1, 0);
@@ -292,10 +278,7 @@ struct Clock {
 
 impl Clock {
     fn start() -> Self {
-        Self {
-            began: Instant::now(),
-            images: 0,
-        }
+        Self { began: Instant::now(), images: 0 }
     }
 
     fn images_per_second(&self) -> f64 {

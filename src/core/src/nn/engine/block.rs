@@ -4,9 +4,10 @@ use diffusion_kernels::math::Dropout;
 use tch::{Kind, Tensor};
 
 use super::super::blueprint::{Conv, ResBlock};
-use super::ops::{add_to, conv_backward, conv_forward, norm_backward, norm_forward, rows, After, Input, InputGradient};
+use super::conv::{conv_backward_whole, conv_forward, Resize};
+use super::ops::{add_to, norm_backward, norm_forward, rows, After, Input, InputGradient};
 use super::weights::Weights;
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// What the backward pass needs.
 pub struct Saved {
@@ -36,16 +37,14 @@ pub fn forward(
 ) -> Result<(Tensor, Saved)> {
     let input = Input { first: &x, second: skip.as_ref(), shift: None };
     let (active1, stats1) = norm_forward(weights, &layer.norm1, SILU, input)?;
-    let hidden = conv_forward(weights, &layer.conv1, &active1)?;
+    let hidden = conv_forward(weights, &layer.conv1, Resize::Keep, &active1, None)?;
     let (w, b) = (&weights.params[layer.time.param], &weights.params[layer.time.param + 1]);
     let shift = time.f_linear(w, Some(b))?;
     let input = Input { first: &hidden, second: None, shift: Some(&shift) };
     let (active2, stats2) = norm_forward(weights, &layer.norm2, After { silu: true, dropout }, input)?;
-    let mut y = conv_forward(weights, &layer.conv2, &active2)?;
-    let _ = match &layer.skip {
-        Some(conv) => y.f_add_(&project(weights, conv, &x, skip.as_ref())?)?,
-        None => y.f_add_(&x)?,
-    };
+    let projected = layer.skip.as_ref().map(|conv| project(weights, conv, &x, skip.as_ref())).transpose()?;
+    let residual = projected.as_ref().unwrap_or(&x);
+    let y = conv_forward(weights, &layer.conv2, Resize::Keep, &active2, Some(residual))?;
     let saved = Saved { layer: layer.clone(), x, skip, dropout, shift, stats1, active1, hidden, stats2, active2 };
     Ok((y, saved))
 }
@@ -80,8 +79,7 @@ pub fn backward(
     grads: &mut [Tensor],
 ) -> Result<(Tensor, Option<Tensor>)> {
     let Saved { layer, x, skip, dropout, shift, stats1, active1, hidden, stats2, active2 } = saved;
-    let missing = || Error::Runtime("a convolution returned no gradient".into());
-    let d_active2 = conv_backward(weights, &layer.conv2, active2, &dy, true, grads)?.ok_or_else(missing)?;
+    let d_active2 = conv_backward_whole(weights, &layer.conv2, active2, &dy, grads)?;
 
     let mut d_hidden = hidden.f_empty_like()?;
     let mut d_shift = shift.f_empty_like()?;
@@ -94,7 +92,7 @@ pub fn backward(
     add_to(grads, layer.time.param + 1, &d_shift.f_sum_dim_intlist([0i64].as_slice(), false, Kind::Float)?)?;
     let _ = d_time.f_addmm_(&d_shift, &weights.params[layer.time.param])?;
 
-    let d_active1 = conv_backward(weights, &layer.conv1, active1, &d_hidden, true, grads)?.ok_or_else(missing)?;
+    let d_active1 = conv_backward_whole(weights, &layer.conv1, active1, &d_hidden, grads)?;
     drop(d_hidden);
     let (mut dx, mut d_skip) = match &layer.skip {
         Some(conv) => project_backward(weights, conv, x, skip.as_ref(), &dy, grads)?,

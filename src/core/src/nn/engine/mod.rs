@@ -2,6 +2,7 @@
 
 mod attention;
 mod block;
+mod conv;
 mod ops;
 mod tape;
 mod time;
@@ -16,7 +17,8 @@ pub use weights::Weights;
 use super::blueprint::{Attention, Conv, Norm, ResBlock, UNet};
 use super::wiring::{self, Backend};
 use crate::error::{Error, Result};
-use ops::{conv_forward, nchw, nhwc, norm_forward, After, Input};
+use conv::{conv_forward, Resize};
+use ops::{nchw, nhwc, norm_forward, After, Input};
 use tape::{Id, Record};
 
 /// An activation: NHWC memory and its place in the tape.
@@ -92,6 +94,16 @@ impl Engine<'_> {
     }
 }
 
+impl Engine<'_> {
+    fn convolve(&mut self, conv: &Conv, resize: Resize, x: &Act) -> Result<Act> {
+        let y = conv_forward(self.weights, conv, resize, &x.data, None)?;
+        let y = self.act(y);
+        let (from, to) = (x.id, y.id);
+        self.record(|| Record::Conv { conv: *conv, resize, x: x.data.shallow_clone(), from, to });
+        Ok(y)
+    }
+}
+
 impl Backend for Engine<'_> {
     type Act = Act;
     type Time = Tensor;
@@ -110,11 +122,7 @@ impl Backend for Engine<'_> {
     }
 
     fn conv(&mut self, conv: &Conv, x: &Act) -> Result<Act> {
-        let y = conv_forward(self.weights, conv, &x.data)?;
-        let y = self.act(y);
-        let (from, to) = (x.id, y.id);
-        self.record(|| Record::Conv { conv: *conv, x: x.data.shallow_clone(), from, to });
-        Ok(y)
+        self.convolve(conv, if conv.stride == 2 { Resize::Halve } else { Resize::Keep }, x)
     }
 
     fn res_block(&mut self, layer: &ResBlock, x: Act, skip: Option<Act>, time: &Tensor) -> Result<Act> {
@@ -140,17 +148,13 @@ impl Backend for Engine<'_> {
     }
 
     fn upsample(&mut self, conv: &Conv, x: Act) -> Result<Act> {
-        let y = conv_forward(self.weights, conv, &tape::double(&x.data)?)?;
-        let y = self.act(y);
-        let (from, to) = (x.id, y.id);
-        self.record(|| Record::Upsample { conv: *conv, x: x.data, from, to });
-        Ok(y)
+        self.convolve(conv, Resize::Double, &x)
     }
 
     fn head(&mut self, norm: &Norm, conv: &Conv, x: Act) -> Result<Act> {
         let input = Input { first: &x.data, second: None, shift: None };
         let (active, stats) = norm_forward(self.weights, norm, After { silu: true, dropout: None }, input)?;
-        let y = conv_forward(self.weights, conv, &active)?;
+        let y = conv_forward(self.weights, conv, Resize::Keep, &active, None)?;
         let y = self.act(y);
         self.record(|| Record::Head { norm: *norm, conv: *conv, x: x.data, stats, active, from: x.id });
         Ok(y)

@@ -6,10 +6,10 @@ use diffusion_kernels::source::{Images, Source};
 use half::bf16;
 use tch::{Kind, Tensor};
 
-use super::super::blueprint::{Conv, Norm, NORM_EPS};
+use super::super::blueprint::{Norm, NORM_EPS};
 use super::weights::Weights;
 use crate::error::{Error, Result};
-use crate::libtorch::{convolution_backward, slice, slice_mut, ConvolutionGradients, Stored, TorchPool};
+use crate::libtorch::{slice, slice_mut, Stored, TorchPool};
 
 impl From<diffusion_kernels::error::Error> for Error {
     fn from(err: diffusion_kernels::error::Error) -> Self {
@@ -148,33 +148,6 @@ fn norm_backward_of<T: Stored>(
 pub fn add_to(grads: &mut [Tensor], index: usize, gradient: &Tensor) -> Result<()> {
     let _ = grads[index].f_add_(gradient)?;
     Ok(())
-}
-
-/// A convolution with its bias.
-pub fn conv_forward(weights: &Weights, conv: &Conv, x: &Tensor) -> Result<Tensor> {
-    let (weight, bias) = (&weights.compute[conv.param], &weights.compute[conv.param + 1]);
-    let (stride, padding) = ([conv.stride; 2], [conv.padding; 2]);
-    nhwc(&nchw(x)?.f_conv2d(weight, Some(bias), stride, padding, [1, 1], 1)?)
-}
-
-/// Gradients of [`conv_forward`]: the input's is returned if wanted, the layer's added to `grads`.
-pub fn conv_backward(
-    weights: &Weights,
-    conv: &Conv,
-    x: &Tensor,
-    dy: &Tensor,
-    input_wanted: bool,
-    grads: &mut [Tensor],
-) -> Result<Option<Tensor>> {
-    let wanted = ConvolutionGradients { input: input_wanted, weight: true, bias: true };
-    let weight = &weights.compute[conv.param];
-    let [dx, dw, db] = convolution_backward(&nchw(dy)?, &nchw(x)?, weight, conv.stride, conv.padding, wanted)?;
-    for (index, gradient) in [(conv.param, dw), (conv.param + 1, db)] {
-        if let Some(gradient) = gradient {
-            add_to(grads, index, &gradient)?;
-        }
-    }
-    dx.map(|dx| nhwc(&dx)).transpose()
 }
 
 /// x W^T + b on the last dimension; the weight stands at `param`, the bias behind it.

@@ -3,7 +3,8 @@
 use tch::{Kind, Tensor};
 
 use super::super::blueprint::{Conv, Norm};
-use super::ops::{conv_backward, nchw, nhwc, norm_backward, After, Input, InputGradient};
+use super::conv::{conv_backward, conv_backward_whole, Resize};
+use super::ops::{nchw, nhwc, norm_backward, After, Input, InputGradient};
 use super::weights::Weights;
 use super::{attention, block, time};
 use crate::error::{Error, Result};
@@ -12,10 +13,9 @@ use crate::error::{Error, Result};
 pub type Id = usize;
 
 pub enum Record {
-    Conv { conv: Conv, x: Tensor, from: Id, to: Id },
+    Conv { conv: Conv, resize: Resize, x: Tensor, from: Id, to: Id },
     Block { saved: Box<block::Saved>, from: Id, skip: Option<Id>, to: Id },
     Attention { saved: Box<attention::Saved>, from: Id, to: Id },
-    Upsample { conv: Conv, x: Tensor, from: Id, to: Id },
     Head { norm: Norm, conv: Conv, x: Tensor, stats: Tensor, active: Tensor, from: Id },
 }
 
@@ -30,17 +30,6 @@ pub struct Tape {
 pub const INPUT: Id = 0;
 
 const SILU: After = After { silu: true, dropout: None };
-
-/// Nearest doubling of NHWC images.
-pub fn double(x: &Tensor) -> Result<Tensor> {
-    let (_, h, w, _) = x.size4()?;
-    nhwc(&nchw(x)?.f_upsample_nearest2d([2 * h, 2 * w], None, None)?)
-}
-
-/// The gradient of [`double`]: sums over 2 x 2 pixels.
-fn double_backward(dy: &Tensor) -> Result<Tensor> {
-    nhwc(&nchw(dy)?.f_avg_pool2d([2, 2], [2, 2], [0, 0], false, true, 1)?)
-}
 
 struct Table(Vec<Option<Tensor>>);
 
@@ -114,26 +103,18 @@ impl<'w> Walk<'w> {
         match record {
             Record::Head { norm, conv, x, stats, active, from } => {
                 let dy = self.d_out.take().ok_or_else(|| Error::Runtime("internal error: two heads".into()))?;
-                let missing = || Error::Runtime("a convolution returned no gradient".into());
-                let d_active = conv_backward(weights, conv, active, &dy, true, grads)?.ok_or_else(missing)?;
+                let d_active = conv_backward_whole(weights, conv, active, &dy, grads)?;
                 let mut dx = x.f_empty_like()?;
                 let input = Input { first: x, second: None, shift: None };
                 let into = InputGradient { first: &mut dx, second: None, shift: None, add: false };
                 norm_backward(weights, norm, SILU, input, stats, &d_active, into, grads)?;
                 self.table.add(*from, dx)
             }
-            Record::Conv { conv, x, from, to } => {
+            Record::Conv { conv, resize, x, from, to } => {
                 let dy = self.table.take(*to)?;
                 let wanted = *from != INPUT || input_wanted;
-                match conv_backward(weights, conv, x, &dy, wanted, grads)? {
+                match conv_backward(weights, conv, *resize, x, &dy, wanted, grads)? {
                     Some(dx) => self.table.add(*from, dx),
-                    None => Ok(()),
-                }
-            }
-            Record::Upsample { conv, x, from, to } => {
-                let dy = self.table.take(*to)?;
-                match conv_backward(weights, conv, &double(x)?, &dy, true, grads)? {
-                    Some(d_doubled) => self.table.add(*from, double_backward(&d_doubled)?),
                     None => Ok(()),
                 }
             }

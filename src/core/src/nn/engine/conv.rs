@@ -1,0 +1,142 @@
+//! Convolutions, forward and backward: float32 3x3 by fast filtering, the rest by libtorch.
+
+use diffusion_kernels::source::{Images, Source};
+use diffusion_kernels::winograd::{self, Addends, Method};
+use tch::{Kind, Tensor};
+
+use super::super::blueprint::Conv;
+use super::ops::{add_to, nchw, nhwc};
+use super::weights::{Direction, Weights};
+use crate::error::{Error, Result};
+use crate::libtorch::{convolution_backward, slice, slice_mut, ConvolutionGradients, TorchPool};
+
+/// What a 3x3 convolution does to the size of the image.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Resize {
+    Keep,
+    /// Stride 2.
+    Halve,
+    /// Nearest doubling before it.
+    Double,
+}
+
+impl Resize {
+    fn method(self) -> Method {
+        match self {
+            Resize::Keep => Method::F2,
+            Resize::Halve => Method::Downsample,
+            Resize::Double => Method::Upsample,
+        }
+    }
+}
+
+fn images(x: &Tensor) -> Result<Images> {
+    let (b, h, w, _) = x.size4()?;
+    Ok(Images { batch: b as usize, height: h as usize, width: w as usize })
+}
+
+/// Nearest doubling of NHWC images.
+fn double(x: &Tensor) -> Result<Tensor> {
+    let (_, h, w, _) = x.size4()?;
+    nhwc(&nchw(x)?.f_upsample_nearest2d([2 * h, 2 * w], None, None)?)
+}
+
+/// The gradient of [`double`]: sums over 2 x 2 pixels.
+fn double_backward(dy: &Tensor) -> Result<Tensor> {
+    nhwc(&nchw(dy)?.f_avg_pool2d([2, 2], [2, 2], [0, 0], false, true, 1)?)
+}
+
+/// A convolution with its bias, plus `residual`.
+pub fn conv_forward(
+    weights: &Weights,
+    conv: &Conv,
+    resize: Resize,
+    x: &Tensor,
+    residual: Option<&Tensor>,
+) -> Result<Tensor> {
+    if weights.is_fast(conv) {
+        return fast_forward(weights, conv, resize, x, residual);
+    }
+    let doubled = (resize == Resize::Double).then(|| double(x)).transpose()?;
+    let (weight, bias) = (&weights.compute[conv.param], &weights.compute[conv.param + 1]);
+    let (stride, padding) = ([conv.stride; 2], [conv.padding; 2]);
+    let x = nchw(doubled.as_ref().unwrap_or(x))?;
+    let mut y = nhwc(&x.f_conv2d(weight, Some(bias), stride, padding, [1, 1], 1)?)?;
+    match residual {
+        Some(residual) => Ok(y.f_add_(residual)?),
+        None => Ok(y),
+    }
+}
+
+fn fast_forward(
+    weights: &Weights,
+    conv: &Conv,
+    resize: Resize,
+    x: &Tensor,
+    residual: Option<&Tensor>,
+) -> Result<Tensor> {
+    let (b, h, w, _) = x.size4()?;
+    let method = resize.method();
+    let (h, w) = (method.output_size(h as usize) as i64, method.output_size(w as usize) as i64);
+    let mut y = Tensor::f_empty([b, h, w, conv.cout], (Kind::Float, x.device()))?;
+    let bias = Some(slice::<f32>(&weights.params[conv.param + 1])?);
+    let residual = residual.map(slice::<f32>).transpose()?;
+    let addends = Addends { bias, residual, ..Addends::default() };
+    let filter = weights.filter(conv, method, Direction::Forward)?;
+    let source = Source::new(slice::<f32>(x)?, conv.cin as usize);
+    let to = images(&y)?;
+    winograd::convolve(&TorchPool, images(x)?, &source, filter, &addends, to, slice_mut::<f32>(&mut y)?)?;
+    Ok(y)
+}
+
+/// Gradients of [`conv_forward`] but for the residual, whose gradient is dy: the input's is returned if wanted, the
+/// layer's are added to `grads`.
+pub fn conv_backward(
+    weights: &Weights,
+    conv: &Conv,
+    resize: Resize,
+    x: &Tensor,
+    dy: &Tensor,
+    input_wanted: bool,
+    grads: &mut [Tensor],
+) -> Result<Option<Tensor>> {
+    let fast = weights.is_fast(conv);
+    let doubled = (resize == Resize::Double).then(|| double(x)).transpose()?;
+    let read = nchw(doubled.as_ref().unwrap_or(x))?;
+    let wanted = ConvolutionGradients { input: input_wanted && !fast, weight: true, bias: true };
+    let weight = &weights.compute[conv.param];
+    let [dx, dw, db] = convolution_backward(&nchw(dy)?, &read, weight, conv.stride, conv.padding, wanted)?;
+    for (index, gradient) in [(conv.param, dw), (conv.param + 1, db)] {
+        if let Some(gradient) = gradient {
+            add_to(grads, index, &gradient)?;
+        }
+    }
+    match dx {
+        Some(dx) if resize == Resize::Double => double_backward(&nhwc(&dx)?).map(Some),
+        Some(dx) => nhwc(&dx).map(Some),
+        None if input_wanted => fast_input_gradient(weights, conv, resize, x, dy).map(Some),
+        None => Ok(None),
+    }
+}
+
+fn fast_input_gradient(weights: &Weights, conv: &Conv, resize: Resize, x: &Tensor, dy: &Tensor) -> Result<Tensor> {
+    let mut dx = x.f_empty_like()?;
+    let filter = weights.filter(conv, resize.method(), Direction::InputGradient)?;
+    let source = Source::new(slice::<f32>(dy)?, conv.cout as usize);
+    let to = images(&dx)?;
+    let addends = Addends::default();
+    winograd::convolve(&TorchPool, images(dy)?, &source, filter, &addends, to, slice_mut::<f32>(&mut dx)?)?;
+    Ok(dx)
+}
+
+/// As [`conv_backward`] with the input's gradient wanted.
+pub fn conv_backward_whole(
+    weights: &Weights,
+    conv: &Conv,
+    x: &Tensor,
+    dy: &Tensor,
+    grads: &mut [Tensor],
+) -> Result<Tensor> {
+    conv_backward(weights, conv, Resize::Keep, x, dy, true, grads)?
+        .ok_or_else(|| Error::Runtime("internal error: a convolution without a gradient".into()))
+}
