@@ -17,6 +17,7 @@
 //! | [`winograd::Filter::new`] | packs weights (O, I, 3, 3) for a [`winograd::Method`]: F2 and F4 (stride 1), Upsample (nearest x2, then stride 1), Downsample (stride 2), all with padding 1 |
 //! | [`winograd::Filter::of_input_gradient`] | packs the same weights for the gradient of the output to the gradient of the (whole) input |
 //! | [`winograd::convolve`] | y = filter * source + bias(C) + shift(N, C) + residual(N, H, W, C) + (own: what y held), each addend optional |
+//! | [`winograd::weight_gradient`] | from the source and dy: dw (O, I, 3, 3) and, if asked for, dbias (both written) |
 pub mod element;
 pub mod error;
 pub mod math;

@@ -126,3 +126,102 @@ fn rows<S: Simd, const R: usize, const N: usize>(
         }
     }
 }
+
+/// sums += v^T d for all points: `sums[((point * blocks + block) * panels + panel) * 16 + i]` is the line of the panel's
+/// output channels for input channel i of the block. The first time, sums = v^T d.
+pub struct Correlations<'a> {
+    pub points: usize,
+    pub blocks: usize,
+    pub panels: usize,
+    pub tiles: usize,
+    /// Lines from one point to the next in `v` and in `d`.
+    pub strides: [usize; 2],
+    pub v: &'a [Line],
+    pub d: &'a [Line],
+    pub sums: &'a mut [Line],
+    pub first: bool,
+}
+
+impl Kernel for Correlations<'_> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        for point in 0..self.points {
+            for panel in (0..self.panels).step_by(S::COLS) {
+                let d = |k: usize| {
+                    &self.d[point * self.strides[1] + (panel + k) * self.tiles..][..self.tiles]
+                };
+                for block in 0..self.blocks {
+                    let v = &self.v[point * self.strides[0] + block * self.tiles..][..self.tiles];
+                    let at = (point * self.blocks + block) * self.panels + panel;
+                    let sums = &mut self.sums[at * LANES..];
+                    if S::COLS == 2 && panel + 1 < self.panels {
+                        correlate(s, v, [d(0), d(1)], sums, self.first);
+                    } else {
+                        correlate(s, v, [d(0)], sums, self.first);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// One block of 16 input channels with N panels.
+#[inline(always)]
+fn correlate<S: Simd, const N: usize>(
+    s: S,
+    v: &[Line],
+    d: [&[Line]; N],
+    sums: &mut [Line],
+    first: bool,
+) {
+    if S::ROWS >= 8 {
+        for row in [0, 8] {
+            correlate_rows::<S, 8, N>(s, v, d, sums, row, first);
+        }
+    } else {
+        for row in [0, 4, 8, 12] {
+            correlate_rows::<S, 4, N>(s, v, d, sums, row, first);
+        }
+    }
+}
+
+#[inline(always)]
+fn correlate_rows<S: Simd, const R: usize, const N: usize>(
+    s: S,
+    v: &[Line],
+    d: [&[Line]; N],
+    sums: &mut [Line],
+    row: usize,
+    first: bool,
+) {
+    let mut own = [[s.splat(0.0); N]; R];
+    for (t, left) in v.iter().enumerate() {
+        let mut b = [s.splat(0.0); N];
+        for n in 0..N {
+            b[n] = s.load(&d[n][t].0);
+        }
+        let Some(left) = left.0[row..].first_chunk::<R>() else {
+            return;
+        };
+        for r in 0..R {
+            let a = s.splat(left[r]);
+            for n in 0..N {
+                own[r][n] = s.fma(a, b[n], own[r][n]);
+            }
+        }
+    }
+    for n in 0..N {
+        if let Some(out) = sums[n * LANES + row..].first_chunk_mut::<R>() {
+            for r in 0..R {
+                let before = if first {
+                    s.splat(0.0)
+                } else {
+                    s.load(&out[r].0)
+                };
+                s.store(&mut out[r].0, s.add(before, own[r][n]));
+            }
+        }
+    }
+}

@@ -19,7 +19,6 @@ pub trait Scheme<const W: usize, const P: usize, const M: usize> {
     fn points<S: Simd>(s: S, d: [S::V; W]) -> [S::V; P];
     fn outputs<S: Simd>(s: S, m: [S::V; P]) -> [S::V; M];
     /// The transpose of `outputs`, which the weight gradient needs.
-    #[allow(dead_code)] // the weight gradient comes next
     fn spread<S: Simd>(s: S, y: [S::V; M]) -> [S::V; P];
 }
 

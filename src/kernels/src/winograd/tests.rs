@@ -1,6 +1,8 @@
 use super::*;
-use crate::pool::{Scoped, Serial};
+use crate::element::Element;
+use crate::pool::{Pool, Scoped, Serial};
 use crate::raw::Isa;
+use crate::source::{Images, Source};
 use crate::testing::{as_f64, as_type, assert_close, error, normal, with_isa, ALL_ISAS};
 use half::bf16;
 
@@ -14,11 +16,7 @@ fn direct(
     method: Method,
 ) -> Vec<f64> {
     let (h, wd) = (images.height, images.width);
-    let (scale, stride) = match method {
-        Method::F2 | Method::F4 => (1, 1),
-        Method::Upsample => (2, 1),
-        Method::Downsample => (1, 2),
-    };
+    let (scale, stride) = scales(method);
     let to = output(images, method);
     let mut y = vec![0.0; to.batch * to.pixels() * outputs];
     for_taps(
@@ -46,11 +44,7 @@ fn direct_gradient(
     method: Method,
 ) -> Vec<f64> {
     let (h, wd) = (images.height, images.width);
-    let (scale, stride) = match method {
-        Method::F2 | Method::F4 => (1, 1),
-        Method::Upsample => (2, 1),
-        Method::Downsample => (1, 2),
-    };
+    let (scale, stride) = scales(method);
     let mut dx = vec![0.0; images.batch * images.pixels() * inputs];
     for_taps(
         output(images, method),
@@ -66,6 +60,15 @@ fn direct_gradient(
         },
     );
     dx
+}
+
+/// How much the input is enlarged first, and the stride.
+fn scales(method: Method) -> (usize, usize) {
+    match method {
+        Method::F2 | Method::F4 => (1, 1),
+        Method::Upsample => (2, 1),
+        Method::Downsample => (1, 2),
+    }
 }
 
 fn output(images: Images, method: Method) -> Images {
@@ -127,6 +130,18 @@ fn weights(inputs: usize, outputs: usize) -> Vec<f32> {
         .collect()
 }
 
+/// The concatenation of two parts.
+fn whole<T: Element>(x: &[Vec<T>; 2], parts: [usize; 2]) -> Vec<f64> {
+    let pixels = x[0].len() / parts[0];
+    (0..pixels)
+        .flat_map(|p| {
+            [0, 1]
+                .map(|k| as_f64(&x[k][p * parts[k]..(p + 1) * parts[k]]))
+                .concat()
+        })
+        .collect()
+}
+
 /// Forward with all addends, and the input's gradient; both against the definition. Returns both.
 fn check_both<T: Element>(
     pool: &dyn Pool,
@@ -138,13 +153,7 @@ fn check_both<T: Element>(
     let w = weights(inputs, outputs);
     let positions = from.batch * from.pixels();
     let x = parts.map(|c| as_type::<T>(&normal(positions * c, 1 + c as u64)));
-    let whole: Vec<f64> = (0..positions)
-        .flat_map(|p| {
-            [0, 1]
-                .map(|k| as_f64(&x[k][p * parts[k]..(p + 1) * parts[k]]))
-                .concat()
-        })
-        .collect();
+    let whole = whole(&x, parts);
     let outs = to.batch * to.pixels() * outputs;
     let (bias, shift) = (normal(outputs, 2), normal(to.batch * outputs, 3));
     let residual: Vec<T> = as_type(&normal(outs, 4));
@@ -319,4 +328,116 @@ fn misfits_are_errors() {
         &mut y
     )
     .is_err());
+}
+
+/// The gradients of weights and bias by the definition, in f64.
+fn direct_weight_gradient(
+    images: Images,
+    x: &[f64],
+    inputs: usize,
+    dy: &[f64],
+    outputs: usize,
+    method: Method,
+) -> [Vec<f64>; 2] {
+    let (h, wd) = (images.height, images.width);
+    let (scale, stride) = scales(method);
+    let mut dw = vec![0.0; outputs * inputs * 9];
+    for_taps(
+        output(images, method),
+        stride,
+        [h * scale, wd * scale],
+        |b, at, [iy, ix], tap| {
+            let from = &x[((b * h + iy / scale) * wd + ix / scale) * inputs..][..inputs];
+            for (o, dy) in dy[at * outputs..(at + 1) * outputs].iter().enumerate() {
+                for (i, x) in from.iter().enumerate() {
+                    dw[(o * inputs + i) * 9 + tap] += dy * x;
+                }
+            }
+        },
+    );
+    let sum = |o: usize| dy.iter().skip(o).step_by(outputs).sum();
+    [dw, (0..outputs).map(sum).collect()]
+}
+
+fn check_weights<T: Element>(
+    pool: &dyn Pool,
+    (from, parts, outputs): (Images, [usize; 2], usize),
+    method: Method,
+) -> [Vec<f32>; 2] {
+    let (to, inputs) = (output(from, method), parts[0] + parts[1]);
+    let positions = from.batch * from.pixels();
+    let x = parts.map(|c| as_type::<T>(&normal(positions * c, 1 + c as u64)));
+    let dy: Vec<T> = as_type(&normal(to.batch * to.pixels() * outputs, 7));
+    let want = direct_weight_gradient(
+        from,
+        &whole(&x, parts),
+        inputs,
+        &as_f64(&dy),
+        outputs,
+        method,
+    );
+    let mut source = Source::new(&x[0], parts[0]);
+    if parts[1] > 0 {
+        source = source.concat(&x[1], parts[1]);
+    }
+    let (mut dw, mut dbias) = (vec![f32::NAN; want[0].len()], vec![f32::NAN; outputs]);
+    weight_gradient(
+        pool,
+        method,
+        from,
+        &source,
+        to,
+        &dy,
+        &mut dw,
+        Some(&mut dbias),
+    )
+    .unwrap();
+    let what = format!("{method:?} {from:?} {parts:?} -> {outputs}");
+    assert_close(&dw, &want[0], 3e-6, &what);
+    assert_close(&dbias, &want[1], 2e-6, &what);
+    [dw, dbias]
+}
+
+#[test]
+fn weight_gradients_agree_with_the_definition_for_any_threads() {
+    for isa in ALL_ISAS {
+        with_isa(isa, || {
+            for (case, method) in cases()
+                .into_iter()
+                .flat_map(|case| METHODS.map(|m| (case, m)))
+            {
+                let one = check_weights::<f32>(&Serial, case, method);
+                for threads in [2, 7] {
+                    assert!(
+                        one == check_weights::<f32>(&Scoped(threads), case, method),
+                        "{threads} threads"
+                    );
+                }
+                check_weights::<bf16>(&Scoped(2), case, method);
+            }
+        });
+    }
+}
+
+#[test]
+fn misfits_of_weight_gradients_are_errors() {
+    let (from, x, dy) = (images(1, 4, 4), vec![0.0f32; 48], vec![0.0f32; 32]);
+    let attempt = |to, x: &[f32], dw: usize, bias: usize| {
+        let (mut dw, mut bias) = (vec![0.0; dw], vec![0.0; bias]);
+        weight_gradient(
+            &Serial,
+            Method::F4,
+            from,
+            &Source::new(x, 3),
+            to,
+            &dy,
+            &mut dw,
+            Some(&mut bias),
+        )
+    };
+    assert!(attempt(from, &x, 54, 2).is_ok());
+    assert!(attempt(from, &x, 53, 2).is_err());
+    assert!(attempt(from, &x, 54, 3).is_err());
+    assert!(attempt(from, &x[1..], 54, 2).is_err());
+    assert!(attempt(images(1, 2, 8), &x, 54, 2).is_err());
 }

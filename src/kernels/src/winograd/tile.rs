@@ -2,6 +2,7 @@
 
 #![allow(clippy::needless_range_loop)] // the indices are the formulas'
 
+use super::filter::Shape;
 use super::scheme::Scheme;
 use crate::element::{load, store, Element};
 use crate::raw::{Kernel, Line, Simd, LANES};
@@ -34,6 +35,17 @@ pub struct Grid {
 }
 
 impl Grid {
+    pub fn new(from: Images, to: Images, shape: Shape) -> Self {
+        let tiles = [to.height, to.width].map(|size| size.div_ceil(shape.outputs));
+        Grid {
+            from,
+            to,
+            tiles,
+            step: shape.step,
+            before: shape.before,
+        }
+    }
+
     /// Image, row and column of a tile.
     fn locate(&self, tile: usize) -> [usize; 3] {
         let [rows, columns] = self.tiles;
@@ -45,13 +57,15 @@ impl Grid {
     }
 }
 
-/// Writes the points of tiles `tiles`: `v[point * stride + block * count + tile]`, a line of 16 channels each.
+/// Writes the points of tiles `tiles`: `v[point * stride + block * count + tile]`, a line of 16 channels each, for the
+/// blocks of channels `blocks` (each part of the source begins a new block).
 pub struct ToPoints<'a, T, K, const W: usize, const P: usize, const M: usize> {
     pub grid: &'a Grid,
     pub source: &'a Source<'a, T>,
     /// As many zeros as the wider part has channels: what lies outside of the images.
     pub outside: &'a [T],
     pub tiles: Range<usize>,
+    pub blocks: Range<usize>,
     pub stride: usize,
     pub v: &'a mut [Line],
     pub scheme: PhantomData<K>,
@@ -83,9 +97,10 @@ impl<T: Element, K: Scheme<W, P, M>, const W: usize, const P: usize, const M: us
                         *pixel = &pixel[..part.channels];
                     }
                 }
-                for block in 0..part.channels.div_ceil(LANES) {
-                    let lo = block * LANES;
-                    let at = (first_block + block) * count + t;
+                let own = first_block..first_block + part.channels.div_ceil(LANES);
+                for block in own.start.max(self.blocks.start)..own.end.min(self.blocks.end) {
+                    let lo = (block - own.start) * LANES;
+                    let at = (block - self.blocks.start) * count + t;
                     let mut columns = [[s.splat(0.0); P]; W];
                     unroll!(j < W {
                         let mut column = [s.splat(0.0); W];
@@ -99,7 +114,7 @@ impl<T: Element, K: Scheme<W, P, M>, const W: usize, const P: usize, const M: us
                         unroll!(q < P { s.store(&mut self.v[(p * P + q) * self.stride + at].0, values[q]); });
                     });
                 }
-                first_block += part.channels.div_ceil(LANES);
+                first_block = own.end;
             }
         }
     }
@@ -192,6 +207,61 @@ impl<T: Element, K: Scheme<W, P, M>, const W: usize, const P: usize, const M: us
                         }
                     }
                 }
+            }
+        }
+    }
+}
+
+/// Writes the gradients of the products of tiles `tiles` from those of the outputs: `d[point * stride + panel * count +
+/// tile]`, for the channels of some panels; and sums the outputs' gradients, a line per panel.
+pub struct FromGradients<'a, T, K, const W: usize, const P: usize, const M: usize> {
+    pub grid: &'a Grid,
+    pub dy: &'a [T],
+    pub channels: usize,
+    pub panels: Range<usize>,
+    pub tiles: Range<usize>,
+    pub stride: usize,
+    pub d: &'a mut [Line],
+    pub sums: &'a mut [Line],
+    pub scheme: PhantomData<K>,
+}
+
+impl<T: Element, K: Scheme<W, P, M>, const W: usize, const P: usize, const M: usize> Kernel
+    for FromGradients<'_, T, K, W, P, M>
+{
+    type Out = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let (grid, count, channels) = (self.grid, self.tiles.len(), self.channels);
+        let [height, width] = [grid.to.height, grid.to.width];
+        for (t, tile) in self.tiles.enumerate() {
+            let [image, row, column] = grid.locate(tile);
+            for ((k, panel), sum) in self.panels.clone().enumerate().zip(self.sums.iter_mut()) {
+                let own = panel * LANES..channels.min((panel + 1) * LANES);
+                let mut total = s.load(&sum.0);
+                let mut columns = [[s.splat(0.0); P]; M];
+                unroll!(j < M {
+                    let mut values = [s.splat(0.0); M];
+                    unroll!(i < M {
+                        let (y, x) = (row * M + i, column * M + j);
+                        if y < height && x < width {
+                            let place = (image * height + y) * width + x;
+                            values[i] = load(s, &self.dy[place * channels + own.start..place * channels + own.end]);
+                            total = s.add(total, values[i]);
+                        }
+                    });
+                    columns[j] = K::spread(s, values);
+                });
+                s.store(&mut sum.0, total);
+                unroll!(p < P {
+                    let mut row = [s.splat(0.0); M];
+                    unroll!(j < M { row[j] = columns[j][p]; });
+                    let values = K::spread(s, row);
+                    unroll!(q < P {
+                        s.store(&mut self.d[(p * P + q) * self.stride + k * count + t].0, values[q]);
+                    });
+                });
             }
         }
     }
