@@ -57,11 +57,9 @@ class Run:
         files: Files,
         progress: bool,
         callback: Callable[[EpochInfo], Any] | None,
-        order_seed: int,
     ) -> None:
         self.model, self.ema, self.batches, self.betas = model, ema, batches, betas
         self.options, self.files, self.progress, self.callback = options, files, progress, callback
-        self.order_seed = order_seed
         self.parameters = list(model.parameters())
         sizes = [p.numel() for p in self.parameters]
         self.moments = tuple(torch.zeros(sum(sizes), device=self.parameters[0].device) for _ in range(2))
@@ -221,7 +219,7 @@ class Run:
                 "format": checkpoint.FORMAT,
                 "position": dict(self.position),
                 "random": random,
-                "order_seed": self.order_seed,
+                "order_seed": self.batches.order_seed,
                 "precision": options["precision"],
                 "objective": options["objective"],
                 "val_history": list(self.val_history),
@@ -286,11 +284,9 @@ class Run:
             self.position = self._position_of_the_course(saved)
             return
         self.position = {**self.position, **own["position"]}
-        self._resume, self.order_seed = own["random"], own["order_seed"]
+        self._resume, self.batches.order_seed = own["random"], own["order_seed"]
         self.val_history = list(own["val_history"])
         self._saved = self.position
-        if hasattr(self.batches, "order_seed"):
-            self.batches.order_seed = self.order_seed
         self._note_share(self.position)
 
     def _position_of_the_course(self, saved: dict[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
+from rust_diffusion._random import draw_seed
+
 #: Called once the batches that a resumed epoch has already seen are skipped, before the next one is made.
 Ready = Callable[[], None]
 
@@ -20,6 +22,8 @@ class Batches:
 
     #: Random generators that the data have for themselves.
     generators: tuple[torch.Generator, ...] = ()
+    #: Decides, with the epoch's number, an order that is made here; None where the data decide it.
+    order_seed: int | None = None
 
     def count(self) -> int | None:
         """Batches per epoch; None when the data do not say."""
@@ -43,6 +47,7 @@ class InMemory(Batches):
         return -(-len(self.images) // self.batch_size)
 
     def epoch(self, number: int, skip: int, ready: Ready) -> Iterator[Tensor]:
+        assert self.order_seed is not None
         order = torch.randperm(len(self.images), generator=_order_generator(self.order_seed, number))
         order = order.to(self.images.device)
         ready()
@@ -51,8 +56,8 @@ class InMemory(Batches):
 
 
 def _order_generator(order_seed: int, epoch: int) -> torch.Generator:
-    # An odd multiplier far from simple fractions of 2^63: neighbouring epochs get unlike seeds.
-    return torch.Generator().manual_seed((order_seed + epoch * 0x1E3779B97F4A7C15) % 2**63)
+    # An odd multiplier far from simple fractions of 2^63: neighbouring seeds and epochs do not meet.
+    return torch.Generator().manual_seed((order_seed + (epoch + 1) * 0x1E3779B97F4A7C15) % 2**63)
 
 
 class Loaded(Batches):
@@ -139,7 +144,7 @@ def _drop(batches: Iterator[Any], skip: int, ready: Ready) -> Iterator[Any]:
 
 
 def as_batches(
-    name: str, data: Any, batch_size: int, order_seed: int, epochs: int, shuffle: bool = True
+    name: str, data: Any, batch_size: int, seed: int | None, epochs: int, shuffle: bool = True
 ) -> Batches:
     """`data` in whatever form as `Batches`; a tensor's content is checked as a whole.
 
@@ -152,11 +157,9 @@ def as_batches(
         data = _shared(name, data)
     if isinstance(data, Tensor):
         _check_tensor(name, data)
-        return (
-            InMemory(data.detach(), batch_size, order_seed)
-            if shuffle
-            else Repeated(lambda: data.split(batch_size), -(-len(data) // batch_size))
-        )
+        if not shuffle:
+            return Repeated(lambda: data.split(batch_size), -(-len(data) // batch_size))
+        return InMemory(data.detach(), batch_size, draw_seed() if seed is None else seed)
     if isinstance(data, Dataset):
         random_access = shuffle and not isinstance(data, IterableDataset)
         _check_length(name, data)

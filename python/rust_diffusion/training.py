@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
-from rust_diffusion import _checks, _lock, _native, _random, checkpoint
+from rust_diffusion import _checks, _lock, _native, checkpoint
 from rust_diffusion._run import Files, Run
 from rust_diffusion.batches import as_batches, images_of
 from rust_diffusion.model import EMA, DiffusionUNet, _unwrap
@@ -171,8 +171,7 @@ def train(
 
     if seed is not None:
         torch.manual_seed(seed)
-    order_seed = seed % 2**62 if seed is not None else _random.draw_seed()
-    batches = as_batches("data", data, batch_size, order_seed, options["epochs"])
+    batches = as_batches("data", data, batch_size, seed, options["epochs"])
     _check_first(batches, model)
     with contextlib.ExitStack() as stack:
         if files.folder is not None:
@@ -185,7 +184,7 @@ def train(
         model.to(target).train()
         model.objective = options["objective"]
         ema = EMA(model, options["ema_decay"])
-        run = Run(model, ema, batches, betas, options, files, progress, callback, order_seed)
+        run = Run(model, ema, batches, betas, options, files, progress, callback)
         _begin(run, found)
         if not (isinstance(found, _Weights) or _finished(run)):
             run.go()
@@ -219,7 +218,7 @@ def _find(
 
 
 def _compare(saved: dict[str, Any], timesteps: int, options: dict[str, Any], path: Path) -> None:
-    """The run's own settings against those of the checkpoint: another task is an error, another setting a warning."""
+    """Settings against those of the checkpoint: another task is an error, another number a warning."""
     config = saved.get("config") or {}
     theirs = config.get("num_diffusion_steps", timesteps)
     if theirs != timesteps:
@@ -279,7 +278,7 @@ def _check_model(model: Any) -> DiffusionUNet:
         raise TypeError(f"model must be a rust_diffusion.DiffusionUNet, got {type(model).__name__}")
     if type(model).forward is not DiffusionUNet.forward:
         raise TypeError(
-            f"model is a {type(model).__name__} with a forward of its own, which the engine's loop would not call; "
+            f"model is a {type(model).__name__} with a forward of its own, which the engine would not call; "
             f"train it in a loop of torch's"
         )
     for key, parameter in model.named_parameters():

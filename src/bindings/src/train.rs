@@ -6,8 +6,7 @@ use diffusion_core::nn::model::Precision;
 use diffusion_core::sampler::Objective;
 use diffusion_core::schedule::Schedule;
 use diffusion_core::train::{
-    self, Batch, EpochReport, Flat, Host, LossScaler, Rate, RateSchedule, State, StepReport,
-    Trainer,
+    self, Batch, EpochReport, Flat, Host, LossScaler, Rate, RateSchedule, State, StepReport, Trainer,
 };
 use diffusion_core::Result;
 use pyo3::prelude::*;
@@ -98,11 +97,7 @@ impl From<Position> for train::Position {
             skipped: p.skipped,
             averaged: p.averaged,
             initial_share: p.initial_share,
-            scaler: LossScaler {
-                scale: p.scale,
-                healthy: p.scale_healthy,
-                skips_in_a_row: p.skips_in_a_row,
-            },
+            scaler: LossScaler { scale: p.scale, healthy: p.scale_healthy, skips_in_a_row: p.skips_in_a_row },
         }
     }
 }
@@ -165,11 +160,7 @@ impl Host for PythonHost {
                 return Ok(None);
             }
             let (images, total, first): (Bound<'_, PyAny>, i64, i64) = given.extract()?;
-            Ok(Some(Batch {
-                images: from_python(&images, "what data gave")?,
-                total,
-                first,
-            }))
+            Ok(Some(Batch { images: from_python(&images, "what data gave")?, total, first }))
         })
     }
 
@@ -190,13 +181,8 @@ impl Host for PythonHost {
 
     fn end_epoch(&mut self, report: &EpochReport) -> Result<bool> {
         attached(|py| {
-            let args = (
-                report.epoch,
-                report.loss,
-                report.rate,
-                report.images_per_second,
-                position_dict(py, report.position)?,
-            );
+            let args =
+                (report.epoch, report.loss, report.rate, report.images_per_second, position_dict(py, report.position)?);
             self.host.call_method1(py, "end_epoch", args)?.extract(py)
         })
     }
@@ -233,10 +219,7 @@ fn train_network(
     let blueprint = unet.blueprint.clone();
     let weights = list_from_python(params, "model.parameters()")?;
     let shadow = list_from_python(shadow, "ema.shadow.parameters()")?;
-    let (first, second) = (
-        from_python(&moments.0, "exp_avg")?,
-        from_python(&moments.1, "exp_avg_sq")?,
-    );
+    let (first, second) = (from_python(&moments.0, "exp_avg")?, from_python(&moments.1, "exp_avg_sq")?);
     let betas = from_python(betas, "betas")?;
     let options = options.into_core().map_err(to_py)?;
     let mut host = PythonHost { host, shown: None };
