@@ -112,7 +112,7 @@ def test_data_are_not_changed(fit):
 
 
 def test_grey_levels_are_normalised_on_the_fly(fit):
-    grey = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (8, 1, 16, 16), dtype=np.uint8))
+    grey = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (8, 1, 8, 8), dtype=np.uint8))
     _, result = fit(grey)
     _, normalised = fit(grey.float() / 127.5 - 1)
     assert result.history == pytest.approx(normalised.history, rel=1e-5)

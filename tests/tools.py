@@ -40,7 +40,7 @@ def same_state(a, b):
     return list(a) == list(b) and all(torch.equal(a[key], b[key]) for key in a)
 
 
-def slices(n, size=16, seed=0):
+def slices(n, size=8, seed=0):
     """`n` smooth grey images in [-1, 1], made without the package under test."""
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.rand(n, 1, 4, 4, generator=generator) * 2 - 1
