@@ -56,10 +56,10 @@ def test_a_loaded_model_samples_as_before_whatever_the_batch(rd, model, tmp_path
     assert before.shape == (5, 1, 8, 12)
     assert torch.equal(loaded.sample(5, sampler=sampler, seed=3, progress=False, **options), before)
     in_batches = loaded.sample(5, sampler, seed=3, batch_size=2, progress=False, **options)
-    # Other batch sizes may round differently; the noise, and so the picture, is the same.
-    assert torch.allclose(in_batches, before, atol=1e-4)
+    # Other batch sizes may round differently, which an untrained network amplifies; the noise is the same.
+    assert torch.allclose(in_batches, before, atol=1e-3)
     one_later = loaded.sample(4, sampler, seed=4, progress=False, **options)
-    assert torch.allclose(one_later, before[1:], atol=1e-4)
+    assert torch.allclose(one_later, before[1:], atol=1e-3)
 
 
 def test_sampling_follows_the_model_it_was_saved_from(rd, model):
@@ -225,3 +225,31 @@ def test_a_model_that_knows_no_schedule_says_so(rd, tmp_path):
 def test_wrong_arguments_of_sample_are_named(model, arguments, message):
     with pytest.raises(ValueError, match=message):
         model.sample(**arguments)
+
+
+@pytest.mark.parametrize("as_loader", [False, True])
+def test_what_train_wrote_samples_with_nothing_else(rd, tmp_path, as_loader):
+    data = torch.rand(6, 1, 8, 12) * 2 - 1
+    batches = torch.utils.data.DataLoader(data, batch_size=3) if as_loader else data
+    model = rd.DiffusionUNet(**SMALL)
+    result = rd.train(
+        model,
+        batches,
+        betas=rd.linear_beta_schedule(7),
+        epochs=1,
+        objective="v",
+        weights_dir=tmp_path,
+        progress=False,
+        device="cpu",
+    )
+    shadow = result.ema.shadow
+    expected = shadow.sample(2, seed=0, progress=False)
+    assert expected.shape == (2, 1, 8, 12)
+    for path in (tmp_path, tmp_path / "DDPMDenoiser.ckpt"):
+        loaded = rd.load(path)
+        assert loaded.config["num_heads"] == 2 and loaded.objective == "v" and loaded.image_size == (8, 12)
+        assert torch.equal(loaded.betas, model.betas)
+        assert torch.equal(loaded.sample(2, sampler="ddim", seed=0, progress=False), expected)
+    assert torch.equal(
+        rd.load(shadow.save_pretrained(tmp_path / "shared")).sample(2, seed=0, progress=False), expected
+    )

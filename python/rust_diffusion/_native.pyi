@@ -1,8 +1,8 @@
 """The engine in Rust, on libtorch.
 
-The public functions are re-exported by `rust_diffusion`; the rest serves the package's own Python files.
-Every tensor is a `torch.Tensor` that shares its memory with the caller's; where data goes in, a NumPy array is
-taken too. All errors are built-in exceptions whose message names the argument.
+The public functions are re-exported by `rust_diffusion`; the rest serves the package's Python files. Every
+tensor is a `torch.Tensor` and shares its memory with the caller's; where data goes in, a NumPy array is taken
+too. All errors are built-in exceptions whose message names the argument.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,6 +13,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 __all__ = [
+    "LINKED_TORCH",
     "UNet",
     "cosine_beta_schedule",
     "ddim_sample",
@@ -25,6 +26,9 @@ __all__ = [
     "q_sample",
     "timestep_grid",
 ]
+
+LINKED_TORCH: str
+"""The version of the torch that this file was linked with, with its local part, such as "2.11.0+cpu"."""
 
 _Array: TypeAlias = Tensor | npt.NDArray[np.generic]
 
@@ -226,10 +230,10 @@ class UNet:
     def forward(
         self, params: list[Tensor], x: Tensor, t: Tensor, training: bool, differentiable_twice: bool
     ) -> Tensor:
-        """Predict for x (B, C, H, W) at timesteps t (B,); torch's autograd records when the caller records."""
+        """Predict for x (B, C, H, W) at timesteps t (B,); autograd records when the caller's does."""
 
 def ema_update(shadow: list[Tensor], weights: list[Tensor], decay: float) -> None:
-    """Move the shadow: shadow = decay * shadow + (1 - decay) * weights, in place."""
+    """Move the shadow: decay * shadow + (1 - decay) * weights, in place."""
 
 def timestep_grid(num_timesteps: int, sample_steps: int, spacing: str) -> list[int]:
     """List the timesteps that DDIM visits, decreasing."""

@@ -128,6 +128,8 @@ class Run:
         if batch is None:
             return None
         images = images_of("data", batch)
+        height, width = images.shape[-2:]
+        self.model.image_size = self.ema.shadow.image_size = (height, width)
         self.images += len(images)
         return images, len(images), 0
 
@@ -222,6 +224,9 @@ class Run:
                 "order_seed": self.batches.order_seed,
                 "precision": options["precision"],
                 "objective": options["objective"],
+                "model": self.model.config,
+                "image_size": self.model.image_size,
+                "betas": self.model.betas,
                 "val_history": list(self.val_history),
                 "torch": str(torch.__version__),
             },

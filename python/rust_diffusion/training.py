@@ -182,7 +182,7 @@ def train(
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.autocast(target.type, enabled=False))
         model.to(target).train()
-        model.objective = options["objective"]
+        _note_task(model, options["objective"], betas, batches)
         ema = EMA(model, options["ema_decay"])
         run = Run(model, ema, batches, betas, options, files, progress, callback)
         _begin(run, found)
@@ -195,6 +195,16 @@ def train(
 
 class _Weights(dict[str, Any]):
     """A state dict of averaged weights found without a checkpoint."""
+
+
+def _note_task(model: DiffusionUNet, objective: str, betas: torch.Tensor, batches: Any) -> None:
+    """Let the model know what it is trained for: what sampling from it, and saving it, will need."""
+    model.objective = objective
+    model.betas = betas.detach().to("cpu", torch.float32)
+    images = getattr(batches, "images", None)
+    if images is not None:
+        height, width = images_of("data", images).shape[2:]
+        model.image_size = (height, width)
 
 
 def _find(

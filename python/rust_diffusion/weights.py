@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from rust_diffusion._native import cosine_beta_schedule
+from rust_diffusion.checkpoint import OWN
 from rust_diffusion.model import DiffusionUNet
 
 #: Steps of the course's cosine schedule: what bare weights, which do not say, are taken to be trained with.
@@ -79,6 +80,10 @@ def _about(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     config = checkpoint.get("config")
     if isinstance(config, Mapping) and "num_diffusion_steps" in config:
         about["steps"] = int(config["num_diffusion_steps"])
+    own = checkpoint.get(OWN)
+    if isinstance(own, Mapping):
+        about |= {key: own[key] for key in ("objective", "betas", "image_size") if own.get(key) is not None}
+        about["num_heads"] = (own.get("model") or {}).get("num_heads")
     return about
 
 
