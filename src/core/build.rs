@@ -3,6 +3,7 @@
 //!
 //! The Python extension needs no help at run time: `import torch` has loaded the libraries before it.
 
+use std::env;
 use std::path::PathBuf;
 
 const SHIM: &str = "src/libtorch/shim.cpp";
@@ -10,12 +11,10 @@ const SHIM: &str = "src/libtorch/shim.cpp";
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-changed={SHIM}");
-    // torch-sys tells where libtorch's libraries lie; the headers are beside them.
-    let Ok(libtorch) = std::env::var("DEP_TCH_LIBTORCH_LIB") else {
-        println!("cargo:warning=torch-sys did not say where libtorch is; the shim cannot be compiled");
-        return;
-    };
-    let include = PathBuf::from(&libtorch).with_file_name("include");
+    println!("cargo:rerun-if-env-changed=LIBTORCH_USE_PYTORCH");
+    let libraries = libtorch_libraries();
+    // The headers are beside the libraries.
+    let include = libraries.with_file_name("include");
     cc::Build::new()
         .cpp(true)
         .std("c++17")
@@ -25,6 +24,14 @@ fn main() {
         .file(SHIM)
         .compile("diffusion_shim");
     if cfg!(unix) {
-        println!("cargo:rustc-link-arg=-Wl,-rpath,{libtorch}");
+        println!("cargo:rustc-link-arg=-Wl,-rpath,{}", libraries.display());
     }
+}
+
+/// torch-sys says where they lie, but not on Windows; the build backend names torch's folder everywhere.
+fn libtorch_libraries() -> PathBuf {
+    env::var("DEP_TCH_LIBTORCH_LIB")
+        .map(PathBuf::from)
+        .or_else(|_| env::var("LIBTORCH_USE_PYTORCH").map(|torch| PathBuf::from(torch).join("lib")))
+        .expect("torch-sys or LIBTORCH_USE_PYTORCH says where libtorch is")
 }

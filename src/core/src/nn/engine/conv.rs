@@ -23,7 +23,7 @@ pub enum Resize {
 impl Resize {
     fn method(self) -> Method {
         match self {
-            Resize::Keep => Method::F2,
+            Resize::Keep => Method::F4,
             Resize::Halve => Method::Downsample,
             Resize::Double => Method::Upsample,
         }
@@ -100,10 +100,13 @@ pub fn conv_backward(
     input_wanted: bool,
     grads: &mut [Tensor],
 ) -> Result<Option<Tensor>> {
-    let fast = weights.is_fast(conv);
+    if weights.is_fast(conv) {
+        fast_layer_gradients(conv, resize, x, dy, grads)?;
+        return input_wanted.then(|| fast_input_gradient(weights, conv, resize, x, dy)).transpose();
+    }
     let doubled = (resize == Resize::Double).then(|| double(x)).transpose()?;
     let read = nchw(doubled.as_ref().unwrap_or(x))?;
-    let wanted = ConvolutionGradients { input: input_wanted && !fast, weight: true, bias: true };
+    let wanted = ConvolutionGradients { input: input_wanted, weight: true, bias: true };
     let weight = &weights.compute[conv.param];
     let [dx, dw, db] = convolution_backward(&nchw(dy)?, &read, weight, conv.stride, conv.padding, wanted)?;
     for (index, gradient) in [(conv.param, dw), (conv.param + 1, db)] {
@@ -111,12 +114,29 @@ pub fn conv_backward(
             add_to(grads, index, &gradient)?;
         }
     }
+    let dx = dx.map(|dx| nhwc(&dx)).transpose()?;
     match dx {
-        Some(dx) if resize == Resize::Double => double_backward(&nhwc(&dx)?).map(Some),
-        Some(dx) => nhwc(&dx).map(Some),
-        None if input_wanted => fast_input_gradient(weights, conv, resize, x, dy).map(Some),
-        None => Ok(None),
+        Some(dx) if resize == Resize::Double => double_backward(&dx).map(Some),
+        dx => Ok(dx),
     }
+}
+
+fn fast_layer_gradients(conv: &Conv, resize: Resize, x: &Tensor, dy: &Tensor, grads: &mut [Tensor]) -> Result<()> {
+    let float = (Kind::Float, x.device());
+    let mut dw = Tensor::f_empty([conv.cout, conv.cin, conv.kernel, conv.kernel], float)?;
+    let mut db = Tensor::f_empty([conv.cout], float)?;
+    winograd::weight_gradient(
+        &TorchPool,
+        resize.method(),
+        images(x)?,
+        &Source::new(slice::<f32>(x)?, conv.cin as usize),
+        images(dy)?,
+        slice::<f32>(dy)?,
+        slice_mut::<f32>(&mut dw)?,
+        Some(slice_mut::<f32>(&mut db)?),
+    )?;
+    add_to(grads, conv.param, &dw)?;
+    add_to(grads, conv.param + 1, &db)
 }
 
 fn fast_input_gradient(weights: &Weights, conv: &Conv, resize: Resize, x: &Tensor, dy: &Tensor) -> Result<Tensor> {
