@@ -16,6 +16,7 @@
 //! | [`optim::sum_of_squares`] | sum of x^2 in f64; not finite exactly if some x is not |
 //! | [`winograd::Filter::new`] | packs weights (O, I, 3, 3) for a [`winograd::Method`]: F2 and F4 (stride 1), Upsample (nearest x2, then stride 1), Downsample (stride 2), all with padding 1 |
 //! | [`winograd::Filter::of_input_gradient`] | packs the same weights for the gradient of the output to the gradient of the (whole) input |
+//! | [`winograd::Filter::update`] | packs new weights of the same shape into a filter, on the pool (after each optimiser step) |
 //! | [`winograd::convolve`] | y = filter * source + bias(C) + shift(N, C) + residual(N, H, W, C) + (own: what y held), each addend optional |
 //! | [`winograd::weight_gradient`] | from the source and dy: dw (O, I, 3, 3) and, if asked for, dbias (both written) |
 pub mod element;

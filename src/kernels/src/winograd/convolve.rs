@@ -1,6 +1,7 @@
 //! The convolution itself: points, products and images, block after block of tiles.
 
-use super::filter::{with_scheme, Filter, Way};
+use super::filter::Filter;
+use super::method::{with_scheme, Way};
 use super::product::{Products, PANELS};
 use super::scheme::Scheme;
 use super::tile::{Addends, Grid, ToImages, ToPoints};

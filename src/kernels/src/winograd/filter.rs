@@ -1,129 +1,14 @@
-//! Filters brought to the points of a scheme, packed as the products read them.
+//! Filters brought to the points of a scheme, packed as the products read them; and gradients brought back from there.
 
-use super::scheme::{Down, DownGradient, Scheme, Up, UpGradient, F2, F4};
+#![allow(clippy::needless_range_loop)] // the indices are the formulas'
+
+use super::method::{with_scheme, Method, Way};
+use super::scheme::Scheme;
+use super::unroll;
 use crate::error::{check_len, Error, Result};
-use crate::raw::{Line, LANES};
-
-/// What is computed, and in which tiles. All filters are 3 x 3 with zero padding of 1.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Method {
-    /// Stride 1, by F(2x2, 3x3): 2.25 times fewer multiplications than the definition.
-    F2,
-    /// Stride 1, by F(4x4, 3x3): 4 times fewer.
-    F4,
-    /// Nearest-neighbour doubling, then stride 1: 4 times fewer.
-    Upsample,
-    /// Stride 2: 1.44 times fewer.
-    Downsample,
-}
-
-/// A method, or the gradient of a method with respect to its input.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Way {
-    F2,
-    F4,
-    Up,
-    UpGradient,
-    Down,
-    DownGradient,
-}
-
-/// Evaluates `$body` with `$scheme` standing for the scheme of `$way`.
-macro_rules! with_scheme {
-    ($way:expr, $scheme:ident => $body:expr) => {
-        match $way {
-            Way::F2 => {
-                type $scheme = crate::winograd::scheme::F2;
-                $body
-            }
-            Way::F4 => {
-                type $scheme = crate::winograd::scheme::F4;
-                $body
-            }
-            Way::Up => {
-                type $scheme = crate::winograd::scheme::Up;
-                $body
-            }
-            Way::UpGradient => {
-                type $scheme = crate::winograd::scheme::UpGradient;
-                $body
-            }
-            Way::Down => {
-                type $scheme = crate::winograd::scheme::Down;
-                $body
-            }
-            Way::DownGradient => {
-                type $scheme = crate::winograd::scheme::DownGradient;
-                $body
-            }
-        }
-    };
-}
-pub(super) use with_scheme;
-
-/// The one-dimensional numbers of a way.
-#[derive(Clone, Copy)]
-pub(super) struct Shape {
-    pub points: usize,
-    pub outputs: usize,
-    pub step: usize,
-    pub before: usize,
-    pub filter: &'static [[f64; 3]],
-}
-
-impl Shape {
-    const fn of<T: Scheme<W, P, M>, const W: usize, const P: usize, const M: usize>() -> Shape {
-        Shape {
-            points: P,
-            outputs: M,
-            step: T::STEP,
-            before: T::BEFORE,
-            filter: &T::FILTER,
-        }
-    }
-}
-
-impl Way {
-    pub fn shape(self) -> Shape {
-        match self {
-            Way::F2 => const { Shape::of::<F2, 4, 4, 2>() },
-            Way::F4 => const { Shape::of::<F4, 6, 6, 4>() },
-            Way::Up => const { Shape::of::<Up, 3, 3, 2>() },
-            Way::UpGradient => const { Shape::of::<UpGradient, 4, 3, 1>() },
-            Way::Down => const { Shape::of::<Down, 5, 5, 2>() },
-            Way::DownGradient => const { Shape::of::<DownGradient, 3, 5, 4>() },
-        }
-    }
-}
-
-impl Method {
-    pub(super) fn forward(self) -> Way {
-        match self {
-            Method::F2 => Way::F2,
-            Method::F4 => Way::F4,
-            Method::Upsample => Way::Up,
-            Method::Downsample => Way::Down,
-        }
-    }
-
-    fn gradient(self) -> Way {
-        match self {
-            Method::F2 => Way::F2,
-            Method::F4 => Way::F4,
-            Method::Upsample => Way::UpGradient,
-            Method::Downsample => Way::DownGradient,
-        }
-    }
-
-    /// Height or width of the output for that of the input.
-    pub fn output_size(self, size: usize) -> usize {
-        match self {
-            Method::F2 | Method::F4 => size,
-            Method::Upsample => 2 * size,
-            Method::Downsample => size.div_ceil(2),
-        }
-    }
-}
+use crate::pool::{Pool, Serial};
+use crate::raw::{dispatch, Kernel, Line, Simd, Split, LANES};
+use std::marker::PhantomData;
 
 /// A filter ready for [`super::convolve`].
 pub struct Filter {
@@ -133,6 +18,10 @@ pub struct Filter {
     pub(super) outputs: usize,
     /// `[panel][point][input channel]`, input channels padded to whole lines within each part.
     pub(super) lines: Vec<Line>,
+    /// Where the weights of the first output and input begin, from one output to the next and from one input to the next.
+    places: [usize; 2],
+    /// Whether the taps are taken in reverse.
+    flipped: bool,
 }
 
 impl Filter {
@@ -146,15 +35,18 @@ impl Filter {
         outputs: usize,
         inputs: [usize; 2],
     ) -> Result<Self> {
-        let total = inputs[0] + inputs[1];
-        Self::pack(
+        let places = [(inputs[0] + inputs[1]) * 9, 9];
+        let (lines, flipped, way) = (Vec::new(), false, method.forward());
+        Filter {
             method,
-            method.forward(),
-            weights,
-            outputs,
+            way,
             inputs,
-            |o, i| (o * total + i, false),
-        )
+            outputs,
+            lines,
+            places,
+            flipped,
+        }
+        .filled(weights)
     }
 
     /// From the same weights (outputs, inputs, 3, 3) the filter that takes the gradient of the output to that of the
@@ -168,63 +60,59 @@ impl Filter {
         outputs: usize,
         inputs: usize,
     ) -> Result<Self> {
-        let flipped = matches!(method, Method::F2 | Method::F4);
-        Self::pack(
-            method,
+        let places = [9, inputs * 9];
+        let (lines, flipped, way) = (
+            Vec::new(),
+            matches!(method, Method::F2 | Method::F4),
             method.gradient(),
-            weights,
-            inputs,
-            [outputs, 0],
-            |i, o| (o * inputs + i, flipped),
-        )
+        );
+        Filter {
+            method,
+            way,
+            inputs: [outputs, 0],
+            outputs: inputs,
+            lines,
+            places,
+            flipped,
+        }
+        .filled(weights)
     }
 
-    /// Whether this filter takes gradients of outputs to gradients of inputs.
-    fn pack(
-        method: Method,
-        way: Way,
-        weights: &[f32],
-        outputs: usize,
-        inputs: [usize; 2],
-        place: impl Fn(usize, usize) -> (usize, bool),
-    ) -> Result<Self> {
-        if outputs == 0 || inputs[0] == 0 {
+    fn filled(mut self, weights: &[f32]) -> Result<Self> {
+        if self.outputs == 0 || self.inputs[0] == 0 {
             return Err(Error(
                 "a convolution needs at least one channel on either side".into(),
             ));
         }
+        let points = self.way.shape().points;
+        self.lines = vec![Line::ZERO; self.panels() * points * points * self.blocks() * LANES];
+        self.update(&Serial, weights)?;
+        Ok(self)
+    }
+
+    /// Takes new weights of the same shape.
+    ///
+    /// # Errors
+    /// When their length is not that of the shape.
+    pub fn update(&mut self, pool: &dyn Pool, weights: &[f32]) -> Result {
         check_len(
             "weights",
             weights.len(),
-            outputs * (inputs[0] + inputs[1]) * 9,
+            self.outputs * (self.inputs[0] + self.inputs[1]) * 9,
         )?;
-        let shape = way.shape();
-        let squares = shape.points * shape.points;
-        let mut filter = Filter {
-            method,
-            way,
-            inputs,
-            outputs,
-            lines: Vec::new(),
-        };
-        let depth = filter.blocks() * LANES;
-        filter.lines = vec![Line::ZERO; filter.panels() * squares * depth];
-        for o in 0..outputs {
-            for i in 0..inputs[0] + inputs[1] {
-                let (at, flipped) = place(o, i);
-                let taps: [f32; 9] =
-                    std::array::from_fn(|k| weights[at * 9 + if flipped { 8 - k } else { k }]);
-                let row = if i < inputs[0] {
-                    i
-                } else {
-                    inputs[0].next_multiple_of(LANES) + i - inputs[0]
-                };
-                for (point, value) in at_points(shape.filter, &taps).enumerate() {
-                    filter.lines[(o / LANES * squares + point) * depth + row].0[o % LANES] = value;
-                }
-            }
-        }
-        Ok(filter)
+        let (panels, size) = (self.panels(), self.lines.len() / self.panels());
+        let mut lines = std::mem::take(&mut self.lines);
+        let shares = Split::new(&mut lines, panels, |panel| (panel + 1) * size);
+        let filter = &*self;
+        pool.run(panels, &|panel| {
+            with_scheme!(filter.way, K => {
+                let (lines, scheme) = (shares.take(panel), PhantomData::<K>);
+                dispatch(Pack { filter, weights, panel, lines, scheme });
+            });
+        });
+        drop(shares);
+        self.lines = lines;
+        Ok(())
     }
 
     /// Lines of input channels.
@@ -238,15 +126,127 @@ impl Filter {
     }
 }
 
-/// G g G^T, row by row, in f64 and rounded once.
-fn at_points<'a>(filter: &'a [[f64; 3]], taps: &'a [f32; 9]) -> impl Iterator<Item = f32> + 'a {
-    let columns = move |row: &[f64; 3]| -> [f64; 3] {
-        std::array::from_fn(|j| (0..3).map(|i| row[i] * f64::from(taps[3 * i + j])).sum())
-    };
-    filter.iter().flat_map(move |down| {
-        let part = columns(down);
-        filter
-            .iter()
-            .map(move |across| (0..3).map(|j| across[j] * part[j]).sum::<f64>() as f32)
-    })
+/// Brings the filters of one panel to the points: G g G^T.
+struct Pack<'a, K, const W: usize, const P: usize, const M: usize> {
+    filter: &'a Filter,
+    weights: &'a [f32],
+    panel: usize,
+    lines: &'a mut [Line],
+    scheme: PhantomData<K>,
+}
+
+impl<K: Scheme<W, P, M>, const W: usize, const P: usize, const M: usize> Kernel
+    for Pack<'_, K, W, P, M>
+{
+    type Out = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Filter {
+            inputs,
+            places,
+            flipped,
+            ..
+        } = *self.filter;
+        let outputs = self.panel * LANES..self.filter.outputs.min((self.panel + 1) * LANES);
+        let depth = self.lines.len() / (P * P);
+        for i in 0..inputs[0] + inputs[1] {
+            let row = if i < inputs[0] {
+                i
+            } else {
+                inputs[0].next_multiple_of(LANES) + i - inputs[0]
+            };
+            let mut taps = [Line::ZERO; 9];
+            for (lane, o) in outputs.clone().enumerate() {
+                let own = &self.weights[o * places[0] + i * places[1]..][..9];
+                for k in 0..9 {
+                    taps[if flipped { 8 - k } else { k }].0[lane] = own[k];
+                }
+            }
+            let mut columns = [[s.splat(0.0); P]; TAPS];
+            unroll!(j < TAPS {
+                let tap = [s.load(&taps[j].0), s.load(&taps[3 + j].0), s.load(&taps[6 + j].0)];
+                unroll!(p < P { columns[j][p] = combine(s, K::FILTER[p], tap); });
+            });
+            unroll!(p < P {
+                let row_of_points = [columns[0][p], columns[1][p], columns[2][p]];
+                unroll!(q < P {
+                    let value = combine(s, K::FILTER[q], row_of_points);
+                    s.store(&mut self.lines[(p * P + q) * depth + row].0, value);
+                });
+            });
+        }
+    }
+}
+
+const TAPS: usize = 3;
+
+/// The sum of weights times values; weights of 0 and 1 cost nothing once the compiler knows them.
+#[inline(always)]
+fn combine<S: Simd, const N: usize>(s: S, weights: [f64; N], values: [S::V; N]) -> S::V {
+    let mut sum: Option<S::V> = None;
+    unroll!(k < N {
+        let weight = s.splat(weights[k] as f32);
+        sum = match sum {
+            _ if weights[k] == 0.0 => sum,
+            None if weights[k] == 1.0 => Some(values[k]),
+            None => Some(s.mul(values[k], weight)),
+            Some(sum) if weights[k] == 1.0 => Some(s.add(sum, values[k])),
+            Some(sum) => Some(s.fma(values[k], weight, sum)),
+        };
+    });
+    sum.unwrap_or(s.splat(0.0))
+}
+
+/// Brings sums at the points back to the taps, G^T u G, for one panel of outputs and one block of inputs.
+pub(super) struct ToTaps<'a, 'b, K, const W: usize, const P: usize, const M: usize> {
+    /// `u[point * stride + i]` is the line of input i.
+    pub u: &'a [Line],
+    pub stride: usize,
+    /// Inputs of the block, and the place of its first one among all.
+    pub inputs: usize,
+    pub first: usize,
+    /// The weights' gradients of each output of the panel, (inputs, 3, 3).
+    pub rows: &'a mut [&'b mut [f32]],
+    pub scheme: PhantomData<K>,
+}
+
+impl<K: Scheme<W, P, M>, const W: usize, const P: usize, const M: usize> Kernel
+    for ToTaps<'_, '_, K, W, P, M>
+{
+    type Out = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        for i in 0..self.inputs {
+            let mut columns = [[s.splat(0.0); P]; TAPS];
+            unroll!(q < P {
+                let mut sums = [s.splat(0.0); P];
+                unroll!(p < P { sums[p] = s.load(&self.u[(p * P + q) * self.stride + i].0); });
+                unroll!(a < TAPS { columns[a][q] = combine(s, transposed::<K, W, P, M>(a), sums); });
+            });
+            let mut taps = [Line::ZERO; TAPS * TAPS];
+            unroll!(a < TAPS {
+                unroll!(b < TAPS {
+                    s.store(&mut taps[a * TAPS + b].0, combine(s, transposed::<K, W, P, M>(b), columns[a]));
+                });
+            });
+            for (lane, row) in self.rows.iter_mut().enumerate() {
+                let own = &mut row[(self.first + i) * 9..][..9];
+                for k in 0..9 {
+                    own[k] = taps[k].0[lane];
+                }
+            }
+        }
+    }
+}
+
+/// Column `tap` of G.
+#[inline(always)]
+fn transposed<K: Scheme<W, P, M>, const W: usize, const P: usize, const M: usize>(
+    tap: usize,
+) -> [f64; P] {
+    let mut weights = [0.0; P];
+    unroll!(p < P { weights[p] = K::FILTER[p][tap]; });
+    weights
 }

@@ -1,7 +1,8 @@
 //! The gradient of the weights: at each point, the tiles' points times the gradients of their products, summed over all
 //! tiles, and then the filter's transform transposed.
 
-use super::filter::{with_scheme, Method, Way};
+use super::filter::ToTaps;
+use super::method::{with_scheme, Method, Way};
 use super::product::Correlations;
 use super::scheme::Scheme;
 use super::tile::{FromGradients, Grid, ToPoints};
@@ -50,11 +51,7 @@ pub fn weight_gradient<T: Element>(
     let way = method.forward();
     let grid = Grid::new(from, to, way.shape());
     let outside = zeros_for(x);
-    let blocks: usize = x
-        .parts
-        .iter()
-        .map(|part| part.channels.div_ceil(LANES))
-        .sum();
+    let blocks = blocks_of(x).count();
     let panels = outputs.div_ceil(LANES);
     let points = way.shape().points * way.shape().points;
 
@@ -97,32 +94,18 @@ pub fn weight_gradient<T: Element>(
     drop((shares, biases));
 
     let rows = Split::new(dw, outputs, |o| (o + 1) * inputs * 9);
-    let offsets = [
-        0,
-        x.parts[0].channels.next_multiple_of(LANES) - x.parts[0].channels,
-    ];
     pool.run(panels, &|panel| {
-        let mut rows: Vec<&mut [f32]> = (panel * LANES..outputs.min((panel + 1) * LANES))
-            .map(|o| rows.take(o))
-            .collect();
-        for input in 0..inputs {
-            let place = input + offsets[usize::from(input >= x.parts[0].channels)];
-            let (block, lane) = (place / LANES, place % LANES);
+        let own = panel * LANES..outputs.min((panel + 1) * LANES);
+        let mut rows: Vec<&mut [f32]> = own.map(|o| rows.take(o)).collect();
+        for (block, inputs) in blocks_of(x).enumerate() {
             // The task whose slice this is, and where the slice's sums lie.
-            let Some(i) = (0..ends.len()).find(|&i| slice(i).has(block, panel)) else {
-                continue;
-            };
+            let Some(i) = (0..ends.len()).find(|&i| slice(i).has(block, panel)) else { continue };
             let own = slice(i);
-            let size = own.blocks.len() * own.panels.len() * LANES;
-            let at = (block - own.blocks.start) * own.panels.len() + panel - own.panels.start;
-            let first = ends[i] - points * size + at * LANES + lane;
-            let line = |point: usize| &sums[first + point * size];
-            let taps = to_taps(way.shape().filter, line);
-            for (lane, row) in rows.iter_mut().enumerate() {
-                for (tap, values) in row[input * 9..input * 9 + 9].iter_mut().zip(&taps) {
-                    *tap = values.0[lane];
-                }
-            }
+            let stride = own.blocks.len() * own.panels.len() * LANES;
+            let at = ((block - own.blocks.start) * own.panels.len() + panel - own.panels.start) * LANES;
+            let u = &sums[ends[i] - points * stride + at..ends[i]];
+            let (first, inputs, rows) = (inputs.start, inputs.len(), rows.as_mut_slice());
+            with_scheme!(way, K => dispatch(ToTaps { u, stride, inputs, first, rows, scheme: PhantomData::<K> }));
         }
     });
     let [v, d, _] = SCRATCH.take();
@@ -219,26 +202,12 @@ impl<T: Element> Task<'_, T> {
     }
 }
 
-/// G^T s G for 16 outputs at a time, where `line(point)` are the sums at a point.
-fn to_taps<'a>(filter: &[[f64; 3]], line: impl Fn(usize) -> &'a Line) -> [Line; 9] {
-    let mut taps = [Line::ZERO; 9];
-    for (p, down) in filter.iter().enumerate() {
-        let mut across = [[0.0f32; LANES]; 3];
-        for (q, weights) in filter.iter().enumerate() {
-            let line = line(p * filter.len() + q);
-            for (sum, &weight) in across.iter_mut().zip(weights) {
-                sum.iter_mut()
-                    .zip(&line.0)
-                    .for_each(|(sum, x)| *sum += weight as f32 * x);
-            }
-        }
-        for (k, tap) in taps.iter_mut().enumerate() {
-            let weight = down[k / 3] as f32;
-            tap.0
-                .iter_mut()
-                .zip(&across[k % 3])
-                .for_each(|(tap, x)| *tap += weight * x);
-        }
-    }
-    taps
+/// The inputs of each block.
+fn blocks_of<'a, T>(x: &'a Source<T>) -> impl Iterator<Item = Range<usize>> + 'a {
+    x.placed().flat_map(|(offset, part)| {
+        let end = offset + part.channels;
+        (offset..end)
+            .step_by(LANES)
+            .map(move |start| start..end.min(start + LANES))
+    })
 }

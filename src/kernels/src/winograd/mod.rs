@@ -4,6 +4,7 @@
 mod convolve;
 mod filter;
 mod gradient;
+mod method;
 mod product;
 mod scheme;
 #[cfg(test)]
@@ -11,8 +12,9 @@ mod tests;
 mod tile;
 
 pub use convolve::convolve;
-pub use filter::{Filter, Method};
+pub use filter::Filter;
 pub use gradient::weight_gradient;
+pub use method::Method;
 pub use tile::Addends;
 
 use crate::element::Element;
@@ -20,6 +22,20 @@ use crate::error::{Error, Result};
 use crate::raw::Line;
 use crate::source::{Images, Source};
 use std::cell::Cell;
+
+/// Repeats a body for an index known at compile time, below 6: only then do arrays of registers stay in registers.
+macro_rules! unroll {
+    ($i:ident < $n:ident $body:block) => {
+        unroll!($i < $n $body, 0 1 2 3 4 5)
+    };
+    ($i:ident < $n:ident $body:block, $($value:literal)*) => {
+        $(if $value < $n {
+            let $i = $value;
+            $body
+        })*
+    };
+}
+use unroll;
 
 thread_local! {
     /// Buffers of this thread (points, products, sums), kept from call to call.

@@ -2,26 +2,14 @@
 
 #![allow(clippy::needless_range_loop)] // the indices are the formulas'
 
-use super::filter::Shape;
+use super::method::Shape;
 use super::scheme::Scheme;
+use super::unroll;
 use crate::element::{load, store, Element};
 use crate::raw::{Kernel, Line, Simd, LANES};
 use crate::source::{Images, Source};
 use std::marker::PhantomData;
 use std::ops::Range;
-
-/// Repeats a body for an index known at compile time, below 6: only then do arrays of registers stay in registers.
-macro_rules! unroll {
-    ($i:ident < $n:ident $body:block) => {
-        unroll!($i < $n $body, 0 1 2 3 4 5)
-    };
-    ($i:ident < $n:ident $body:block, $($value:literal)*) => {
-        $(if $value < $n {
-            let $i = $value;
-            $body
-        })*
-    };
-}
 
 /// Where tiles lie. They are numbered along the rows of tiles of one image after the other.
 #[derive(Clone, Copy)]

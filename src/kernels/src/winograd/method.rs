@@ -1,0 +1,122 @@
+//! What can be computed, and by which scheme.
+
+use super::scheme::{Down, DownGradient, Scheme, Up, UpGradient, F2, F4};
+
+/// What is computed, and in which tiles. All filters are 3 x 3 with zero padding of 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Method {
+    /// Stride 1, by F(2x2, 3x3): 2.25 times fewer multiplications than the definition.
+    F2,
+    /// Stride 1, by F(4x4, 3x3): 4 times fewer.
+    F4,
+    /// Nearest-neighbour doubling, then stride 1: 4 times fewer.
+    Upsample,
+    /// Stride 2: 1.44 times fewer.
+    Downsample,
+}
+
+/// A method, or the gradient of a method with respect to its input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    F2,
+    F4,
+    Up,
+    UpGradient,
+    Down,
+    DownGradient,
+}
+
+/// Evaluates `$body` with `$scheme` standing for the scheme of `$way`.
+macro_rules! with_scheme {
+    ($way:expr, $scheme:ident => $body:expr) => {
+        match $way {
+            Way::F2 => {
+                type $scheme = crate::winograd::scheme::F2;
+                $body
+            }
+            Way::F4 => {
+                type $scheme = crate::winograd::scheme::F4;
+                $body
+            }
+            Way::Up => {
+                type $scheme = crate::winograd::scheme::Up;
+                $body
+            }
+            Way::UpGradient => {
+                type $scheme = crate::winograd::scheme::UpGradient;
+                $body
+            }
+            Way::Down => {
+                type $scheme = crate::winograd::scheme::Down;
+                $body
+            }
+            Way::DownGradient => {
+                type $scheme = crate::winograd::scheme::DownGradient;
+                $body
+            }
+        }
+    };
+}
+pub(super) use with_scheme;
+
+/// The one-dimensional numbers of a way.
+#[derive(Clone, Copy)]
+pub(super) struct Shape {
+    pub points: usize,
+    pub outputs: usize,
+    pub step: usize,
+    pub before: usize,
+}
+
+impl Shape {
+    const fn of<T: Scheme<W, P, M>, const W: usize, const P: usize, const M: usize>() -> Shape {
+        Shape {
+            points: P,
+            outputs: M,
+            step: T::STEP,
+            before: T::BEFORE,
+        }
+    }
+}
+
+impl Way {
+    pub fn shape(self) -> Shape {
+        match self {
+            Way::F2 => const { Shape::of::<F2, 4, 4, 2>() },
+            Way::F4 => const { Shape::of::<F4, 6, 6, 4>() },
+            Way::Up => const { Shape::of::<Up, 3, 3, 2>() },
+            Way::UpGradient => const { Shape::of::<UpGradient, 4, 3, 1>() },
+            Way::Down => const { Shape::of::<Down, 5, 5, 2>() },
+            Way::DownGradient => const { Shape::of::<DownGradient, 3, 5, 4>() },
+        }
+    }
+}
+
+impl Method {
+    pub(super) fn forward(self) -> Way {
+        match self {
+            Method::F2 => Way::F2,
+            Method::F4 => Way::F4,
+            Method::Upsample => Way::Up,
+            Method::Downsample => Way::Down,
+        }
+    }
+
+    pub(super) fn gradient(self) -> Way {
+        match self {
+            Method::F2 => Way::F2,
+            Method::F4 => Way::F4,
+            Method::Upsample => Way::UpGradient,
+            Method::Downsample => Way::DownGradient,
+        }
+    }
+
+    /// Height or width of the output for that of the input.
+    pub fn output_size(self, size: usize) -> usize {
+        match self {
+            Method::F2 | Method::F4 => size,
+            Method::Upsample => 2 * size,
+            Method::Downsample => size.div_ceil(2),
+        }
+    }
+}
