@@ -139,7 +139,9 @@ impl Differentiable for Autograd {
             compute: self.compute,
             explicit_attention: false,
         };
-        let prediction = tch::with_grad(|| forward(&plan.net, &mut backend, x, t))?.f_to_kind(Kind::Float)?;
+        // the conversion too: outside, it would cut the prediction off from its graph
+        let prediction =
+            tch::with_grad(|| -> Result<_> { Ok(forward(&plan.net, &mut backend, x, t)?.f_to_kind(Kind::Float)?) })?;
         self.prediction = Some(prediction.shallow_clone());
         Ok(prediction.f_detach()?)
     }
@@ -149,6 +151,7 @@ impl Differentiable for Autograd {
         ensure!(grads.len() == self.params.len(), Value, "grads must have {} entries", self.params.len());
         // d/dp <prediction, d_prediction> is the vector-Jacobian product that backward stands for
         let inner = tch::with_grad(|| prediction.f_mul(d_prediction)?.f_sum(Kind::Float))?;
+        ensure!(inner.requires_grad(), Value, "model has no weight that requires a gradient");
         let fresh = Tensor::f_run_backward(&[inner], &self.params, false, false)?;
         for (grad, new) in grads.iter_mut().zip(&fresh) {
             let _ = grad.f_add_(new)?;
