@@ -44,13 +44,11 @@ demo: $(INSTALLED)  ## train a small denoiser on phantoms and draw slices, into 
 	$(say) 'Training on phantoms and sampling; the pictures go to demo-output/'
 	$(BIN)/rust-diffusion demo --out demo-output
 
-test: lint  ## lint, the Rust tests, the Python tests on the installed wheel, the notebooks
+test: lint  ## lint, the Rust tests, the Python tests and notebooks on the installed wheel
 	$(say) 'Rust tests'
 	$(CARGO) test --release --workspace --locked
-	$(say) 'Python tests, on the installed wheel'
+	$(say) 'Python tests on the installed wheel; the notebooks are among them'
 	$(BIN)/python -m pytest tests
-	$(say) 'Notebooks, run top to bottom in fresh kernels'
-	$(BIN)/python -m pytest --nbmake notebooks
 
 lint: $(INSTALLED) $(TEST_TOOLS)  ## formatting, clippy, ruff, mypy, stubtest, cargo deny
 	$(say) 'Formatting and lint: Rust'
@@ -125,6 +123,6 @@ $(INSTALLED): $(PACKAGE) | $(BUILD_TOOLS)
 	@touch $@
 
 $(TEST_TOOLS): pyproject.toml | $(INSTALLED)
-	$(say) 'Installing the tools for tests and lint'
-	$(PIP) install --quiet "$(WHEEL)[test,lint]"
+	$(say) 'Installing the tools for tests, lint and documentation'
+	$(PIP) install --quiet "$(WHEEL)[test,lint,docs]"
 	@touch $@
