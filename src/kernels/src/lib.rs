@@ -19,7 +19,9 @@
 //! | [`winograd::Filter::update`] | packs new weights of the same shape into a filter, on the pool (after each optimiser step) |
 //! | [`winograd::convolve`] | y = filter * source + bias(C) + shift(N, C) + residual(N, H, W, C) + (own: what y held), each addend optional |
 //! | [`winograd::weight_gradient`] | from the source and dy: dw (O, I, 3, 3) and, if asked for, dbias (both written) |
+//! | [`elementwise::add`], [`elementwise::accumulate`], [`elementwise::convert`] | y = a + b; y += x; y = x in another element type |
 pub mod element;
+pub mod elementwise;
 pub mod error;
 pub mod math;
 pub mod norm;
