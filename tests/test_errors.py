@@ -249,7 +249,6 @@ TRAIN = {
     "grad_clip zero": (dict(grad_clip=0.0), ValueError, r"grad_clip.*0"),
     "grad_clip NaN": (dict(grad_clip=NAN), ValueError, r"grad_clip.*nan"),
     "an unknown precision": (dict(precision="int8"), ValueError, r"precision.*int8"),
-    "fp16 on the CPU": (dict(precision="fp16"), ValueError, r"precision.*fp16"),
     "an unknown device": (dict(device="toaster"), (ValueError, RuntimeError), r"device.*toaster"),
     "betas empty": (dict(betas=torch.zeros(0)), ValueError, r"betas.*0"),
     "betas above one": (dict(betas=torch.tensor([0.1, 1.5])), ValueError, r"betas.*1\.5"),
@@ -267,7 +266,11 @@ TRAIN = {
     "data None": (dict(data=None), TypeError, r"data.*None"),
     "data a number": (dict(data=3), TypeError, r"data.*(3|int)"),
     "batches of text": (dict(data=[["a", "b"]]), TypeError, r"data.*(str|list)"),
-    "batches with NaN": (dict(data=[with_value(NAN)]), ValueError, r"data.*(nan|finite)|loss.*(nan|finite)"),
+    "batches with NaN": (
+        dict(data=[with_value(NAN)]),
+        (ValueError, RuntimeError),
+        r"data.*(nan|finite)|loss.*(nan|finite)",
+    ),
     "a callback that is none": (dict(callback=3), TypeError, r"callback.*3|callback.*int"),
     "a seed of text": (dict(seed="seven"), TypeError, r"seed.*seven"),
     "a name with a folder in it": (dict(name="../escape"), ValueError, r"name.*escape"),
@@ -295,7 +298,7 @@ def test_a_weights_folder_that_is_a_file_is_named(world, tmp_path):
 def test_a_loss_that_is_not_finite_names_epoch_and_step(world):
     model = unet(world)
     with torch.no_grad():
-        model.out_conv.bias.fill_(INF)
+        model.out_conv.bias.fill_(1e30)  # finite, but its square is not
     assert_raises(
         lambda: world.rd.train(model, slices(4), betas=world.betas, epochs=2, device="cpu", progress=False),
         (RuntimeError, ValueError, ArithmeticError),

@@ -143,6 +143,7 @@ class DiffusionUNet(nn.Module):
         parameters = list(self.parameters())
         if _engine.applies(x, parameters, self._native):
             return _engine.predict(self._native, parameters, x, t, self.training)
+        _check_dtype(x, parameters[0].dtype)
         return self._native.forward(parameters, x, t, self.training, False)
 
     def sample(
@@ -247,6 +248,14 @@ class DiffusionUNet(nn.Module):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         self._native = _native.UNet(**self.config)
+
+
+def _check_dtype(x: Any, dtype: torch.dtype) -> None:
+    """Images of another dtype than the weights are torch's to convert under autocast, and nobody's otherwise."""
+    if not (isinstance(x, Tensor) and x.is_floating_point()) or x.dtype == dtype:
+        return
+    if not torch.is_autocast_enabled(x.device.type):
+        raise TypeError(f"x must be {dtype}, as the model's weights are, got {x.dtype}")
 
 
 class EMA:
