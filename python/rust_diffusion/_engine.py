@@ -12,13 +12,14 @@ from torch.autograd.function import Function, FunctionCtx
 def applies(x: Any, parameters: list[Tensor], native: Any) -> bool:
     """Whether the CPU engine can stand in for libtorch's operations without a visible difference.
 
-    Autocast, other devices and dtypes, tensor subclasses and torch's function transforms keep the operations.
+    Other devices and dtypes, autocast to anything but bfloat16, tensor subclasses and torch's function transforms keep
+    the operations.
     """
     return (
         type(x) is Tensor
         and x.device.type == "cpu"
         and x.dtype == torch.float32
-        and not torch.is_autocast_enabled("cpu")
+        and (not torch.is_autocast_enabled("cpu") or torch.get_autocast_dtype("cpu") is torch.bfloat16)
         and torch._C._functorch.peek_interpreter_stack() is None
         and torch.autograd.forward_ad._current_level < 0
         and native.runs_on_engine(parameters)
@@ -27,16 +28,22 @@ def applies(x: Any, parameters: list[Tensor], native: Any) -> bool:
 
 def predict(native: Any, parameters: list[Tensor], x: Tensor, t: Tensor, training: bool) -> Tensor:
     """Run the forward pass, recorded if gradients are wanted."""
+    bf16 = torch.is_autocast_enabled("cpu")
     wanted = torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in parameters))
     if wanted:
-        return _Predict.apply(native, training, x, t, *parameters)
-    return native.run(parameters, x, t, training, False)[0]
+        out = _Predict.apply(native, training, bf16, x, t, *parameters)
+    else:
+        out = native.run(parameters, x, t, training, False, bf16)[0]
+    # under autocast a convolution, the network's last layer, answers in the shorter dtype
+    return out.bfloat16() if bf16 else out
 
 
 class _Predict(Function):
     @staticmethod
-    def forward(ctx: Any, native: Any, training: bool, x: Tensor, t: Tensor, *parameters: Tensor) -> Tensor:
-        out, ctx.recording = native.run(list(parameters), x, t, training, True)
+    def forward(
+        ctx: Any, native: Any, training: bool, bf16: bool, x: Tensor, t: Tensor, *parameters: Tensor
+    ) -> Tensor:
+        out, ctx.recording = native.run(list(parameters), x, t, training, True, bf16)
         ctx.native, ctx.training, ctx.dropout = native, training, native.dropout
         # torch checks at the backward pass that these were not changed in place
         ctx.save_for_backward(x, t, *parameters)
@@ -53,9 +60,9 @@ class _Predict(Function):
                 )
             d_x, d_parameters = _differentiable_gradients(ctx, d_prediction, x, t, parameters)
         else:
-            d_x, d_parameters = ctx.recording.backward(d_prediction, wanted[2])
-        chosen = [d if want else None for d, want in zip(d_parameters, wanted[4:], strict=True)]
-        return None, None, d_x, None, *chosen
+            d_x, d_parameters = ctx.recording.backward(d_prediction, wanted[3])
+        chosen = [d if want else None for d, want in zip(d_parameters, wanted[5:], strict=True)]
+        return None, None, None, d_x, None, *chosen
 
 
 def _differentiable_gradients(

@@ -5,7 +5,9 @@ tensor is a `torch.Tensor` and shares its memory with the caller's; where data g
 too. All errors are built-in exceptions whose message names the argument.
 """
 
+import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, TypeAlias, final
 
 import numpy as np
@@ -13,18 +15,30 @@ import numpy.typing as npt
 from torch import Tensor
 
 __all__ = [
+    "IMAGE_EXTENSIONS",
     "LINKED_TORCH",
+    "MAX_PIXELS",
+    "Recording",
+    "Recording",
     "UNet",
+    "check_betas",
     "cosine_beta_schedule",
     "ddim_sample",
     "ddpm_sample",
     "denormalize_to_01",
     "ema_update",
     "extract",
+    "first_position",
+    "learning_rate",
     "linear_beta_schedule",
+    "list_images",
+    "load_images",
+    "phantoms",
     "predict_x0_from_eps",
     "q_sample",
+    "shepp_logan",
     "timestep_grid",
+    "train_network",
 ]
 
 LINKED_TORCH: str
@@ -206,6 +220,12 @@ def denormalize_to_01(x: _Array) -> Tensor:
     """
 
 @final
+class Recording:
+    """What the engine's forward pass left behind for its gradients."""
+
+    def backward(self, d_prediction: Tensor, input_wanted: bool) -> tuple[Tensor | None, list[Tensor]]:
+        """From the gradient of the prediction to those of x (or None) and of all parameters, in state-dict order."""
+
 class UNet:
     """The plan of one network. Holds no weights: they come in with each call and stay where they are."""
 
@@ -225,12 +245,40 @@ class UNet:
     @property
     def size_multiple(self) -> int:
         """Height and width of the images must be multiples of this."""
+    @property
+    def dropout(self) -> float:
+        """Probability of dropping an activation inside a residual block, in training mode."""
+    @property
+    def dropout(self) -> float:
+        """Probability of dropping an activation in training mode."""
     def modules(self) -> list[tuple[str, str, dict[str, Any]]]:
         """(path, class name, arguments) of every module in the order of creation, parents first."""
+    def run(
+        self, params: list[Tensor], x: Tensor, t: Tensor, training: bool, record: bool, bf16: bool
+    ) -> tuple[Tensor, Recording | None]:
+        """Predict by the CPU engine, unseen by torch's autograd; with `record`, also what its gradients need.
+
+        With `bf16`, convolutions and matrix products are computed in bfloat16.
+        """
+    def runs_on_engine(self, params: list[Tensor]) -> bool:
+        """Tell whether the CPU engine can compute this network with these weights."""
+    def runs_on_engine(self, params: list[Tensor]) -> bool:
+        """Whether the CPU engine can compute this network with these weights."""
+    def run(
+        self, params: list[Tensor], x: Tensor, t: Tensor, training: bool, record: bool, bf16: bool
+    ) -> tuple[Tensor, Recording | None]:
+        """Predict by the CPU engine, outside torch's autograd; with `record`, also what the gradients need."""
     def forward(
         self, params: list[Tensor], x: Tensor, t: Tensor, training: bool, differentiable_twice: bool
     ) -> Tensor:
-        """Predict for x (B, C, H, W) at timesteps t (B,); autograd records when the caller's does."""
+        """Predict in libtorch's operations, recorded by autograd, under autocast as the caller says."""
+
+@final
+class Recording:
+    """What an engine's forward pass left behind for its gradients."""
+
+    def backward(self, d_prediction: Tensor, input_wanted: bool) -> tuple[Tensor | None, list[Tensor]]:
+        """Turn d loss / d prediction into the gradients of x (or None) and of the parameters."""
 
 def ema_update(shadow: list[Tensor], weights: list[Tensor], decay: float) -> None:
     """Move the shadow: decay * shadow + (1 - decay) * weights, in place."""
@@ -258,3 +306,56 @@ def ddim_sample(
     noise: Callable[[list[int]], Tensor] | None = None,
     on_step: Callable[[int, int, int, Tensor, Tensor], Any] | None = None,
 ) -> Tensor: ...
+def check_betas(betas: _Array) -> None:
+    """Raise what is wrong with a schedule."""
+
+def first_position() -> dict[str, Any]:
+    """Return where a training run from nothing begins."""
+
+def learning_rate(options: dict[str, Any], epoch: int, updates: int) -> float:
+    """Return the rate of the update after `updates` others, in `epoch`."""
+
+def train_network(
+    unet: UNet,
+    params: list[Tensor],
+    shadow: list[Tensor],
+    moments: tuple[Tensor, Tensor],
+    betas: _Array,
+    options: dict[str, Any],
+    position: dict[str, Any],
+    host: Any,
+) -> None:
+    """Train in place; `host` gives batches and is told how the run goes."""
+
+IMAGE_EXTENSIONS: list[str]
+MAX_PIXELS: int
+
+def list_images(path: str | os.PathLike[str]) -> list[Path]:
+    """List the files that a folder, a file name or a glob pattern stands for, sorted by name."""
+
+def load_images(
+    files: Sequence[str | os.PathLike[str]],
+    size: int,
+    channels: int,
+    *,
+    levels: bool,
+    skip: bool,
+    window: tuple[float, float] | None,
+    max_pixels: int,
+    threads: int,
+    cache: str | os.PathLike[str] | None,
+    on_progress: Callable[[int], Any] | None,
+) -> tuple[npt.NDArray[Any], list[Path], list[tuple[Path, str]], bool, str | None]:
+    """Decode files into one flat array: uint8 if `levels`, else float32 in [-1, 1].
+
+    Also returned: the files, what was skipped and why, whether a cache was read, and what went wrong in
+    writing one.
+    """
+
+def phantoms(
+    n: int, size: int, seed: int, *, levels: bool, threads: int, on_progress: Callable[[int], Any] | None
+) -> npt.NDArray[Any]:
+    """Draw phantoms into one flat array: uint8 if `levels`, else float32 in [-1, 1]."""
+
+def shepp_logan(size: int) -> npt.NDArray[Any]:
+    """Draw the head phantom of Shepp and Logan: flat, float32 in [-1, 1]."""

@@ -3,13 +3,14 @@
 use std::sync::{Arc, Mutex};
 
 use diffusion_core::nn::blueprint::{Entry, Layer};
+use diffusion_core::nn::engine::{self, Prepared, Weights};
 use diffusion_core::nn::model::forward_aten;
 use diffusion_core::nn::wiring::check_inputs;
-use diffusion_core::nn::{engine, Blueprint, UNetConfig};
+use diffusion_core::nn::{Blueprint, UNetConfig};
 use diffusion_core::Error;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
-use tch::Kind;
+use tch::{Kind, Tensor};
 
 use crate::detach::detached;
 use crate::error::to_py;
@@ -19,6 +20,7 @@ use crate::tensor::{from_python, list_from_python, to_python};
 #[pyclass(frozen, module = "rust_diffusion._native")]
 pub struct UNet {
     pub blueprint: Arc<Blueprint>,
+    prepared: Arc<Prepared>,
 }
 
 #[pymethods]
@@ -35,7 +37,7 @@ impl UNet {
     ) -> PyResult<Self> {
         let config = UNetConfig { in_ch, base_ch, channel_mults, time_dim, dropout, attn_levels, num_heads };
         let blueprint = Blueprint::new(config).map_err(to_py)?;
-        Ok(Self { blueprint: Arc::new(blueprint) })
+        Ok(Self { blueprint: Arc::new(blueprint), prepared: Arc::default() })
     }
 
     /// The defaults of the configuration, as keyword arguments.
@@ -70,7 +72,7 @@ impl UNet {
     }
 
     /// The prediction for x (B, C, H, W) at timesteps t (B,) by the CPU engine, not recorded by torch's autograd. With
-    /// `record`, also the tape for its gradients.
+    /// `record`, also the tape for its gradients; with `bf16`, convolutions and matrix products in bfloat16.
     fn run<'py>(
         &self,
         py: Python<'py>,
@@ -79,15 +81,21 @@ impl UNet {
         t: &Bound<'py, PyAny>,
         training: bool,
         record: bool,
+        bf16: bool,
     ) -> PyResult<(Bound<'py, PyAny>, Option<Recording>)> {
         let params = list_from_python(params, "params")?;
         let (x, t) = (from_python(x, "x")?, from_python(t, "t")?);
-        let plan = Arc::clone(&self.blueprint);
+        let (plan, prepared) = (Arc::clone(&self.blueprint), Arc::clone(&self.prepared));
+        let kind = if bf16 { Kind::BFloat16 } else { Kind::Float };
         let (out, recording) = detached(py, move || {
             check_inputs(plan.config.in_ch, plan.size_multiple(), &params, &plan.shapes, &x, &t)?;
-            let weights = engine::Weights::new(plan, &params, Kind::Float)?;
-            let (out, tape) = engine::forward(&weights, &x, &t, training, record)?;
-            Ok((out, tape.map(|tape| Recording { inner: Mutex::new((weights, tape)) })))
+            let run = |weights: &Weights| engine::forward(weights, &x, &t, training, record);
+            let (out, tape) = prepared.with(&plan, &params, kind, run)?;
+            let recording = tape.map(|tape| {
+                let inner = Recorded { plan, prepared, params, kind, tape };
+                Recording { inner: Mutex::new(inner) }
+            });
+            Ok((out, recording))
         })?;
         Ok((to_python(py, out)?, recording))
     }
@@ -115,15 +123,24 @@ impl UNet {
     }
 }
 
+struct Recorded {
+    plan: Arc<Blueprint>,
+    prepared: Arc<Prepared>,
+    params: Vec<Tensor>,
+    kind: Kind,
+    tape: engine::Tape,
+}
+
 /// What an engine's forward pass left behind for its gradients.
 #[pyclass(frozen, module = "rust_diffusion._native")]
 pub struct Recording {
-    inner: Mutex<(engine::Weights, engine::Tape)>,
+    inner: Mutex<Recorded>,
 }
 
 #[pymethods]
 impl Recording {
     /// From d loss / d prediction: the gradient of x (or None) and those of all parameters, in state-dict order.
+    #[allow(clippy::type_complexity)]
     fn backward<'py>(
         &self,
         py: Python<'py>,
@@ -134,9 +151,9 @@ impl Recording {
         // the lock is taken without the GIL: two threads may run backward on one graph
         let (dx, grads) = detached(py, move || {
             let inner = self.inner.lock().map_err(|_| Error::Runtime("an earlier backward pass failed".into()))?;
-            let (weights, tape) = &*inner;
-            let mut grads = engine::zero_gradients(&weights.plan)?;
-            let dx = tape.backward(weights, &d_prediction, &mut grads, input_wanted)?;
+            let mut grads = engine::zero_gradients(&inner.plan)?;
+            let walk = |weights: &Weights| inner.tape.backward(weights, &d_prediction, &mut grads, input_wanted);
+            let dx = inner.prepared.with(&inner.plan, &inner.params, inner.kind, walk)?;
             Ok((dx, grads))
         })?;
         let dx = dx.map(|dx| to_python(py, dx)).transpose()?;

@@ -4,6 +4,7 @@ mod attention;
 mod block;
 mod conv;
 mod ops;
+mod prepared;
 mod tape;
 mod time;
 mod weights;
@@ -11,6 +12,7 @@ mod weights;
 use diffusion_kernels::math::Dropout;
 use tch::{Device, Kind, Tensor};
 
+pub use prepared::Prepared;
 pub use tape::Tape;
 pub use weights::Weights;
 

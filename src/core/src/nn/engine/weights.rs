@@ -8,7 +8,7 @@ use tch::{Kind, Tensor};
 use super::super::blueprint::Conv;
 use super::super::Blueprint;
 use crate::error::{Error, Result};
-use crate::libtorch::slice;
+use crate::libtorch::{slice, TorchPool};
 
 /// The module's own float32 tensors, and what is derived from them for speed.
 pub struct Weights {
@@ -38,9 +38,13 @@ fn empty_filters(count: usize) -> [Vec<OnceLock<Filter>>; 2] {
     [0, 1].map(|_| (0..count).map(|_| OnceLock::new()).collect())
 }
 
+fn dense(params: &[Tensor]) -> Result<Vec<Tensor>> {
+    params.iter().map(|p| Ok(p.f_detach()?.f_contiguous()?)).collect()
+}
+
 impl Weights {
     pub fn new(plan: Arc<Blueprint>, params: &[Tensor], kind: Kind) -> Result<Self> {
-        let params = params.iter().map(|p| Ok(p.f_detach()?.f_contiguous()?)).collect::<Result<Vec<_>>>()?;
+        let params = dense(params)?;
         let compute = params.iter().map(|p| Ok(p.f_to_kind(kind)?)).collect::<Result<Vec<_>>>()?;
         let filters = empty_filters(params.len());
         Ok(Self { plan, params, compute, kind, filters })
@@ -67,9 +71,24 @@ impl Weights {
         cell.get().ok_or_else(|| Error::Runtime("internal error: a filter was not kept".into()))
     }
 
+    /// The same network with other weights.
+    pub fn replace(&mut self, params: &[Tensor]) -> Result<()> {
+        self.params = dense(params)?;
+        if self.kind == Kind::Float {
+            self.compute = self.params.iter().map(Tensor::shallow_clone).collect();
+        }
+        self.refresh()
+    }
+
     /// Bring what is derived up to date after the weights were changed in place.
     pub fn refresh(&mut self) -> Result<()> {
-        self.filters = empty_filters(self.params.len());
+        for filters in &mut self.filters {
+            for (cell, param) in filters.iter_mut().zip(&self.params) {
+                if let Some(filter) = cell.get_mut() {
+                    filter.update(&TorchPool, slice::<f32>(param)?)?;
+                }
+            }
+        }
         if self.kind != Kind::Float {
             for (copy, param) in self.compute.iter_mut().zip(&self.params) {
                 copy.f_copy_(param)?;
