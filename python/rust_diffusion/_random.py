@@ -9,31 +9,32 @@ from typing import Any
 import numpy as np
 import torch
 
+CPU = torch.device("cpu")
 
-def capture(generators: Sequence[torch.Generator] = ()) -> dict[str, Any]:
-    """All random states, in types that `torch.load(..., weights_only=True)` reads; `generators` are a loader's own."""
-    name, keys, place, has_gauss, gauss = np.random.get_state(legacy=True)  # noqa: NPY002 - the global one is meant
+
+def capture(device: torch.device = CPU, generators: Sequence[torch.Generator] = ()) -> dict[str, Any]:
+    """All random states, in types that `torch.load(..., weights_only=True)` reads.
+
+    `device` is the one that draws besides the CPU; `generators` are a loader's own.
+    """
+    name, keys, place, has_gauss, gauss = np.random.get_state(legacy=True)  # noqa: NPY002 - the global one
     state = {
         "torch": torch.get_rng_state(),
         "python": random.getstate(),
-        "numpy": (
-            str(name),
-            torch.from_numpy(keys.astype(np.int64)),
-            int(place),
-            int(has_gauss),
-            float(gauss),
-        ),
+        "numpy": (str(name), torch.from_numpy(keys.astype(np.int64)), place, has_gauss, float(gauss)),
         "generators": [generator.get_state() for generator in generators],
     }
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
-        state["cuda"] = torch.cuda.get_rng_state_all()
-    if torch.backends.mps.is_available():
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    elif device.type == "mps":
         state["mps"] = torch.mps.get_rng_state()
     return state
 
 
-def restore(state: dict[str, Any], generators: Sequence[torch.Generator] = ()) -> None:
-    """Put back what `capture` took; what this machine has not is left out."""
+def restore(
+    state: dict[str, Any], device: torch.device = CPU, generators: Sequence[torch.Generator] = ()
+) -> None:
+    """Put back what `capture` took; the states of another kind of device are left out."""
     torch.set_rng_state(state["torch"])
     version, words, gauss = state["python"]
     random.setstate((version, tuple(words), gauss))
@@ -41,9 +42,9 @@ def restore(state: dict[str, Any], generators: Sequence[torch.Generator] = ()) -
     np.random.set_state((name, keys.numpy().astype(np.uint32), place, has_gauss, cached))  # noqa: NPY002
     for generator, own in zip(generators, state["generators"], strict=False):
         generator.set_state(own)
-    if "cuda" in state and torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(state["cuda"])
-    if "mps" in state and torch.backends.mps.is_available():
+    if "cuda" in state and device.type == "cuda":
+        torch.cuda.set_rng_state(state["cuda"], device)
+    elif "mps" in state and device.type == "mps":
         torch.mps.set_rng_state(state["mps"])
 
 

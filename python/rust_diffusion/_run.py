@@ -11,17 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from rust_diffusion import _native, _random, checkpoint
-from rust_diffusion.batches import Batches, images_of
-from rust_diffusion.model import EMA, DiffusionUNet
+from rust_diffusion._state import State
+from rust_diffusion.batches import Batches
+from rust_diffusion.distributed import Group
 from rust_diffusion.result import EpochInfo
-
-#: torch.optim.AdamW's own defaults, which the engine uses too.
-ADAM_BETAS, ADAM_EPS = (0.9, 0.999), 1e-8
+from rust_diffusion.runlog import COLUMNS, RunLog
+from rust_diffusion.validation import validation_loss
 
 
 @dataclass
@@ -44,30 +43,31 @@ class Files:
         return {kind: self.path(suffix) for kind, suffix in kinds.items() if self.path(suffix).exists()}
 
 
-class Run:
-    """The state of a run, and the host of the engine's loop (its public methods are called from there)."""
+@dataclass
+class Surroundings:
+    """What a run has around it."""
 
-    def __init__(
-        self,
-        model: DiffusionUNet,
-        ema: EMA,
-        batches: Batches,
-        betas: Tensor,
-        options: dict[str, Any],
-        files: Files,
-        progress: bool,
-        callback: Callable[[EpochInfo], Any] | None,
-    ) -> None:
-        self.model, self.ema, self.batches, self.betas = model, ema, batches, betas
-        self.options, self.files, self.progress, self.callback = options, files, progress, callback
-        self.parameters = list(model.parameters())
-        sizes = [p.numel() for p in self.parameters]
-        self.moments = tuple(torch.zeros(sum(sizes), device=self.parameters[0].device) for _ in range(2))
-        self.history: list[float] = []
-        self.val_history: list[float | None] = []
-        self.best_loss = float("inf")
-        self.position: dict[str, Any] = _native.first_position()
+    batches: Batches
+    betas: Tensor
+    files: Files
+    group: Group
+    progress: bool = True
+    callback: Callable[[EpochInfo], Any] | None = None
+    val_batches: Batches | None = None
+    log_dir: Path | None = None
+
+
+class Run:
+    """The host of the engine's loop, which calls the methods of the first section."""
+
+    def __init__(self, state: State, around: Surroundings) -> None:
+        self.state, self.around = state, around
+        self.batches, self.files, self.group = around.batches, around.files, around.group
+        self.device = state.parameters[0].device
         self.epochs_run, self.images, self.seconds = 0, 0, 0.0
+        self._began = 0.0
+        self._running_since: float | None = None
+        self._first_batch = 0
         self._saved: dict[str, Any] | None = None
         self._resume: dict[str, Any] | None = None
         self._epoch_start: dict[str, Any] | None = None
@@ -75,255 +75,195 @@ class Run:
         self._interrupted = self._cannot_save = False
         self._iterator: Iterator[Any] = iter(())
         self._bar: Any = None
+        self._log: RunLog | None = None
+
+    def resume(self, own: dict[str, Any] | None) -> None:
+        """Go on from the state's position, with what a checkpoint of ours says beyond it."""
+        if own is not None:
+            self._saved = self.state.position
+            self._resume, self.batches.order_seed = own["random"], own["order_seed"]
 
     def go(self) -> None:
-        """Train from `position` to the end."""
+        """Train from the state's position to the end."""
+        state = self.state
+        if self.around.log_dir is not None and self.group.rank == 0:
+            self._log = RunLog(self.around.log_dir, self.files.name, state.position["epoch"])
         try:
             _native.train_network(
-                self.model._native,
-                self.parameters,
-                list(self.ema.shadow.parameters()),
-                self.moments,
-                self.betas,
-                self.options,
-                self.position,
+                state.model._native,
+                state.parameters,
+                list(state.ema.shadow.parameters()),
+                state.moments,
+                self.around.betas,
+                state.options,
+                state.position,
                 self,
             )
         finally:
             self._close_bar()
+            self._stop_clock()
             self._iterator = iter(())
+            if self._log is not None:
+                self._log.close()
 
     # ------------------------------------------------------------------ what the loop asks and tells
 
     def begin_epoch(self, position: dict[str, Any]) -> None:
         """Make the epoch's iterator; random states are those of the epoch's beginning until the first batch."""
-        self.position = position
+        self.state.move_to(position)
         resume, self._resume = self._resume, None
         skip = position["batch"]
         if resume is not None:
-            _random.restore(resume["epoch_start"], self.batches.generators)
-        self._epoch_start = _random.capture(self.batches.generators)
+            self._restore(resume["epoch_start"])
+        self._epoch_start = self._random_state()
 
         def ready() -> None:
             if resume is not None and skip > 0:
-                _random.restore(resume["now"], self.batches.generators)
+                self._restore(resume["now"])
 
         self._open_bar(position)
-        self._began = time.perf_counter()
-        try:
-            self._iterator = iter(self.batches.epoch(position["epoch"], skip, ready))
-        except KeyboardInterrupt:
-            self._interrupted = True
-            raise
+        self._began = self._running_since = time.perf_counter()
+        with self._noting_interrupts():
+            share = (self.group.rank, self.group.processes)
+            self._iterator = iter(self.batches.epoch(position["epoch"], skip, ready, share))
 
     def next_batch(self, fresh: bool) -> tuple[Tensor, int, int] | None:
-        """Return (images, images in the whole batch, the first one's place in it), or None at the epoch's end."""
+        """Return (own images, images in the whole batch, the first one's place in it); None at the epoch's end."""
         if fresh:
-            self._step_start = _random.capture(self.batches.generators)
-        try:
-            batch = next(self._iterator, None)
-        except KeyboardInterrupt:
-            self._interrupted = True
-            raise
-        if batch is None:
+            self._step_start = self._random_state()
+        with self._noting_interrupts():
+            share = next(self._iterator, None)
+        if share is None:
             return None
-        images = images_of("data", batch)
-        height, width = images.shape[-2:]
-        self.model.image_size = self.ema.shadow.image_size = (height, width)
-        self.images += len(images)
-        return images, len(images), 0
+        self.state.note_size(share.images)
+        self.images += share.total
+        return share.images, share.total, share.first
+
+    def all_reduce(self, flat: Tensor) -> None:
+        """Sum over the processes."""
+        self.group.all_reduce(flat)
 
     def show(self, batch: int, loss: float, mean: float, images_per_second: float) -> None:
         """Bring the bar up to date."""
-        if self._bar is None:
-            return
-        self._bar.set_postfix(
-            {"loss": f"{loss:.5f}", "avg": f"{mean:.5f}", "img/s": f"{images_per_second:.1f}"}, refresh=False
-        )
-        self._bar.update(batch - self._bar.n)
+        if self._bar is not None:
+            numbers = {"loss": f"{loss:.5f}", "avg": f"{mean:.5f}", "img/s": f"{images_per_second:.1f}"}
+            self._bar.set_postfix({**numbers, **self._time_left(batch)}, refresh=False)
+            self._bar.update(batch - self._bar.n)
 
     def end_epoch(
         self, epoch: int, loss: float, rate: float, images_per_second: float, position: dict[str, Any]
     ) -> bool:
-        """Write the files, then tell the callback; False ends the run."""
-        self.seconds += time.perf_counter() - self._began
+        """Validate, write the files, tell the callback; False ends the run."""
+        self._stop_clock()
         self._finish_bar(loss, images_per_second)
-        self.history.append(loss)
+        self.state.history.append(loss)
         self.epochs_run += 1
-        self.position, self._epoch_start = position, None
-        self._note_share(position)
-        with _no_interrupts():
-            self._save_epoch(loss)
-        if self.callback is None:
-            return True
-        info = EpochInfo(epoch, loss, rate, images_per_second, self.ema)
-        return self.callback(info) is not False
+        self.state.move_to(position)
+        self._epoch_start = None
+        info = EpochInfo(epoch, loss, rate, images_per_second, self.state.ema)
+        return self.group.share(lambda: self._conclude(info))
 
     def stopped(self, position: dict[str, Any], within_step: bool) -> None:
         """Save a run that ends inside an epoch; what was saved last is enough if nothing happened since."""
-        self._note_share(position)
         unchanged = position == self._saved
         nothing_done = self._saved is None and position == _native.first_position() and not self._interrupted
-        self.position = position
+        self.state.move_to(position)
         if self.files.folder is None or self._cannot_save or unchanged or nothing_done:
             return
         now = self._step_start if within_step else None
         with _no_interrupts():
-            self._save_checkpoint(now or _random.capture(self.batches.generators))
-        if self.progress:
-            tqdm.write(f"Stopped; saved {self.files.path('.ckpt')}. The same call goes on from there.")
+            self._save_checkpoint(now or self._random_state())
+        self.say(f"Stopped; saved {self.files.path('.ckpt')}. The same call goes on from there.")
 
-    # ------------------------------------------------------------------ files
+    # ------------------------------------------------------------------ the end of an epoch, on rank 0
 
-    def _save_epoch(self, loss: float) -> None:
-        best = loss < self.best_loss
-        self.best_loss = min(self.best_loss, loss)
+    def _conclude(self, info: EpochInfo) -> bool:
+        try:
+            if self.around.val_batches is not None:
+                info = info._replace(val_loss=self._validate(self.around.val_batches))
+        finally:
+            # also if the validation was interrupted: the epoch is over, and is not lost
+            if self.around.val_batches is not None:
+                self.state.val_history.append(info.val_loss)
+            with _no_interrupts():
+                self._save_epoch(info)
+        return self.around.callback is None or self.around.callback(info) is not False
+
+    def _validate(self, batches: Batches) -> float:
+        return validation_loss(self.state.model, batches, self.around.betas, self.state.options["objective"])
+
+    def _save_epoch(self, info: EpochInfo) -> None:
+        state = self.state
+        best = info.loss < state.best_loss
+        state.best_loss = min(state.best_loss, info.loss)
+        if self._log is not None:
+            row = (info.epoch, info.loss, info.val_loss, info.lr, info.images_per_second)
+            self._log.write(dict(zip(COLUMNS, (*row, state.position["updates"]), strict=True)))
         if self.files.folder is None:
             return
         self._cannot_save = True
         if best:
             self.save_weights()
         # Last: a run killed before this line does the epoch again, and writes the same weights again.
-        self._save_checkpoint(_random.capture(self.batches.generators))
+        self._save_checkpoint(self._random_state())
         self._cannot_save = False
 
     def save_weights(self) -> None:
         """Write the two weight files."""
-        checkpoint.save(self.model.state_dict(), self.files.path("_raw.pth"))
-        checkpoint.save(self.ema.shadow.state_dict(), self.files.path(".pth"))
+        checkpoint.save(self.state.model.state_dict(), self.files.path("_raw.pth"))
+        checkpoint.save(self.state.ema.shadow.state_dict(), self.files.path(".pth"))
 
     def _save_checkpoint(self, now: dict[str, Any]) -> None:
         random = {"now": now, "epoch_start": self._epoch_start or now}
-        checkpoint.save(self._checkpoint(random), self.files.path(".ckpt"))
-        self._saved = self.position
+        value = self.state.to_checkpoint(random, self.batches.order_seed)
+        checkpoint.save(value, self.files.path(".ckpt"))
+        self._saved = self.state.position
 
-    def _checkpoint(self, random: dict[str, Any]) -> dict[str, Any]:
-        optimizer, scheduler = self._torch_states()
-        options = self.options
-        return {
-            "epoch": self.position["epoch"] - 1,
-            "model": self.model.state_dict(),
-            "ema": self.ema.state_dict(),
-            "optimizer": optimizer,
-            "scheduler": scheduler,
-            "scaler": self._scaler_state(),
-            "history": list(self.history),
-            "best_loss": self.best_loss,
-            "config": {
-                "target_epochs": options["epochs"],
-                "learning_rate": options["learning_rate"],
-                "weight_decay": options["weight_decay"],
-                "ema_decay": options["ema_decay"],
-                "grad_clip": options["grad_clip"],
-                "num_diffusion_steps": len(self.betas),
-            },
-            checkpoint.OWN: {
-                "format": checkpoint.FORMAT,
-                "position": dict(self.position),
-                "random": random,
-                "order_seed": self.batches.order_seed,
-                "precision": options["precision"],
-                "objective": options["objective"],
-                "model": self.model.config,
-                "image_size": self.model.image_size,
-                "betas": self.model.betas,
-                "val_history": list(self.val_history),
-                "torch": str(torch.__version__),
-            },
-        }
+    # ------------------------------------------------------------------ random states and interrupts
 
-    def _torch_states(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """State dicts as torch's own classes write them, so that any loop of torch's goes on from them."""
-        options, epoch = self.options, self.position["epoch"]
-        optimizer = torch.optim.AdamW(
-            self.parameters,
-            lr=options["learning_rate"],
-            weight_decay=options["weight_decay"],
-            betas=ADAM_BETAS,
-            eps=ADAM_EPS,
-        )
-        scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=options["epochs"])
-        rate = _native.learning_rate(options, epoch, self.position["updates"])
-        scheduler.last_epoch, scheduler._step_count, scheduler._last_lr = epoch, epoch + 1, [rate]
-        optimizer.param_groups[0]["lr"] = rate
-        if self.position["updates"] > 0:
-            step = torch.tensor(float(self.position["updates"]))
-            views = zip(self.parameters, *(self._views(flat) for flat in self.moments), strict=True)
-            for parameter, first, second in views:
-                # copies: in the file each tensor is its own, as torch.optim writes them
-                optimizer.state[parameter] = {
-                    "step": step.clone(),
-                    "exp_avg": first.clone(),
-                    "exp_avg_sq": second.clone(),
-                }
-        return optimizer.state_dict(), scheduler.state_dict()
+    def _random_state(self) -> dict[str, Any]:
+        return _random.capture(self.device, self.batches.generators)
 
-    def _views(self, flat: Tensor) -> list[Tensor]:
-        parts = flat.split([p.numel() for p in self.parameters])
-        return [part.view(p.shape) for part, p in zip(parts, self.parameters, strict=True)]
+    def _restore(self, state: dict[str, Any]) -> None:
+        _random.restore(state, self.device, self.batches.generators)
 
-    def _scaler_state(self) -> dict[str, Any]:
-        """What torch.amp.GradScaler's state dict holds; empty when no scaler is at work."""
-        if self.options["precision"] != "fp16":
-            return {}
-        scaler = torch.amp.GradScaler("cpu", init_scale=self.position["scale"])
-        return {
-            **scaler.state_dict(),
-            "scale": self.position["scale"],
-            "_growth_tracker": self.position["scale_healthy"],
-        }
-
-    def load(self, saved: dict[str, Any]) -> None:
-        """Go on from a checkpoint (checked before), the course's or ours."""
-        self.model.load_state_dict(saved["model"])
-        self.ema.shadow.load_state_dict(saved["ema"]["shadow"])
-        state = saved["optimizer"]["state"]
-        for index, views in enumerate(zip(*(self._views(flat) for flat in self.moments), strict=True)):
-            if state:
-                views[0].copy_(state[index]["exp_avg"])
-                views[1].copy_(state[index]["exp_avg_sq"])
-        self.history = [float(loss) for loss in saved.get("history", [])]
-        self.best_loss = float(saved.get("best_loss", min(self.history, default=float("inf"))))
-        own = saved.get(checkpoint.OWN)
-        if own is None:
-            self.position = self._position_of_the_course(saved)
-            return
-        self.position = {**self.position, **own["position"]}
-        self._resume, self.batches.order_seed = own["random"], own["order_seed"]
-        self.val_history = list(own["val_history"])
-        self._saved = self.position
-        self._note_share(self.position)
-
-    def _position_of_the_course(self, saved: dict[str, Any]) -> dict[str, Any]:
-        state, scaler = saved["optimizer"]["state"], saved.get("scaler") or {}
-        updates = int(state[0]["step"]) if state else 0
-        position = {
-            **self.position,
-            "epoch": int(saved["epoch"]) + 1,
-            "updates": updates,
-            "averaged": updates,
-        }
-        position["initial_share"] = float(saved["ema"].get("decay", self.ema.decay)) ** updates
-        if "scale" in scaler:
-            position["scale"], position["scale_healthy"] = (
-                float(scaler["scale"]),
-                int(scaler["_growth_tracker"]),
-            )
-        return position
-
-    def _note_share(self, position: dict[str, Any]) -> None:
-        self.ema.shadow._initial_share = position["initial_share"]
+    @contextlib.contextmanager
+    def _noting_interrupts(self) -> Iterator[None]:
+        try:
+            yield
+        except KeyboardInterrupt:
+            self._interrupted = True
+            raise
 
     # ------------------------------------------------------------------ the bar
 
+    def say(self, text: str) -> None:
+        """A line beside the bar."""
+        if self.around.progress and self.group.rank == 0:
+            tqdm.write(text)
+
+    def _stop_clock(self) -> None:
+        if self._running_since is not None:
+            self.seconds += time.perf_counter() - self._running_since
+            self._running_since = None
+
     def _open_bar(self, position: dict[str, Any]) -> None:
-        if self.progress:
+        self._first_batch = position["batch"]
+        if self.around.progress and self.group.rank == 0:
             self._bar = tqdm(
                 total=self.batches.count(),
                 initial=position["batch"],
-                desc=f"DDPM epoch {position['epoch'] + 1}/{self.options['epochs']}",
+                desc=f"DDPM epoch {position['epoch'] + 1}/{self.state.options['epochs']}",
                 leave=True,
             )
+
+    def _time_left(self, batch: int) -> dict[str, str]:
+        """How long all the epochs will take, at the speed of this one."""
+        count, done = self.batches.count(), batch - self._first_batch
+        if count is None or done <= 0:
+            return {}
+        left = (self.state.options["epochs"] - self.state.position["epoch"]) * count - batch
+        return {"left": tqdm.format_interval(left * (time.perf_counter() - self._began) / done)}
 
     def _finish_bar(self, loss: float, images_per_second: float) -> None:
         if self._bar is None:

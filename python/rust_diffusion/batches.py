@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset
 
 from rust_diffusion._random import draw_seed
+
+
+class Share(NamedTuple):
+    """One process' rows of a batch."""
+
+    images: Tensor
+    #: Images in the whole batch.
+    total: int
+    #: The place of the first row in it.
+    first: int
+
+
+#: (rank, processes).
+Part = tuple[int, int]
+WHOLE: Part = (0, 1)
 
 #: Called once the batches that a resumed epoch has already seen are skipped, before the next one is made.
 Ready = Callable[[], None]
@@ -29,9 +45,22 @@ class Batches:
         """Batches per epoch; None when the data do not say."""
         return None
 
-    def epoch(self, number: int, skip: int, ready: Ready) -> Iterator[Any]:
-        """The batches of epoch `number` from the one at `skip` on."""
+    def epoch(self, number: int, skip: int, ready: Ready, part: Part = WHOLE) -> Iterator[Share]:
+        """Rows of the batches of epoch `number` from the one at `skip` on; `part` says whose rows."""
+        for batch in self.whole(number, skip, ready):
+            images = images_of("data", batch)
+            first, end = bounds(len(images), part)
+            yield Share(images[first:end], len(images), first)
+
+    def whole(self, number: int, skip: int, ready: Ready) -> Iterator[Any]:
+        """Whole batches as the data give them."""
         raise NotImplementedError
+
+
+def bounds(total: int, part: Part) -> tuple[int, int]:
+    """Where a process' rows begin and end."""
+    rank, processes = part
+    return total * rank // processes, total * (rank + 1) // processes
 
 
 class InMemory(Batches):
@@ -46,13 +75,14 @@ class InMemory(Batches):
     def count(self) -> int:
         return -(-len(self.images) // self.batch_size)
 
-    def epoch(self, number: int, skip: int, ready: Ready) -> Iterator[Tensor]:
+    def epoch(self, number: int, skip: int, ready: Ready, part: Part = WHOLE) -> Iterator[Share]:
         assert self.order_seed is not None
         order = torch.randperm(len(self.images), generator=_order_generator(self.order_seed, number))
         order = order.to(self.images.device)
         ready()
         for chosen in order.split(self.batch_size)[skip:]:
-            yield self.images[chosen]
+            first, end = bounds(len(chosen), part)
+            yield Share(self.images[chosen[first:end]], len(chosen), first)
 
 
 def _order_generator(order_seed: int, epoch: int) -> torch.Generator:
@@ -75,16 +105,29 @@ class Loaded(Batches):
         except TypeError:
             return None
 
-    def epoch(self, number: int, skip: int, ready: Ready) -> Iterator[Any]:
+    def whole(self, number: int, skip: int, ready: Ready) -> Iterator[Any]:
         del number
         if skip == 0:
             iterator = iter(self.loader)
             ready()
             return iterator
-        if type(self.loader) is not DataLoader or isinstance(self.loader.dataset, IterableDataset):
+        if not self._knows_indices():
             # Nothing to skip but the batches themselves.
             return _drop(iter(self.loader), skip, ready)
-        return iter(_with_skipped_indices(self.loader, skip, ready))
+        return iter(_with_sampler(self.loader, _Skipping(_sampler(self.loader), skip, ready)))
+
+    def _knows_indices(self) -> bool:
+        return type(self.loader) is DataLoader and not isinstance(self.loader.dataset, IterableDataset)
+
+    def epoch(self, number: int, skip: int, ready: Ready, part: Part = WHOLE) -> Iterator[Share]:
+        if part == WHOLE or not self._knows_indices() or self.loader.batch_sampler is None:
+            yield from super().epoch(number, skip, ready, part)
+            return
+        # Each process reads its own rows only.
+        sharing = _Sharing(_Skipping(self.loader.batch_sampler, skip, ready), part)
+        for batch in _with_sampler(self.loader, sharing):
+            total, first, rows = sharing.sizes.popleft()
+            yield Share(images_of("data", batch)[:rows], total, first)
 
 
 class _Skipping:
@@ -101,12 +144,29 @@ class _Skipping:
         yield from indices
 
 
-def _with_skipped_indices(loader: DataLoader[Any], skip: int, ready: Ready) -> DataLoader[Any]:
-    """`loader` again, for one epoch; the sampler's random draws are those of the whole epoch."""
-    if loader.batch_sampler is None:
-        how: dict[str, Any] = {"batch_size": None, "sampler": _Skipping(loader.sampler, skip, ready)}
-    else:
-        how = {"batch_sampler": _Skipping(loader.batch_sampler, skip, ready)}
+class _Sharing:
+    """A process' part of each list of indices; `sizes` remembers (whole length, first place, rows)."""
+
+    def __init__(self, sampler: Iterable[list[Any]], part: Part) -> None:
+        self.sampler, self.part = sampler, part
+        self.sizes: deque[tuple[int, int, int]] = deque()
+
+    def __iter__(self) -> Iterator[list[Any]]:
+        for indices in self.sampler:
+            first, end = bounds(len(indices), self.part)
+            self.sizes.append((len(indices), first, end - first))
+            # a loader cannot read an empty list: then one image is read and left out
+            yield indices[first:end] or indices[:1]
+
+
+def _sampler(loader: DataLoader[Any]) -> Iterable[Any]:
+    return loader.sampler if loader.batch_sampler is None else loader.batch_sampler
+
+
+def _with_sampler(loader: DataLoader[Any], sampler: Any) -> DataLoader[Any]:
+    """`loader` again, for one epoch, with another sampler."""
+    batched = loader.batch_sampler is not None
+    how: dict[str, Any] = {"batch_sampler": sampler} if batched else {"batch_size": None, "sampler": sampler}
     if loader.num_workers > 0:
         how["prefetch_factor"] = loader.prefetch_factor
         how["multiprocessing_context"] = loader.multiprocessing_context
@@ -131,7 +191,7 @@ class Repeated(Batches):
     def count(self) -> int | None:
         return self._count
 
-    def epoch(self, number: int, skip: int, ready: Ready) -> Iterator[Any]:
+    def whole(self, number: int, skip: int, ready: Ready) -> Iterator[Any]:
         del number
         return _drop(iter(self.make()), skip, ready)
 
@@ -157,14 +217,17 @@ def as_batches(
         data = _shared(name, data)
     if isinstance(data, Tensor):
         _check_tensor(name, data)
-        if not shuffle:
-            return Repeated(lambda: data.split(batch_size), -(-len(data) // batch_size))
         return InMemory(data.detach(), batch_size, draw_seed() if seed is None else seed)
     if isinstance(data, Dataset):
         random_access = shuffle and not isinstance(data, IterableDataset)
         _check_length(name, data)
         data = DataLoader(data, batch_size=batch_size, shuffle=random_access)
     if isinstance(data, DataLoader):
+        if isinstance(data.sampler, DistributedSampler):
+            raise ValueError(
+                f"{name} has a DistributedSampler; give a plain DataLoader of the whole batches, "
+                f"they are shared out among the processes here"
+            )
         _check_length(name, data)
         return Loaded(data)
     if callable(data):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -13,6 +14,8 @@ from rust_diffusion import _checks, _native
 from rust_diffusion.model import EMA, DiffusionUNet
 
 SPACINGS = ("course", "leading", "linspace", "trailing")
+#: Averaged weights that hold more than this of the initial ones draw noise rather than images.
+MAX_INITIAL_SHARE = 0.1
 OBJECTIVES = ("eps", "x0", "v")
 PRECISIONS = ("fp32", "bf16", "fp16")
 
@@ -189,6 +192,7 @@ class _Run:
         if precision == "fp16" and self.device.type == "cpu":
             raise ValueError("precision 'fp16' needs a GPU; on the CPU take 'fp32' or 'bf16'")
         self.model = _denoiser(model, self.shape, self.device, precision)
+        _warn_of_initial_weights(model)
 
     def start(self) -> Tensor:
         if self.x_T is not None:
@@ -231,6 +235,18 @@ def _noise(generator: Any, seed: Any, count: int, device: torch.device) -> Calla
         return torch.stack([torch.randn(shape[1:], generator=stream) for stream in streams]).to(device)
 
     return draw
+
+
+def _warn_of_initial_weights(model: Any) -> None:
+    """Say once that averaged weights are still largely the random ones that training began with."""
+    share = getattr(model, "_initial_share", None)
+    if share is not None and MAX_INITIAL_SHARE < share < 1.0 and not hasattr(model, "_warned_of_share"):
+        model._warned_of_share = True
+        warnings.warn(
+            f"{100 * share:.0f} % of these averaged weights (EMA) are still the random ones that training began "
+            f"with: train longer, use a smaller ema_decay or ema_warmup=True, or sample from the model itself",
+            stacklevel=4,
+        )
 
 
 def _denoiser(model: Any, shape: list[int], device: torch.device, precision: str) -> Any:

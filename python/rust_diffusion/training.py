@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm.auto import tqdm
 
-from rust_diffusion import _checks, _lock, _native, checkpoint
-from rust_diffusion._run import Files, Run
-from rust_diffusion.batches import as_batches, images_of
-from rust_diffusion.model import EMA, DiffusionUNet, _unwrap
+from rust_diffusion import _checks, _lock, _train_checks, checkpoint, distributed
+from rust_diffusion._run import Files, Run, Surroundings
+from rust_diffusion._state import State
+from rust_diffusion.batches import Batches, as_batches
+from rust_diffusion.model import EMA, DiffusionUNet
 from rust_diffusion.result import EpochInfo, TrainResult
 from rust_diffusion.sampling import OBJECTIVES
 
@@ -49,7 +49,9 @@ def train(
     horizontal_flip: bool = False,
     objective: str = "eps",
     min_snr_gamma: float | None = None,
+    val_data: Any = None,
     max_steps: int | None = None,
+    log_dir: str | os.PathLike[str] | None = None,
 ) -> TrainResult:
     """Train `model` in place to predict noise (Ho et al. 2020, algorithm 1), and go on where a run was stopped.
 
@@ -121,8 +123,18 @@ def train(
         2022). The samplers read it from the model.
     min_snr_gamma : float, optional
         Weight the loss by min(SNR, gamma) (Hang et al. 2023; they use 5).
+    val_data : Tensor, array, Dataset, DataLoader, or batches, optional
+        Images held out: their mean squared error after each epoch, with the same timesteps and noise each time, goes
+        to `EpochInfo.val_loss` and `TrainResult.val_history`.
     max_steps : int, optional
         End the run after this many updates, counted from its very beginning.
+    log_dir : path, optional
+        Write the numbers of each epoch to ``{name}.csv`` there, and for TensorBoard if that is installed.
+
+    Notes
+    -----
+    Under ``torchrun`` the batches are shared out among the processes (so that `batch_size` stays that of the whole),
+    gradients travel as one flat buffer, and rank 0 alone writes files and shows progress.
 
     Returns
     -------
@@ -141,70 +153,87 @@ def train(
     KeyboardInterrupt
         After Ctrl-C, once the checkpoint is written.
     """
-    model = _check_model(model)
+    model = _train_checks.check_model(model)
     options = {
         "epochs": _checks.integer("epochs", epochs, 1),
         "learning_rate": _checks.number("learning_rate", learning_rate, 0.0),
         "lr_schedule": _checks.choice("lr_schedule", lr_schedule, LR_SCHEDULES),
         "warmup_steps": _checks.integer("warmup_steps", warmup_steps, 0),
         "weight_decay": _checks.number("weight_decay", weight_decay, 0.0),
-        "grad_clip": _positive("grad_clip", grad_clip),
+        "grad_clip": _train_checks.positive("grad_clip", grad_clip),
         "ema_decay": _checks.number("ema_decay", ema_decay, 0.0, 1.0),
         "ema_warmup": bool(ema_warmup),
         "objective": _checks.choice("objective", objective, OBJECTIVES),
-        "min_snr_gamma": None if min_snr_gamma is None else _positive("min_snr_gamma", min_snr_gamma),
+        "min_snr_gamma": (
+            None if min_snr_gamma is None else _train_checks.positive("min_snr_gamma", min_snr_gamma)
+        ),
         "accumulate": _checks.integer("accumulate", accumulate, 1),
         "horizontal_flip": bool(horizontal_flip),
         "max_steps": None if max_steps is None else _checks.integer("max_steps", max_steps, 1),
-        "processes": 1,
-        "rank": 0,
     }
     batch_size = _checks.integer("batch_size", batch_size, 1)
-    betas = _check_betas(betas)
+    betas = _train_checks.check_betas(betas)
     if callback is not None and not callable(callback):
         raise TypeError(f"callback must be callable, got {type(callback).__name__}")
-    target = _checks.device("device", device) if device is not None else next(model.parameters()).device
-    options["precision"] = _pick_precision(_checks.choice("precision", precision, PRECISIONS), target)
+    target = distributed.own_device(_checks.device("device", device or next(model.parameters()).device))
+    options["precision"] = _train_checks.pick_precision(
+        _checks.choice("precision", precision, PRECISIONS), target
+    )
     if seed is not None:
         seed = _checks.integer("seed", seed, -(2**63), 2**64 - 1)
-    files = Files(_check_folder(weights_dir), _check_name(name))
+    name = _train_checks.check_name(name)
 
-    if seed is not None:
-        torch.manual_seed(seed)
-    batches = as_batches("data", data, batch_size, seed, options["epochs"])
-    _check_first(batches, model)
     with contextlib.ExitStack() as stack:
+        group = stack.enter_context(distributed.group(target))
+        options["processes"], options["rank"] = group.processes, group.rank
+        folder = group.share(lambda: _train_checks.weights_folder(weights_dir))
+        files = Files(folder if group.rank == 0 else None, name)
+        if seed is not None:
+            torch.manual_seed(seed)
+        group.same_random_state(target)
+        batches = as_batches("data", data, batch_size, seed, options["epochs"])
+        _train_checks.check_images("data", batches, model)
+        val_batches = _validation(val_data, batch_size, model)
         if files.folder is not None:
             stack.enter_context(_lock.exclusive(files.path(".lock")))
             checkpoint.clear_leftovers(files.folder, files.name)
-        found = None if force_restart else _find(files, model, len(betas), options)
+        found = group.share(lambda: None if force_restart else _find(files, model, len(betas), options))
         # Neither the caller's autocast nor its inference mode is meant for what happens here.
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.autocast(target.type, enabled=False))
         model.to(target).train()
-        _note_task(model, options["objective"], betas, batches)
-        ema = EMA(model, options["ema_decay"])
-        run = Run(model, ema, batches, betas, options, files, progress, callback)
+        model.objective, model.betas = options["objective"], betas.detach().to("cpu", torch.float32)
+        group.same_tensors([parameter.detach() for parameter in model.parameters()])
+        state = State(model, EMA(model, options["ema_decay"]), options, len(betas))
+        around = Surroundings(
+            batches,
+            betas,
+            files,
+            group,
+            progress,
+            callback,
+            val_batches,
+            None if log_dir is None else Path(log_dir),
+        )
+        run = Run(state, around)
         _begin(run, found)
-        if not (isinstance(found, _Weights) or _finished(run)):
+        if not (isinstance(found, _Weights) or _finished(state)):
             run.go()
             if files.folder is not None and not files.path(".pth").exists():
                 run.save_weights()
     return _result(run)
 
 
+def _validation(val_data: Any, batch_size: int, model: DiffusionUNet) -> Batches | None:
+    if val_data is None:
+        return None
+    batches = as_batches("val_data", val_data, batch_size, seed=0, epochs=2, shuffle=False)
+    _train_checks.check_images("val_data", batches, model)
+    return batches
+
+
 class _Weights(dict[str, Any]):
     """A state dict of averaged weights found without a checkpoint."""
-
-
-def _note_task(model: DiffusionUNet, objective: str, betas: torch.Tensor, batches: Any) -> None:
-    """Let the model know what it is trained for: what sampling from it, and saving it, will need."""
-    model.objective = objective
-    model.betas = betas.detach().to("cpu", torch.float32)
-    images = getattr(batches, "images", None)
-    if images is not None:
-        height, width = images_of("data", images).shape[2:]
-        model.image_size = (height, width)
 
 
 def _find(
@@ -238,120 +267,45 @@ def _compare(saved: dict[str, Any], timesteps: int, options: dict[str, Any], pat
         raise ValueError(f"objective is {options['objective']!r}, but {path} was trained for {objective!r}")
     for key in ("learning_rate", "weight_decay", "ema_decay", "grad_clip"):
         if key in config and config[key] != options[key]:
-            warnings.warn(
-                f"the run in {path} had {key}={config[key]}; it goes on with {options[key]}", stacklevel=4
-            )
+            text = f"the run in {path} had {key}={config[key]}; it goes on with {options[key]}"
+            warnings.warn(text, stacklevel=5)
 
 
 def _begin(run: Run, found: dict[str, Any] | None) -> None:
     """Take over what was found, and say so."""
-    say: Callable[[str], None] = tqdm.write if run.progress else lambda text: None
+    state = run.state
     if isinstance(found, _Weights):
-        run.model.load_state_dict(found)
-        run.ema.shadow.load_state_dict(found)
-        run.ema.shadow._initial_share = None
-        say(f"Found weights and no checkpoint: {run.files.path('.pth')} is loaded, nothing is trained.")
+        state.model.load_state_dict(found)
+        state.ema.shadow.load_state_dict(found)
+        state.ema.shadow._initial_share = None
+        run.say(f"Found weights and no checkpoint: {run.files.path('.pth')} is loaded, nothing is trained.")
         return
     if found is not None:
-        run.load(found)
-        epoch, batch = run.position["epoch"], run.position["batch"]
-        if not _finished(run):
-            say(f"Resuming from epoch {epoch + 1}" + (f", batch {batch + 1}." if batch else "."))
-    if not _finished(run):
-        say(f"Training in {run.options['precision']} on {run.parameters[0].device}.")
+        state.load(found)
+        run.resume(found.get(checkpoint.OWN))
+    if _finished(state):
+        return
+    if found is not None:
+        epoch, batch = state.position["epoch"], state.position["batch"]
+        run.say(f"Resuming from epoch {epoch + 1}" + (f", batch {batch + 1}." if batch else "."))
+    run.say(f"Training in {state.options['precision']} on {run.device}.")
 
 
-def _finished(run: Run) -> bool:
-    most = run.options["max_steps"]
-    return run.position["epoch"] >= run.options["epochs"] or (
-        most is not None and run.position["updates"] >= most
-    )
+def _finished(state: State) -> bool:
+    most, position = state.options["max_steps"], state.position
+    return position["epoch"] >= state.options["epochs"] or (most is not None and position["updates"] >= most)
 
 
 def _result(run: Run) -> TrainResult:
+    state = run.state
     return TrainResult(
-        history=run.history,
-        best_loss=run.best_loss,
-        ema=run.ema,
+        history=state.history,
+        best_loss=state.best_loss,
+        ema=state.ema,
         epochs_run=run.epochs_run,
-        precision=run.options["precision"],
-        val_history=run.val_history,
-        skipped_steps=run.position["skipped"],
+        precision=state.options["precision"],
+        val_history=state.val_history,
+        skipped_steps=state.position["skipped"],
         images_per_second=run.images / run.seconds if run.seconds else 0.0,
         paths=run.files.paths(),
     )
-
-
-def _check_model(model: Any) -> DiffusionUNet:
-    model = _unwrap(model)
-    if not isinstance(model, DiffusionUNet):
-        raise TypeError(f"model must be a rust_diffusion.DiffusionUNet, got {type(model).__name__}")
-    if type(model).forward is not DiffusionUNet.forward:
-        raise TypeError(
-            f"model is a {type(model).__name__} with a forward of its own, which the engine would not call; "
-            f"train it in a loop of torch's"
-        )
-    for key, parameter in model.named_parameters():
-        if parameter.dtype != torch.float32:
-            raise TypeError(f"model must hold float32 weights to train, {key} is {parameter.dtype}")
-        if not parameter.requires_grad:
-            raise ValueError(f"model must have trainable parameters, {key} has requires_grad=False")
-        if not bool(parameter.isfinite().all()):
-            raise ValueError(f"model must hold finite weights, {key} has NaN or infinity")
-    return model
-
-
-def _check_betas(betas: Any) -> torch.Tensor:
-    if not hasattr(betas, "shape"):
-        raise TypeError(f"betas must be a torch.Tensor or a NumPy array, got {type(betas).__name__}")
-    betas = torch.as_tensor(betas)
-    _native.check_betas(betas)
-    return betas
-
-
-def _check_folder(folder: Any) -> Path | None:
-    if folder is None:
-        return None
-    if not isinstance(folder, (str, os.PathLike)):
-        raise TypeError(f"weights_dir must be a path, got {type(folder).__name__}")
-    path = Path(folder)
-    checkpoint.check_folder(path)
-    return path
-
-
-def _check_name(name: Any) -> str:
-    if not isinstance(name, str):
-        raise TypeError(f"name must be a str, got {type(name).__name__}")
-    if not name or Path(name).name != name or "\0" in name:
-        raise ValueError(f"name must be the first part of a file name, got {name!r}")
-    return name
-
-
-def _check_first(batches: Any, model: DiffusionUNet) -> None:
-    """The shape of data in memory against the network; batches that come later are checked as they come."""
-    images = getattr(batches, "images", None)
-    if images is None:
-        return
-    channels, height, width = images_of("data", images).shape[1:]
-    multiple = model._native.size_multiple
-    if channels != model.config["in_ch"]:
-        raise ValueError(
-            f"data must have {model.config['in_ch']} channels (the model's in_ch), got {channels}"
-        )
-    if height % multiple or width % multiple or not height or not width:
-        raise ValueError(f"height and width of data must be multiples of {multiple}, got {height} x {width}")
-
-
-def _pick_precision(precision: str, device: torch.device) -> str:
-    if precision != "auto":
-        return precision
-    if device.type != "cuda":
-        return "fp32"
-    return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp16"
-
-
-def _positive(name: str, value: Any) -> float:
-    number = _checks.number(name, value, 0.0)
-    if number == 0.0:
-        raise ValueError(f"{name} must be above 0, got {number}")
-    return number

@@ -1,8 +1,10 @@
 //! Many tensors in one block of memory: cleared, measured, scaled and sent in one go.
 
+use diffusion_kernels::optim::sum_of_squares;
 use tch::{Device, Kind, Tensor};
 
 use crate::error::{ensure, Result};
+use crate::libtorch::{slice, TorchPool};
 
 /// A float32 vector, and a view of it for each parameter.
 pub struct Flat {
@@ -69,13 +71,13 @@ impl Flat {
         Ok(self.all.f_double_value(&[self.len])?)
     }
 
-    /// The Euclidean norm of all parameters' elements, as the norm of the norms of each parameter.
+    /// The Euclidean norm of all parameters' elements; on the CPU the same for any number of threads.
     pub fn norm(&self) -> Result<f64> {
-        if self.all.device().is_cuda() {
-            return Ok(self.parameters()?.f_norm()?.f_double_value(&[])?);
+        let parameters = self.parameters()?;
+        if parameters.device() == Device::Cpu {
+            return Ok(sum_of_squares(&TorchPool, slice(&parameters)?).sqrt());
         }
-        let norms: Vec<Tensor> = self.views.iter().map(Tensor::f_norm).collect::<std::result::Result<_, _>>()?;
-        Ok(Tensor::f_stack(&norms, 0)?.f_norm()?.f_double_value(&[])?)
+        Ok(parameters.f_norm()?.f_double_value(&[])?)
     }
 }
 

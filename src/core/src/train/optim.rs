@@ -1,10 +1,12 @@
 //! AdamW (Loshchilov and Hutter 2019) and the averaged weights, with the arithmetic of `torch.optim.AdamW`.
 
+use diffusion_kernels::optim as kernel;
 use tch::{Kind, Tensor};
 
 use super::flat::Flat;
 use crate::ema::ema_update;
 use crate::error::{ensure, Result};
+use crate::libtorch::{slice, slice_mut, TorchPool};
 
 pub const BETAS: (f64, f64) = (0.9, 0.999);
 pub const EPS: f64 = 1e-8;
@@ -46,6 +48,12 @@ impl State {
         Ok(())
     }
 
+    /// Whether the kernels can work on these tensors: on the CPU, each in one dense row-major block.
+    fn in_plain_memory(&self) -> bool {
+        let plain = |t: &Tensor| t.device() == tch::Device::Cpu && t.is_contiguous();
+        self.weights.iter().chain(&self.shadow).all(plain)
+    }
+
     /// shadow = decay * shadow + (1 - decay) * weights.
     pub fn average(&mut self, decay: f64) -> Result<()> {
         ema_update(&self.shadow, &self.weights, decay)
@@ -82,6 +90,9 @@ impl AdamW {
         step: i64,
         decay: f64,
     ) -> Result<()> {
+        if state.in_plain_memory() {
+            return self.step_in_one_pass(state, grads, factor, rate, step, decay);
+        }
         let mut gradient = grads.parameters()?;
         if factor != 1.0 {
             let _ = gradient.f_mul_scalar_(factor)?;
@@ -93,6 +104,37 @@ impl AdamW {
             let _ = weight.f_mul_scalar_(1.0 - rate * self.weight_decay)?.f_sub_(change)?;
         }
         state.average(decay)
+    }
+
+    /// The same by the CPU kernel, which reads and writes each number once.
+    fn step_in_one_pass(
+        &self,
+        state: &mut State,
+        grads: &Flat,
+        factor: f64,
+        rate: f64,
+        step: i64,
+        decay: f64,
+    ) -> Result<()> {
+        let adamw = kernel::AdamW {
+            learning_rate: rate,
+            betas: BETAS,
+            eps: EPS,
+            weight_decay: self.weight_decay,
+            step: step.unsigned_abs(),
+        };
+        for (k, gradient) in grads.views().iter().enumerate() {
+            let (mut weights, mut shadow) = (state.weights[k].f_detach()?, state.shadow[k].f_detach()?);
+            let parts = kernel::State {
+                weights: slice_mut(&mut weights)?,
+                first: slice_mut(&mut state.first.views_mut()[k])?,
+                second: slice_mut(&mut state.second.views_mut()[k])?,
+                ema: Some((decay, slice_mut(&mut shadow)?)),
+                rounded: None,
+            };
+            kernel::step(&TorchPool, &adamw, factor as f32, slice(gradient)?, parts)?;
+        }
+        Ok(())
     }
 
     /// rate * m_hat / (sqrt(v_hat) + eps) for all parameters at once.
@@ -117,9 +159,13 @@ mod tests {
     use super::*;
     use tch::Device;
 
-    fn state(weight: f64) -> State {
-        let shapes = [vec![1]];
-        let one = |value: f64| vec![Tensor::full([1], value, (Kind::Float, Device::Cpu))];
+    /// Two equal weights, dense or with a gap between them.
+    fn state(weight: f64, dense: bool) -> State {
+        let shapes = [vec![2]];
+        let one = |value: f64| {
+            let all = Tensor::full([4], value, (Kind::Float, Device::Cpu));
+            vec![if dense { all.narrow(0, 0, 2) } else { all.slice(0, 0, 4, 2) }]
+        };
         State {
             weights: one(weight),
             shadow: one(weight),
@@ -132,8 +178,15 @@ mod tests {
     #[test]
     fn steps_follow_the_papers_formula() {
         let (rate, decay, wd) = (0.1, 0.9, 0.01);
-        let mut state = state(1.0);
-        let mut grads = Flat::zeros(&[vec![1]], 1, Device::Cpu).expect("a buffer");
+        for in_one_pass in [true, false] {
+            follow_by_hand(rate, decay, wd, in_one_pass);
+        }
+    }
+
+    fn follow_by_hand(rate: f64, decay: f64, wd: f64, in_one_pass: bool) {
+        let mut state = state(1.0, in_one_pass);
+        assert_eq!(state.in_plain_memory(), in_one_pass);
+        let mut grads = Flat::zeros(&[vec![2]], 1, Device::Cpu).expect("a buffer");
         let (mut w, mut m, mut v, mut average) = (1.0f64, 0.0, 0.0, 1.0);
         for (k, g) in [0.5f64, -0.25, 2.0].into_iter().enumerate() {
             let _ = grads.views_mut()[0].fill_(2.0 * g);
@@ -143,8 +196,8 @@ mod tests {
             let (mh, vh) = (m / (1.0 - 0.9f64.powi(k as i32 + 1)), v / (1.0 - 0.999f64.powi(k as i32 + 1)));
             w = w * (1.0 - rate * wd) - rate * mh / (vh.sqrt() + 1e-8);
             average = decay * average + (1.0 - decay) * w;
-            assert!((state.weights[0].double_value(&[0]) - w).abs() < 1e-6);
-            assert!((state.shadow[0].double_value(&[0]) - average).abs() < 1e-6);
+            assert!((state.weights[0].double_value(&[1]) - w).abs() < 1e-6);
+            assert!((state.shadow[0].double_value(&[1]) - average).abs() < 1e-6);
         }
     }
 
