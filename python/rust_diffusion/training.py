@@ -14,7 +14,7 @@ import torch
 from rust_diffusion import _checks, _lock, _train_checks, checkpoint, distributed
 from rust_diffusion._run import Files, Run, Surroundings
 from rust_diffusion._state import State
-from rust_diffusion.batches import Batches, as_batches
+from rust_diffusion.batches import Batches, InMemory, as_batches
 from rust_diffusion.model import EMA, DiffusionUNet
 from rust_diffusion.result import EpochInfo, TrainResult
 from rust_diffusion.sampling import OBJECTIVES
@@ -205,6 +205,8 @@ def train(
         model.objective, model.betas = options["objective"], betas.detach().to("cpu", torch.float32)
         group.same_tensors([parameter.detach() for parameter in model.parameters()])
         state = State(model, EMA(model, options["ema_decay"]), options, len(betas))
+        if isinstance(batches, InMemory):
+            state.note_size(batches.images)
         around = Surroundings(
             batches,
             betas,
