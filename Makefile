@@ -88,7 +88,7 @@ wheel: $(BUILD_TOOLS)  ## a wheel in dist/ for each Python found, or for PYTHON=
 		else \
 			printf '\n==> Wheel for %s, in an environment of its own (brings torch; some minutes)\n' "$$version"; \
 			CARGO_TARGET_DIR=target/other-pythons "$$python" -m pip --disable-pip-version-check \
-				wheel --no-deps --wheel-dir dist .; \
+				wheel --no-deps --config-settings=maturin.build-args='--compatibility pypi' --wheel-dir dist .; \
 		fi </dev/null; \
 	done
 	@ls -l dist/*.whl

@@ -80,6 +80,12 @@ def test_nothing_of_torch_is_copied_in(wheel):
     assert sum(info.file_size for info in wheel.infolist()) < 60e6
 
 
+def test_the_extension_runs_with_a_torch_without_cuda(wheel):
+    # torch itself loads its CUDA libraries, where it has them; an extension that names them needs a CUDA build.
+    content = wheel.read(EXTENSION)
+    assert b"libtorch_cuda" not in content and b"libcudart" not in content
+
+
 def test_the_extension_carries_no_path_of_the_build_machine(wheel):
     # An rpath into a build environment would hide a forgotten `import torch`, here and only here.
     content = wheel.read(EXTENSION)
