@@ -155,7 +155,7 @@ def _environment(**values: str) -> Iterator[None]:
 
 
 if __name__ == "__main__":
-    # For the Makefile: unlike pip, this shows the compiler's progress. The wheel is tagged with the oldest glibc
-    # that it runs with; what a front end asks for, maturin tags as for this machine only.
+    # For the Makefile: unlike pip, this shows the compiler's progress. The wheel is tagged with the oldest
+    # glibc that it runs with; what a front end asks for, maturin tags as for this machine only.
     os.makedirs("dist", exist_ok=True)
     build_wheel("dist", {"maturin.build-args": "--compatibility pypi"})

@@ -81,7 +81,7 @@ def test_nothing_of_torch_is_copied_in(wheel):
 
 
 def test_the_extension_runs_with_a_torch_without_cuda(wheel):
-    # torch itself loads its CUDA libraries, where it has them; an extension that names them needs a CUDA build.
+    # torch loads its CUDA libraries itself, where it has them; an extension that names them needs them.
     content = wheel.read(EXTENSION)
     assert b"libtorch_cuda" not in content and b"libcudart" not in content
 
