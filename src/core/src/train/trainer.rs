@@ -245,6 +245,10 @@ impl Trainer {
             Value,
             "data gave no batch in epoch {epoch}; it must give its batches anew in every epoch (an iterator can be read only once)"
         );
+        if self.position.losses == 0 {
+            self.broken = true;
+            return Err(self.not_finite("every loss", f64::NAN));
+        }
         let rate = self.options.rate.at(epoch, (self.position.updates - 1).max(0));
         let loss = self.position.loss_sum / self.position.losses as f64;
         let position = &mut self.position;

@@ -1,0 +1,299 @@
+"""The options of `train` beyond the course's loop, against plain loops in PyTorch."""
+
+import csv
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.utils.data import DataLoader
+
+from tools import TINY, flat, relative_l2, same_state, slices
+
+STEPS = 20  # of the diffusion
+FIXED = dict(seed=5, device="cpu", precision="fp32", progress=False)
+
+
+@pytest.fixture
+def betas(oracle):
+    return oracle.cosine_beta_schedule(STEPS)
+
+
+@pytest.fixture
+def networks(rd, oracle):
+    torch.manual_seed(2)
+    theirs = oracle.DiffusionUNet(**TINY)
+    ours = rd.DiffusionUNet(**TINY)
+    ours.load_state_dict(theirs.state_dict())
+    return ours, theirs
+
+
+def by_hand(
+    oracle,
+    model,
+    batches,
+    betas,
+    epochs,
+    *,
+    rates,
+    objective="eps",
+    gamma=None,
+    accumulate=1,
+    flip=False,
+    decays=None,
+):
+    """(mean loss of each epoch, shadow) of a loop with one update per `accumulate` batches."""
+    alpha_bars = torch.cumprod(1 - betas, 0)
+    ema = oracle.EMA(model, 0.9995)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1.0, weight_decay=1e-4)
+    history, updates = [], 0
+    torch.manual_seed(FIXED["seed"])
+    for _ in range(epochs):
+        losses = []
+        for start in range(0, len(batches), accumulate):
+            group = batches[start : start + accumulate]
+            images = sum(len(batch) for batch in group)
+            optimizer.zero_grad()
+            total = 0.0
+            for x0 in group:
+                if flip:
+                    mirrored = torch.randint(2, (len(x0), 1, 1, 1)).bool()
+                    x0 = torch.where(mirrored, x0.flip(3), x0)
+                t = torch.randint(0, STEPS, (len(x0),))
+                noise = torch.randn_like(x0)
+                abar = alpha_bars[t].view(-1, 1, 1, 1)
+                x_t = abar.sqrt() * x0 + (1 - abar).sqrt() * noise
+                v = abar.sqrt() * noise - (1 - abar).sqrt() * x0
+                target = {"eps": noise, "x0": x0, "v": v}[objective]
+                loss = F.mse_loss(model(x_t, t), target, reduction="none")
+                if gamma is not None:
+                    snr = abar / (1 - abar)
+                    divisor = {"eps": snr, "x0": 1.0, "v": snr + 1}[objective]
+                    loss = loss * snr.clamp(max=gamma) / divisor
+                loss = loss.mean() * len(x0) / images
+                loss.backward()
+                total += loss.item()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.param_groups[0]["lr"] = rates(updates)
+            optimizer.step()
+            if decays is not None:
+                ema.decay = decays(updates)
+            ema.update(model)
+            updates += 1
+            losses += [total] * len(group)
+        history.append(sum(losses) / len(losses))
+    return history, ema.shadow
+
+
+def assert_alike(result, ours, expected, theirs):
+    history, shadow = expected
+    assert result.history == pytest.approx(history, rel=2e-4)
+    assert relative_l2(flat(ours.parameters()), flat(theirs.parameters())) <= 1e-3
+    assert relative_l2(flat(result.ema.shadow.parameters()), flat(shadow.parameters())) <= 1e-3
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        dict(objective="x0"),
+        dict(objective="v"),
+        dict(gamma=5.0),
+        dict(gamma=0.5, objective="x0"),
+        dict(gamma=5.0, objective="v"),
+        dict(accumulate=2),
+        dict(accumulate=5),
+        dict(flip=True),
+    ],
+    ids=str,
+)
+def test_options_have_the_meaning_of_their_papers(rd, oracle, betas, networks, options):
+    ours, theirs = networks
+    batches = list(slices(10).split(4))
+    expected = by_hand(oracle, theirs, batches, betas, 4, rates=lambda _: 1e-3, **options)
+    names = dict(gamma="min_snr_gamma", flip="horizontal_flip")
+    options = {names.get(key, key): value for key, value in options.items()}
+    result = rd.train(
+        *(ours, batches),
+        **dict(betas=betas, epochs=4, learning_rate=1e-3, lr_schedule="constant", **FIXED, **options),
+    )
+    assert_alike(result, ours, expected, theirs)
+
+
+def test_the_warm_up_rises_over_updates_and_the_cosine_falls_over_epochs(rd, oracle, betas, networks):
+    ours, theirs = networks
+    batches = list(slices(12).split(4))
+
+    def rate(update):
+        return 1e-3 / 2 * (1 + math.cos(math.pi * (update // 3) / 4)) * min(1.0, (update + 1) / 7)
+
+    expected = by_hand(oracle, theirs, batches, betas, 4, rates=rate)
+    schedule = dict(learning_rate=1e-3, lr_schedule="warmup_cosine", warmup_steps=7)
+    result = rd.train(ours, batches, betas=betas, epochs=4, **schedule, **FIXED)
+    assert_alike(result, ours, expected, theirs)
+
+
+def test_ema_warmup_forgets_the_initial_weights(rd, oracle, betas, networks):
+    ours, theirs = networks
+    batches = list(slices(12).split(4))
+
+    def decay(update):
+        return min(0.9995, (1 + update) / (10 + update))
+
+    expected = by_hand(oracle, theirs, batches, betas, 4, rates=lambda _: 1e-3, decays=decay)
+    options = dict(learning_rate=1e-3, lr_schedule="constant", ema_warmup=True)
+    result = rd.train(ours, batches, betas=betas, epochs=4, **options, **FIXED)
+    assert_alike(result, ours, expected, theirs)
+    assert result.initial_share == pytest.approx(math.prod(decay(k) for k in range(12)))
+
+
+def test_the_result_tells_how_much_of_the_beginning_is_left(rd, betas, tmp_path):
+    run = dict(betas=betas, batch_size=4, ema_decay=0.9, weights_dir=tmp_path, **FIXED)
+    result = rd.train(rd.DiffusionUNet(**TINY), slices(8), epochs=3, **run)
+    assert result.initial_share == pytest.approx(0.9**6)
+    result = rd.train(rd.DiffusionUNet(**TINY), slices(8), epochs=5, **run)
+    assert result.initial_share == pytest.approx(0.9**10)
+
+
+def test_sampling_from_an_average_of_random_weights_warns_once(rd, betas, recwarn):
+    alpha_bars = torch.cumprod(1 - betas, 0)
+
+    def sample(model):
+        rd.ddim_sample(model, 1, (1, 16, 16), alpha_bars, "cpu", 2, progress=False)
+        return [
+            str(w.message) for w in recwarn.list if "initial" in str(w.message) or "EMA" in str(w.message)
+        ]
+
+    fit = dict(betas=betas, epochs=2, batch_size=4, **FIXED)
+    result = rd.train(rd.DiffusionUNet(**TINY), slices(8), ema_decay=0.1, **fit)
+    assert sample(result.ema) == []
+    result = rd.train(rd.DiffusionUNet(**TINY), slices(8), ema_decay=0.9, **fit)
+    assert len(sample(result.ema.shadow)) == 1
+    assert "66 %" in sample(result.ema)[0] and len(sample(result.ema)) == 1
+
+
+@pytest.mark.parametrize("objective", ["x0", "v"])
+def test_the_samplers_honour_the_objective(rd, betas, objective):
+    """All images are the same, so that any sampler that reads the network rightly draws that one."""
+    images = torch.full((16, 1, 16, 16), 0.5)
+    model = rd.DiffusionUNet(**TINY)
+    options = dict(epochs=40, batch_size=8, learning_rate=3e-3, objective=objective)
+    rd.train(model, images, betas=betas, **options, **FIXED)
+    alpha_bars = torch.cumprod(1 - betas, 0)
+    sample = rd.ddim_sample(model.eval(), 2, (1, 16, 16), alpha_bars, "cpu", 10, seed=1, progress=False)
+    assert (sample - 0.5).abs().mean() < 0.1
+
+
+def test_another_objective_than_the_checkpoints_is_an_error(rd, betas, tmp_path):
+    run = dict(betas=betas, batch_size=4, weights_dir=tmp_path, **FIXED)
+    rd.train(rd.DiffusionUNet(**TINY), slices(4), epochs=1, objective="v", **run)
+    with pytest.raises(ValueError, match=r"objective.*'eps'.*DDPMDenoiser\.ckpt.*'v'"):
+        rd.train(rd.DiffusionUNet(**TINY), slices(4), epochs=2, **run)
+
+
+def test_another_schedule_than_the_checkpoints_is_an_error(rd, oracle, betas, tmp_path):
+    run = dict(batch_size=4, weights_dir=tmp_path, **FIXED)
+    rd.train(rd.DiffusionUNet(**TINY), slices(4), epochs=1, betas=betas, **run)
+    with pytest.raises(ValueError, match=r"betas has 7 steps.*DDPMDenoiser\.ckpt.*20"):
+        rd.train(rd.DiffusionUNet(**TINY), slices(4), epochs=2, betas=oracle.cosine_beta_schedule(7), **run)
+
+
+def test_other_numbers_than_the_checkpoints_are_warned_of(rd, betas, tmp_path):
+    run = dict(betas=betas, batch_size=4, weights_dir=tmp_path, **FIXED)
+    rd.train(rd.DiffusionUNet(**TINY), slices(4), epochs=1, **run)
+    with pytest.warns(UserWarning, match=r"learning_rate=0\.0002.*0\.001"):
+        rd.train(rd.DiffusionUNet(**TINY), slices(4), epochs=2, learning_rate=1e-3, **run)
+
+
+def test_the_validation_loss_is_the_error_on_held_out_images(rd, oracle, betas, tmp_path):
+    held_out, seen = slices(6, seed=9), []
+    model = rd.DiffusionUNet(**{**TINY, "dropout": 0.3})
+    fit = dict(betas=betas, epochs=4, batch_size=4, learning_rate=1e-3, **FIXED)
+    result = rd.train(model, slices(8), val_data=held_out, callback=seen.append, **fit)
+    assert [info.val_loss for info in seen] == result.val_history and len(result.val_history) == 4
+    assert model.training
+
+    # The same with all 20 timesteps and much noise, dropout off: what the loss estimates.
+    model.eval()
+    alpha_bars, errors = torch.cumprod(1 - betas, 0), []
+    with torch.no_grad():
+        for t in range(STEPS):
+            x0, noise = held_out.repeat(4, 1, 1, 1), torch.randn(24, 1, 16, 16)
+            steps = torch.full((24,), t)
+            errors.append(F.mse_loss(model(oracle.q_sample(x0, steps, noise, alpha_bars), steps), noise))
+    assert result.val_history[-1] == pytest.approx(torch.stack(errors).mean().item(), rel=0.5)
+
+
+def test_validation_does_not_change_the_run(rd, betas):
+    def run(**options):
+        torch.manual_seed(1)
+        model = rd.DiffusionUNet(**{**TINY, "dropout": 0.1})
+        rd.train(model, slices(8), betas=betas, epochs=3, batch_size=4, **FIXED, **options)
+        return model.state_dict()
+
+    held_out = DataLoader(slices(4, seed=9), batch_size=2, shuffle=True)
+    assert same_state(run(), run(val_data=held_out))
+
+
+@pytest.mark.parametrize("steps", [1, 3, 5])
+def test_max_steps_end_the_run_and_it_goes_on_from_there(rd, betas, tmp_path, steps):
+    def run(folder, **options):
+        torch.manual_seed(1)
+        model = rd.DiffusionUNet(**{**TINY, "dropout": 0.1})
+        fit = dict(betas=betas, epochs=3, batch_size=4, weights_dir=tmp_path / folder, **FIXED)
+        return model, rd.train(model, slices(8), **fit, **options)
+
+    whole, _ = run("whole")
+    _, result = run("parts", max_steps=steps)
+    checkpoint = torch.load(tmp_path / "parts" / "DDPMDenoiser.ckpt", weights_only=True)
+    assert checkpoint["optimizer"]["state"][0]["step"] == steps
+    assert len(result.history) == steps // 2
+    assert (tmp_path / "parts" / "DDPMDenoiser.pth").exists()
+    _, again = run("parts", max_steps=steps)
+    assert again.epochs_run == 0
+    resumed, _ = run("parts")
+    assert same_state(resumed.state_dict(), whole.state_dict())
+
+
+def test_the_log_has_a_line_per_epoch_and_goes_on(rd, betas, tmp_path):
+    def run(epochs):
+        fit = dict(betas=betas, epochs=4, batch_size=4, weights_dir=tmp_path, log_dir=tmp_path / "log")
+        model, images = rd.DiffusionUNet(**TINY), slices(8)
+        stop = dict(callback=lambda info: info.epoch + 1 < epochs)
+        return rd.train(model, images, val_data=images, **fit, **stop, **FIXED)
+
+    run(2)
+    result = run(4)
+    with open(tmp_path / "log" / "DDPMDenoiser.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["epoch"]) for row in rows] == [0, 1, 2, 3]
+    assert [float(row["loss"]) for row in rows] == result.history
+    assert [float(row["val_loss"]) for row in rows] == result.val_history
+    assert [int(row["updates"]) for row in rows] == [2, 4, 6, 8]
+
+
+def test_auto_says_what_it_picked(rd, betas, capfd):
+    fit = dict(betas=betas, epochs=1, batch_size=4, seed=1, device="cpu")
+    result = rd.train(rd.DiffusionUNet(**TINY), slices(4), **fit)
+    assert result.precision in ("fp32", "bf16") and result.precision in capfd.readouterr().out
+
+
+def test_fp16_leaves_out_updates_whose_gradient_overflows(rd, betas):
+    """Images a thousand times too large: the scaled gradient is beyond float16 until the scale has fallen."""
+    fit = dict(betas=betas, epochs=3, batch_size=4, objective="x0", learning_rate=1e-3)
+    model = rd.DiffusionUNet(**TINY)
+    result = rd.train(model, slices(8) * 1000, **fit, **{**FIXED, "precision": "fp16"})
+    assert 1 <= result.skipped_steps < 6 and result.precision == "fp16"
+    assert all(math.isfinite(loss) for loss in result.history)
+    assert all(p.dtype == torch.float32 and torch.isfinite(p).all() for p in model.parameters())
+
+
+def test_fp16_gives_up_after_many_updates_without_a_gradient(rd, betas, tmp_path):
+    model = rd.DiffusionUNet(**TINY)
+    with torch.no_grad():
+        model.out_conv.weight.mul_(1e9)  # the prediction itself is beyond float16
+    before = model.out_conv.weight.clone()
+    fit = dict(betas=betas, epochs=2, weights_dir=tmp_path)
+    with pytest.raises(RuntimeError, match="epoch 0, step 25"):
+        rd.train(model, [slices(2)] * 40, **fit, **{**FIXED, "precision": "fp16"})
+    assert torch.equal(model.out_conv.weight, before), "nothing was learnt from what is not finite"
+    assert not list(tmp_path.iterdir())
