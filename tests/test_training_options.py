@@ -217,8 +217,8 @@ def test_the_validation_loss_is_the_error_on_held_out_images(rd, oracle, betas, 
     alpha_bars, errors = torch.cumprod(1 - betas, 0), []
     with torch.no_grad():
         for t in range(STEPS):
-            x0, noise = held_out.repeat(4, 1, 1, 1), torch.randn(24, 1, 16, 16)
-            steps = torch.full((24,), t)
+            x0, steps = held_out.repeat(4, 1, 1, 1), torch.full((24,), t)
+            noise = torch.randn_like(x0)
             errors.append(F.mse_loss(model(oracle.q_sample(x0, steps, noise, alpha_bars), steps), noise))
     assert result.val_history[-1] == pytest.approx(torch.stack(errors).mean().item(), rel=0.5)
 
@@ -279,10 +279,10 @@ def test_auto_says_what_it_picked(rd, betas, capfd):
 
 def test_fp16_leaves_out_updates_whose_gradient_overflows(rd, betas):
     """Images a thousand times too large: the scaled gradient is beyond float16 until the scale has fallen."""
-    fit = dict(betas=betas, epochs=3, batch_size=4, objective="x0", learning_rate=1e-3)
+    fit = dict(betas=betas, epochs=10, batch_size=4, objective="x0", learning_rate=1e-3)
     model = rd.DiffusionUNet(**TINY)
     result = rd.train(model, slices(8) * 1000, **fit, **{**FIXED, "precision": "fp16"})
-    assert 1 <= result.skipped_steps < 6 and result.precision == "fp16"
+    assert 1 <= result.skipped_steps < 20 and result.precision == "fp16"
     assert all(math.isfinite(loss) for loss in result.history)
     assert all(p.dtype == torch.float32 and torch.isfinite(p).all() for p in model.parameters())
 
