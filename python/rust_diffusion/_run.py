@@ -82,6 +82,7 @@ class Run:
         if own is not None:
             self._saved = self.state.position
             self._resume, self.batches.order_seed = own["random"], own["order_seed"]
+            self._complete_weights()
 
     def go(self) -> None:
         """Train from the state's position to the end."""
@@ -202,16 +203,23 @@ class Run:
         if self.files.folder is None:
             return
         self._cannot_save = True
+        # The checkpoint first: averaged weights without one would pass for a run that is finished.
+        self._save_checkpoint(self._random_state())
         if best:
             self.save_weights()
-        # Last: a run killed before this line does the epoch again, and writes the same weights again.
-        self._save_checkpoint(self._random_state())
         self._cannot_save = False
 
     def save_weights(self) -> None:
         """Write the two weight files."""
         checkpoint.save(self.state.model.state_dict(), self.files.path("_raw.pth"))
         checkpoint.save(self.state.ema.shadow.state_dict(), self.files.path(".pth"))
+
+    def _complete_weights(self) -> None:
+        """Write the best epoch's weights if a run may have been killed between its checkpoint and them."""
+        state = self.state
+        best_is_last = bool(state.history) and state.history[-1] == state.best_loss
+        if best_is_last and state.position["batch"] == 0 and self.group.rank == 0:
+            self.save_weights()
 
     def _save_checkpoint(self, now: dict[str, Any]) -> None:
         random = {"now": now, "epoch_start": self._epoch_start or now}
