@@ -16,6 +16,7 @@ const MESSAGE_SIZE: usize = 1024;
 
 extern "C" {
     fn shim_threads() -> i64;
+    fn shim_set_autocast(enabled: u8) -> u8;
     fn shim_parallel_for(
         tasks: i64,
         body: extern "C" fn(*mut c_void, i64),
@@ -77,6 +78,25 @@ impl Pool for TorchPool {
         };
         // A task that did not run leaves wrong numbers behind: stop here; the caller's boundary turns this into an error.
         assert!(code == 0 && !job.panicked.load(Ordering::Relaxed), "a parallel task failed");
+    }
+}
+
+/// While it lives, the caller's CPU autocast does not reach into what this thread computes.
+pub struct AutocastOff {
+    before: u8,
+}
+
+impl AutocastOff {
+    pub fn new() -> Self {
+        // SAFETY: sets a flag of this thread.
+        Self { before: unsafe { shim_set_autocast(0) } }
+    }
+}
+
+impl Drop for AutocastOff {
+    fn drop(&mut self) {
+        // SAFETY: as above.
+        unsafe { shim_set_autocast(self.before) };
     }
 }
 

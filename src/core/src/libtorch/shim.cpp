@@ -1,8 +1,9 @@
-// What the Rust face of libtorch leaves out: its thread pool, and the gradients of a convolution.
+// What the Rust face of libtorch leaves out: its thread pool, the CPU's autocast, and the gradients of a convolution.
 //
 // Every function catches all exceptions; those that can fail return 0 for success or write a message and return 1.
 
 #include <ATen/Parallel.h>
+#include <ATen/autocast_mode.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/convolution_backward.h>
 #include <c10/util/Exception.h>
@@ -46,6 +47,13 @@ int shim_parallel_for(int64_t tasks, void (*body)(void *, int64_t), void *contex
       for (int64_t i = begin; i < end; ++i) body(context, i);
     });
   });
+}
+
+// Switches the CPU's autocast of this thread on or off and tells what it was.
+uint8_t shim_set_autocast(uint8_t enabled) {
+  const bool before = at::autocast::is_autocast_enabled(at::kCPU);
+  at::autocast::set_autocast_enabled(at::kCPU, enabled != 0);
+  return before ? 1 : 0;
 }
 
 // Gradients of conv2d with square stride and padding. out receives new tensors for input, weight, bias where mask says so.

@@ -1,14 +1,17 @@
-//! Convolutions, forward and backward: float32 3x3 by fast filtering, the rest by libtorch.
+//! Convolutions, forward and backward: 3x3 by fast filtering, the rest by libtorch.
+//!
+//! Fast filtering multiplies in float32 whatever it reads and writes; it is still ahead of libtorch's bfloat16.
 
 use diffusion_kernels::source::{Images, Source};
 use diffusion_kernels::winograd::{self, Addends, Method};
+use half::bf16;
 use tch::{Kind, Tensor};
 
 use super::super::blueprint::Conv;
 use super::ops::{add_to, nchw, nhwc};
 use super::weights::{Direction, Weights};
 use crate::error::{Error, Result};
-use crate::libtorch::{convolution_backward, slice, slice_mut, ConvolutionGradients, TorchPool};
+use crate::libtorch::{convolution_backward, slice, slice_mut, ConvolutionGradients, Stored, TorchPool};
 
 /// What a 3x3 convolution does to the size of the image.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -55,7 +58,10 @@ pub fn conv_forward(
     residual: Option<&Tensor>,
 ) -> Result<Tensor> {
     if weights.is_fast(conv) {
-        return fast_forward(weights, conv, resize, x, residual);
+        return match weights.kind {
+            Kind::BFloat16 => fast_forward::<bf16>(weights, conv, resize, x, residual),
+            _ => fast_forward::<f32>(weights, conv, resize, x, residual),
+        };
     }
     let doubled = (resize == Resize::Double).then(|| double(x)).transpose()?;
     let (weight, bias) = (&weights.compute[conv.param], &weights.compute[conv.param + 1]);
@@ -68,7 +74,7 @@ pub fn conv_forward(
     }
 }
 
-fn fast_forward(
+fn fast_forward<T: Stored>(
     weights: &Weights,
     conv: &Conv,
     resize: Resize,
@@ -78,14 +84,14 @@ fn fast_forward(
     let (b, h, w, _) = x.size4()?;
     let method = resize.method();
     let (h, w) = (method.output_size(h as usize) as i64, method.output_size(w as usize) as i64);
-    let mut y = Tensor::f_empty([b, h, w, conv.cout], (Kind::Float, x.device()))?;
+    let mut y = Tensor::f_empty([b, h, w, conv.cout], (T::KIND, x.device()))?;
     let bias = Some(slice::<f32>(&weights.params[conv.param + 1])?);
-    let residual = residual.map(slice::<f32>).transpose()?;
+    let residual = residual.map(slice::<T>).transpose()?;
     let addends = Addends { bias, residual, ..Addends::default() };
     let filter = weights.filter(conv, method, Direction::Forward)?;
-    let source = Source::new(slice::<f32>(x)?, conv.cin as usize);
+    let source = Source::new(slice::<T>(x)?, conv.cin as usize);
     let to = images(&y)?;
-    winograd::convolve(&TorchPool, images(x)?, &source, filter, &addends, to, slice_mut::<f32>(&mut y)?)?;
+    winograd::convolve(&TorchPool, images(x)?, &source, filter, &addends, to, slice_mut::<T>(&mut y)?)?;
     Ok(y)
 }
 
@@ -101,8 +107,10 @@ pub fn conv_backward(
     grads: &mut [Tensor],
 ) -> Result<Option<Tensor>> {
     if weights.is_fast(conv) {
-        fast_layer_gradients(conv, resize, x, dy, grads)?;
-        return input_wanted.then(|| fast_input_gradient(weights, conv, resize, x, dy)).transpose();
+        return match weights.kind {
+            Kind::BFloat16 => fast_backward::<bf16>(weights, conv, resize, x, dy, input_wanted, grads),
+            _ => fast_backward::<f32>(weights, conv, resize, x, dy, input_wanted, grads),
+        };
     }
     let doubled = (resize == Resize::Double).then(|| double(x)).transpose()?;
     let read = nchw(doubled.as_ref().unwrap_or(x))?;
@@ -121,7 +129,26 @@ pub fn conv_backward(
     }
 }
 
-fn fast_layer_gradients(conv: &Conv, resize: Resize, x: &Tensor, dy: &Tensor, grads: &mut [Tensor]) -> Result<()> {
+fn fast_backward<T: Stored>(
+    weights: &Weights,
+    conv: &Conv,
+    resize: Resize,
+    x: &Tensor,
+    dy: &Tensor,
+    input_wanted: bool,
+    grads: &mut [Tensor],
+) -> Result<Option<Tensor>> {
+    fast_layer_gradients::<T>(conv, resize, x, dy, grads)?;
+    input_wanted.then(|| fast_input_gradient::<T>(weights, conv, resize, x, dy)).transpose()
+}
+
+fn fast_layer_gradients<T: Stored>(
+    conv: &Conv,
+    resize: Resize,
+    x: &Tensor,
+    dy: &Tensor,
+    grads: &mut [Tensor],
+) -> Result<()> {
     let float = (Kind::Float, x.device());
     let mut dw = Tensor::f_empty([conv.cout, conv.cin, conv.kernel, conv.kernel], float)?;
     let mut db = Tensor::f_empty([conv.cout], float)?;
@@ -129,9 +156,9 @@ fn fast_layer_gradients(conv: &Conv, resize: Resize, x: &Tensor, dy: &Tensor, gr
         &TorchPool,
         resize.method(),
         images(x)?,
-        &Source::new(slice::<f32>(x)?, conv.cin as usize),
+        &Source::new(slice::<T>(x)?, conv.cin as usize),
         images(dy)?,
-        slice::<f32>(dy)?,
+        slice::<T>(dy)?,
         slice_mut::<f32>(&mut dw)?,
         Some(slice_mut::<f32>(&mut db)?),
     )?;
@@ -139,13 +166,19 @@ fn fast_layer_gradients(conv: &Conv, resize: Resize, x: &Tensor, dy: &Tensor, gr
     add_to(grads, conv.param + 1, &db)
 }
 
-fn fast_input_gradient(weights: &Weights, conv: &Conv, resize: Resize, x: &Tensor, dy: &Tensor) -> Result<Tensor> {
+fn fast_input_gradient<T: Stored>(
+    weights: &Weights,
+    conv: &Conv,
+    resize: Resize,
+    x: &Tensor,
+    dy: &Tensor,
+) -> Result<Tensor> {
     let mut dx = x.f_empty_like()?;
     let filter = weights.filter(conv, resize.method(), Direction::InputGradient)?;
-    let source = Source::new(slice::<f32>(dy)?, conv.cout as usize);
+    let source = Source::new(slice::<T>(dy)?, conv.cout as usize);
     let to = images(&dx)?;
     let addends = Addends::default();
-    winograd::convolve(&TorchPool, images(dy)?, &source, filter, &addends, to, slice_mut::<f32>(&mut dx)?)?;
+    winograd::convolve(&TorchPool, images(dy)?, &source, filter, &addends, to, slice_mut::<T>(&mut dx)?)?;
     Ok(dx)
 }
 

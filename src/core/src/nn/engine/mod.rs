@@ -19,6 +19,7 @@ pub use weights::Weights;
 use super::blueprint::{Attention, Conv, Norm, ResBlock, UNet};
 use super::wiring::{self, Backend};
 use crate::error::{Error, Result};
+use crate::libtorch::AutocastOff;
 use conv::{conv_forward, Resize};
 use ops::{nchw, nhwc, norm_forward, After, Input};
 use tape::{Id, Record};
@@ -46,7 +47,7 @@ pub fn forward(
     dropout: bool,
     record: bool,
 ) -> Result<(Tensor, Option<Tape>)> {
-    let _guard = tch::no_grad_guard();
+    let _modes = (tch::no_grad_guard(), AutocastOff::new());
     let p = weights.plan.config.dropout;
     let dropout = if dropout && p > 0.0 { Some(Dropout { p: p as f32, seed: draw_seed()? }) } else { None };
     let tape = record.then(Tape::default);

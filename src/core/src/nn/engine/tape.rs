@@ -8,6 +8,7 @@ use super::ops::{nchw, nhwc, norm_backward, After, Input, InputGradient};
 use super::weights::Weights;
 use super::{attention, block, time};
 use crate::error::{Error, Result};
+use crate::libtorch::AutocastOff;
 
 /// The place of an activation in the table of gradients.
 pub type Id = usize;
@@ -59,7 +60,7 @@ impl Tape {
         grads: &mut [Tensor],
         input_wanted: bool,
     ) -> Result<Option<Tensor>> {
-        let _guard = tch::no_grad_guard();
+        let _modes = (tch::no_grad_guard(), AutocastOff::new());
         let mut walk = Walk::new(self, weights, d_prediction)?;
         for record in self.records.iter().rev() {
             walk.step(record, grads, input_wanted)?;
@@ -69,7 +70,7 @@ impl Tape {
 
     /// The same, dropping each record once it is done with.
     pub fn consume(mut self, weights: &Weights, d_prediction: &Tensor, grads: &mut [Tensor]) -> Result<()> {
-        let _guard = tch::no_grad_guard();
+        let _modes = (tch::no_grad_guard(), AutocastOff::new());
         let mut walk = Walk::new(&self, weights, d_prediction)?;
         while let Some(record) = self.records.pop() {
             walk.step(&record, grads, false)?;

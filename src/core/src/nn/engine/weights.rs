@@ -50,9 +50,9 @@ impl Weights {
         Ok(Self { plan, params, compute, kind, filters })
     }
 
-    /// Whether this convolution is computed by fast filtering: 3x3 in float32, wide enough.
+    /// Whether this convolution is computed by fast filtering: 3x3 and wide enough.
     pub fn is_fast(&self, conv: &Conv) -> bool {
-        self.kind == Kind::Float && conv.kernel == 3 && conv.cin >= MIN_CHANNELS && conv.cout >= MIN_CHANNELS
+        conv.kernel == 3 && conv.cin >= MIN_CHANNELS && conv.cout >= MIN_CHANNELS
     }
 
     /// The transformed filter of a convolution.

@@ -1,0 +1,120 @@
+"""The benchmark: this package beside its peers, same work, same process, in turn; a table and a plot."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+from tqdm.auto import tqdm
+
+import rust_diffusion as rd
+from rust_diffusion.bench import report
+from rust_diffusion.bench.contenders import COURSE, Contender, contenders
+from rust_diffusion.bench.floor import floor
+from rust_diffusion.bench.measure import Timing, alternate, import_time, peak_memory, wait
+
+ALL = ("forward", "train", "ddim", "ddpm", "memory", "import")
+T = 400
+DDIM_STEPS = 50
+SAMPLES = 8
+
+
+@click.command(epilog="Example: python -m rust_diffusion.bench --work forward --work train --rounds 5")
+@click.option(
+    "--out", default="bench-output", show_default=True, help="Folder for table, plot and raw seconds."
+)
+@click.option("--work", multiple=True, type=click.Choice(ALL), help="What to measure; all of it by default.")
+@click.option("--rounds", default=3, show_default=True, help="Timed rounds; everybody runs once in each.")
+@click.option("--device", default=rd.get_device(), show_default=True)
+@click.option("--size", default=64, show_default=True, help="Height and width of the images.")
+@click.option(
+    "--batch",
+    default=None,
+    type=int,
+    help="Images of a forward pass or step [default: 8 on CPU, 32 on CUDA].",
+)
+@click.option(
+    "--compile/--no-compile", "compiled", default=True, show_default=True, help="Include torch.compile."
+)
+def main(
+    out: str, work: tuple[str, ...], rounds: int, device: str, size: int, batch: int | None, compiled: bool
+) -> None:
+    """Measure speed and memory against the course module, torch.compile of it and a hand-tuned version."""
+    chosen = work or ALL
+    batch = batch or (32 if device == "cuda" else 8)
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    field = contenders(device, size, compiled=compiled)
+    betas = rd.cosine_beta_schedule(T)
+    x = torch.randn(batch, COURSE["in_ch"], size, size, device=device)
+    t = torch.randint(0, T, (batch,), device=device)
+
+    rows: dict[str, dict[str, Timing]] = {}
+    if "forward" in chosen:
+        pieces: dict[str, Callable[[], Any]] = {c.name: _forward(c, x, t) for c in field}
+        pieces["floor fp32"] = floor(device, batch, size, torch.float32)
+        pieces["floor bf16"] = floor(device, batch, size, torch.bfloat16)
+        rows[f"forward, batch {batch}"] = alternate(pieces, rounds, device, "forward")
+    if "train" in chosen:
+        rows[f"training step, batch {batch}"] = _steps(field, x.clamp(-1, 1), betas, rounds, device)
+    if "ddim" in chosen:
+        pieces = {c.name: _sampling(c, betas, DDIM_STEPS) for c in field}
+        rows[f"DDIM-{DDIM_STEPS}, {SAMPLES} samples"] = alternate(pieces, max(1, rounds // 2), device, "DDIM")
+    if "ddpm" in chosen:
+        pieces = {c.name: _sampling(c, betas, None) for c in field}
+        rows[f"DDPM-{T}, {SAMPLES} samples"] = alternate(pieces, 1, device, "DDPM")
+    memory = _memory(field, batch, size) if "memory" in chosen and device == "cpu" else {}
+    imports = {m: import_time(m, rounds) for m in ("rust_diffusion", "torch")} if "import" in chosen else {}
+
+    machine = {
+        "machine": report.machine(device),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "threads": torch.get_num_threads(),
+        "rounds": rounds,
+    }
+    text = report.table(machine, rows, memory, imports)
+    (folder / "table.md").write_text(text, encoding="utf-8")
+    raw = {"machine": machine, "seconds": {w: {n: t.seconds for n, t in r.items()} for w, r in rows.items()}}
+    raw |= {"peak MiB": memory, "import seconds": {m: t.seconds for m, t in imports.items()}}
+    (folder / "seconds.json").write_text(json.dumps(raw, indent=1), encoding="utf-8")
+    report.plot(rows, folder / "speed.png")
+    click.echo(text)
+    click.echo(f"Table, plot and raw seconds are in {folder}")
+
+
+def _forward(contender: Contender, x: torch.Tensor, t: torch.Tensor) -> Callable[[], Any]:
+    return lambda: contender.predict(x, t)
+
+
+def _sampling(contender: Contender, betas: torch.Tensor, steps: int | None) -> Callable[[], Any]:
+    return lambda: contender.sample(SAMPLES, betas, steps)
+
+
+def _steps(
+    field: list[Contender], images: torch.Tensor, betas: torch.Tensor, rounds: int, device: str
+) -> dict[str, Timing]:
+    """Two steps each in turn; the first round, and the first step of each turn, are not counted."""
+    timings = {c.name: Timing() for c in field}
+    for index in tqdm(range(rounds + 1), desc="training step", unit="round", leave=False):
+        for contender in field:
+            wait(device)
+            seconds = contender.train(images, betas, 2)
+            if index > 0:
+                timings[contender.name].seconds += seconds[1:]
+    return timings
+
+
+def _memory(field: list[Contender], batch: int, size: int) -> dict[str, float]:
+    plain = [c for c in field if "compile" not in c.name]
+    bar = tqdm(plain, desc="peak memory", unit="process", leave=False)
+    return {c.name: peak_memory(["rust_diffusion.bench.memory", c.name, str(batch), str(size)]) for c in bar}
+
+
+if __name__ == "__main__":
+    main()

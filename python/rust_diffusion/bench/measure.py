@@ -1,0 +1,73 @@
+"""Timing: everybody does the same work in turn, several rounds; medians and spreads."""
+
+from __future__ import annotations
+
+import gc
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+import torch
+from tqdm.auto import tqdm
+
+
+@dataclass
+class Timing:
+    """Seconds of each round."""
+
+    seconds: list[float] = field(default_factory=list)
+
+    @property
+    def median(self) -> float:
+        """Median over the rounds."""
+        return statistics.median(self.seconds)
+
+    @property
+    def spread(self) -> float:
+        """(slowest - fastest) / median."""
+        return (max(self.seconds) - min(self.seconds)) / self.median
+
+
+def alternate(
+    work: dict[str, Callable[[], object]], rounds: int, device: str, title: str
+) -> dict[str, Timing]:
+    """Time each piece of work once per round, in turn, after one untimed run of each."""
+    timings = {name: Timing() for name in work}
+    bar = tqdm(total=(rounds + 1) * len(work), desc=title, unit="run", leave=False)
+    for index in range(rounds + 1):
+        for name, run in work.items():
+            gc.collect()
+            wait(device)
+            start = time.perf_counter()
+            run()
+            wait(device)
+            if index > 0:
+                timings[name].seconds.append(time.perf_counter() - start)
+            bar.update()
+    bar.close()
+    return timings
+
+
+def wait(device: str) -> None:
+    """Wait until the device has done what it was asked."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def import_time(module: str, rounds: int) -> Timing:
+    """Seconds that a new Python takes to import `module`, torch included."""
+    timing = Timing()
+    for _ in range(rounds):
+        start = time.perf_counter()
+        subprocess.run([sys.executable, "-c", f"import {module}"], check=True)
+        timing.seconds.append(time.perf_counter() - start)
+    return timing
+
+
+def peak_memory(program: Iterable[str]) -> float:
+    """Return the number of MiB that `program` prints as its last line."""
+    out = subprocess.run([sys.executable, "-m", *program], check=True, capture_output=True, text=True).stdout
+    return float(out.strip().splitlines()[-1])

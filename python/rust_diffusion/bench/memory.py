@@ -1,0 +1,28 @@
+"""Peak memory of one training step, in a process of its own.
+
+`python -m rust_diffusion.bench.memory CONTENDER BATCH SIZE`
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+
+import torch
+
+import rust_diffusion as rd
+from rust_diffusion.bench import contenders
+
+
+def main() -> None:
+    """Print the peak in MiB above what was resident before the first step."""
+    name, batch, size = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    contender = next(c for c in contenders.contenders("cpu", size, compiled=False) if c.name == name)
+    images = torch.randn(batch, 1, size, size).clamp(-1, 1)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    contender.train(images, rd.cosine_beta_schedule(400), 2)
+    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+
+
+if __name__ == "__main__":
+    main()
