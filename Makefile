@@ -69,7 +69,7 @@ bench: $(INSTALLED)  ## speed against the peers, into bench-output/
 	$(BIN)/python -m rust_diffusion.bench --out bench-output
 
 fuzz: $(INSTALLED) $(TEST_TOOLS)  ## the property-based tests with many more cases than `make test` tries
-	$(BIN)/python -m pytest tests/test_fuzz.py --hypothesis-profile=fuzz
+	FUZZ_CASES=3000 $(BIN)/python -m pytest tests/test_fuzz.py
 
 notebook: $(INSTALLED)  ## open the course notebook in JupyterLab
 	$(PIP) install --quiet "$(WHEEL)[notebook]"
