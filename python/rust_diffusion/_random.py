@@ -21,7 +21,7 @@ def capture(device: torch.device = CPU, generators: Sequence[torch.Generator] = 
     state = {
         "torch": torch.get_rng_state(),
         "python": random.getstate(),
-        "numpy": (str(name), torch.from_numpy(keys.astype(np.int64)), place, has_gauss, float(gauss)),
+        "numpy": (str(name), torch.from_numpy(np.asarray(keys).astype(np.int64)), place, has_gauss, float(gauss)),
         "generators": [generator.get_state() for generator in generators],
     }
     if device.type == "cuda":
