@@ -131,7 +131,8 @@ class Run:
     def next_batch(self, fresh: bool) -> tuple[Tensor, int, int] | None:
         """Return (own images, images in the whole batch, place of the first); None at the epoch's end."""
         if fresh:
-            self._step_start = self._random_state()
+            torch_only = not self.batches.runs_code
+            self._step_start = _random.capture(self.device, self.batches.generators, torch_only)
         with self._noting_interrupts():
             share = next(self._iterator, None)
         if share is None:

@@ -38,6 +38,8 @@ class Batches:
 
     #: Random generators that the data have for themselves.
     generators: tuple[torch.Generator, ...] = ()
+    #: Whether making a batch runs code that is not ours, which may draw from any generator.
+    runs_code = True
     #: Decides, with the epoch's number, an order that is made here; None where the data decide it.
     order_seed: int | None = None
 
@@ -68,6 +70,8 @@ class InMemory(Batches):
 
     The order so depends on nothing else, and an epoch can be entered anywhere. The last batch may be short.
     """
+
+    runs_code = False
 
     def __init__(self, images: Tensor, batch_size: int, order_seed: int) -> None:
         self.images, self.batch_size, self.order_seed = images, batch_size, order_seed

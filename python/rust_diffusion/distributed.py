@@ -60,7 +60,7 @@ class TorchGroup(Group):
         dist.broadcast_object_list(box, src=0)
         if box[1] is not None:
             raise box[1]
-        return box[0]  # type: ignore[no-any-return]
+        return box[0]
 
     def same_tensors(self, tensors: list[Tensor]) -> None:
         """Give every rank the values of rank 0, in place."""
