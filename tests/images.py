@@ -100,7 +100,9 @@ def dicom(path, stored, slope=1, intercept=-1024, photometric="MONOCHROME2", cut
 
     def element(group, number, kind, value):
         value += (b"\0" if kind in (b"UI", b"OB", b"OW") else b" ") * (len(value) % 2)
-        length = struct.pack("<HI", 0, len(value)) if kind in (b"OB", b"OW") else struct.pack("<H", len(value))
+        length = (
+            struct.pack("<HI", 0, len(value)) if kind in (b"OB", b"OW") else struct.pack("<H", len(value))
+        )
         return struct.pack("<HH", group, number) + kind + length + value
 
     def word(number):
@@ -111,10 +113,14 @@ def dicom(path, stored, slope=1, intercept=-1024, photometric="MONOCHROME2", cut
     meta += element(2, 0x10, b"UI", explicit) + element(2, 0x12, b"UI", b"1.2.3.4")
     body = element(8, 0x16, b"UI", ct) + element(8, 0x18, b"UI", b"1.2.3") + element(8, 0x60, b"CS", b"CT")
     body += element(0x28, 2, b"US", word(1)) + element(0x28, 4, b"CS", photometric.encode())
-    body += element(0x28, 0x10, b"US", word(stored.shape[0])) + element(0x28, 0x11, b"US", word(stored.shape[1]))
+    body += element(0x28, 0x10, b"US", word(stored.shape[0])) + element(
+        0x28, 0x11, b"US", word(stored.shape[1])
+    )
     body += element(0x28, 0x100, b"US", word(16)) + element(0x28, 0x101, b"US", word(16))
     body += element(0x28, 0x102, b"US", word(15)) + element(0x28, 0x103, b"US", word(0))
-    body += element(0x28, 0x1052, b"DS", str(intercept).encode()) + element(0x28, 0x1053, b"DS", str(slope).encode())
+    body += element(0x28, 0x1052, b"DS", str(intercept).encode()) + element(
+        0x28, 0x1053, b"DS", str(slope).encode()
+    )
     body += element(0x7FE0, 0x10, b"OW", stored.astype("<u2").tobytes())
     size = element(2, 0, b"UL", struct.pack("<I", len(meta)))
     whole = b"\0" * 128 + b"DICM" + size + meta + body

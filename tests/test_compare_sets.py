@@ -25,7 +25,9 @@ def test_equal_distributions_are_not_told_apart(compare):
 
 
 @pytest.mark.parametrize(
-    "change", [lambda x: x * 0.5, lambda x: x + 0.3, lambda x: x.flip(-1).cumsum(-1) / 8 - 0.5], ids=["flat", "bright", "other"]
+    "change",
+    [lambda x: x * 0.5, lambda x: x + 0.3, lambda x: x.flip(-1).cumsum(-1) / 8 - 0.5],
+    ids=["flat", "bright", "other"],
 )
 def test_other_distributions_are_told_apart(compare, change):
     result = compare(change(slices(40, seed=1)), slices(40, seed=2))
@@ -44,9 +46,7 @@ def test_the_estimate_is_unbiased():
     from rust_diffusion.evaluation import _discrepancy
 
     generator = torch.Generator().manual_seed(0)
-    values = [
-        _discrepancy(torch.randn(8, 3), torch.randn(8, 3), generator).mmd2 for _ in range(200)
-    ]
+    values = [_discrepancy(torch.randn(8, 3), torch.randn(8, 3), generator).mmd2 for _ in range(200)]
     mean, error = torch.tensor(values).mean(), torch.tensor(values).std() / len(values) ** 0.5
     assert abs(mean) < 4 * error
 

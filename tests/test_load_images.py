@@ -7,13 +7,13 @@ import threading
 import time
 import warnings
 
-import images as pictures
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
+import images as pictures
 from tools import child_environment
 
 # Shrinking, enlarging, other proportions, and images no larger than a filter.
@@ -47,7 +47,8 @@ def test_every_kind_of_file_gives_the_grey_levels_of_pillow_and_torchvision(rd, 
         files.append(tmp_path / f"{height}x{width}{suffix}")
         save(files[-1], height, width)
     # Decoders of JPEG may round colours differently by a little more; the grey levels are the contract.
-    most = 4 if channels == 3 and "jpeg-4" in kind or "progressive" in kind and channels == 3 else 1
+    subsampled = kind in ("jpeg-444", "jpeg-422", "jpeg-420", "jpeg-progressive")
+    most = 4 if channels == 3 and subsampled else 1
     for size in (64, 24):
         got = rd.load_images(files, size, channels=channels, dtype=torch.uint8, sort=False)
         for file, image in zip(files, got, strict=True):
@@ -172,8 +173,13 @@ def test_a_long_list_of_bad_files_is_cut_at_ten(rd, tmp_path):
 
 
 def test_what_is_not_there_is_a_file_not_found_error(rd, tmp_path, folder):
-    for path in (tmp_path / "nowhere", str(tmp_path / "*.tiff"), [tmp_path / "gone.png"], tmp_path / "gone.png"):
-        with pytest.raises(FileNotFoundError, match="nowhere|tiff|gone"):
+    for path in (
+        tmp_path / "nowhere",
+        str(tmp_path / "*.tiff"),
+        [tmp_path / "gone.png"],
+        tmp_path / "gone.png",
+    ):
+        with pytest.raises(FileNotFoundError, match=r"nowhere|tiff|gone"):
             rd.load_images(path)
     (tmp_path / "void").mkdir()
     with pytest.raises(ValueError, match="no images"):
@@ -225,7 +231,7 @@ def test_a_pipe_is_not_waited_for(rd, tmp_path):
         (dict(path=3), TypeError, "path"),
         (dict(path=[]), ValueError, "path"),
         (dict(path=[3]), TypeError, r"path\[0\]"),
-        (dict(path="a\0b"), ValueError, "path|null"),
+        (dict(path="a\0b"), FileNotFoundError, "path"),
     ],
 )
 def test_arguments_are_checked(rd, folder, arguments, error, message):
@@ -237,7 +243,15 @@ def test_damage_never_crashes_and_never_goes_unnoticed_in_silence(rd, tmp_path):
     """Truncations and flipped bits: an error that names the file, or an image of the right shape."""
     rng = np.random.default_rng(0)
     files = []
-    for kind in ("palette", "rgba", "interlaced-rgba", "jpeg-420", "jpeg-progressive", "tiff-rgb-lzw", "tiff-grey"):
+    for kind in (
+        "palette",
+        "rgba",
+        "interlaced-rgba",
+        "jpeg-420",
+        "jpeg-progressive",
+        "tiff-rgb-lzw",
+        "tiff-grey",
+    ):
         suffix, save = pictures.KINDS[kind]
         save(tmp_path / f"whole{suffix}", 24, 18)
         whole = (tmp_path / f"whole{suffix}").read_bytes()
@@ -255,7 +269,9 @@ def test_damage_never_crashes_and_never_goes_unnoticed_in_silence(rd, tmp_path):
     assert len(data) + len(data.skipped) == len(files) and torch.isfinite(data.images).all()
     survivors = {file.stem for file in data.files}
     for kind in ("palette", "rgba", "jpeg-420", "tiff-rgb-lzw"):
-        assert not survivors & {f"{kind}-{k}" for k in range(1, 60, 2)}, "a truncated file was taken for a whole one"
+        assert not survivors & {f"{kind}-{k}" for k in range(1, 60, 2)}, (
+            "a truncated file was taken for a whole one"
+        )
 
 
 def test_the_cache_gives_the_same_and_follows_changes(rd, folder, tmp_path):
@@ -309,10 +325,14 @@ def test_a_cache_that_cannot_be_written_is_a_warning_and_an_image_is_never_overw
 
 
 def test_two_processes_may_build_one_cache_at_once(rd, folder, tmp_path):
-    code = "import sys, rust_diffusion as rd; print(rd.load_images(sys.argv[1], 8, cache=sys.argv[2]).sum().item())"
+    code = (
+        "import sys, rust_diffusion as rd\n"
+        "print(rd.load_images(sys.argv[1], 8, cache=sys.argv[2]).sum().item())"
+    )
     command = [sys.executable, "-c", code, str(folder), str(tmp_path / "set.cache")]
     runs = [
-        subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=child_environment()) for _ in range(3)
+        subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=child_environment())
+        for _ in range(3)
     ]
     sums = {run.communicate(timeout=120)[0] for run in runs}
     assert sums == {f"{rd.load_images(folder, 8).sum().item()}\n"}
@@ -343,11 +363,8 @@ def test_other_threads_go_on_meanwhile(rd, tmp_path):
 
 
 def test_an_interrupt_ends_the_run_soon(tmp_path):
-    for k in range(300):
+    for k in range(20):
         pictures.with_alpha(64, 64).resize((1024, 1024)).save(tmp_path / f"{k}.png", compress_level=1)
-        if k == 20:
-            break
-    files = [str(file) for file in tmp_path.glob("*.png")] * 200
     code = (
         "import _thread, threading, sys, time, rust_diffusion as rd\n"
         "threading.Timer(0.5, _thread.interrupt_main).start()\n"
@@ -357,7 +374,11 @@ def test_an_interrupt_ends_the_run_soon(tmp_path):
     )
     files = [str(file) for file in tmp_path.glob("*.png")]
     done = subprocess.run(
-        [sys.executable, "-c", code, *files], capture_output=True, text=True, timeout=120, env=child_environment()
+        [sys.executable, "-c", code, *files],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=child_environment(),
     )
     assert done.stdout == "stopped True\n", done.stderr
 

@@ -17,7 +17,9 @@ def test_shape_range_and_dtype(rd):
 def test_the_seed_decides_and_threads_do_not(rd):
     slices = rd.phantoms(24, 32, seed=5)
     assert torch.equal(rd.phantoms(24, 32, seed=5, threads=1), slices)
-    assert torch.equal(rd.phantoms(7, 32, seed=5, threads=3), slices[:7]), "a longer run begins with a shorter one"
+    assert torch.equal(rd.phantoms(7, 32, seed=5, threads=3), slices[:7]), (
+        "a longer run begins with a shorter one"
+    )
     assert not torch.equal(rd.phantoms(24, 32, seed=6), slices)
     assert len({tuple(image.flatten().tolist()) for image in slices}) == 24
 
@@ -36,7 +38,7 @@ def test_sizes_show_the_same_anatomy(rd, size):
 
 
 def test_a_slice_has_the_parts_of_a_chest(rd):
-    """Averaged over many slices: air at the corners, tissue at the flanks, lungs darker than what is between them."""
+    """Averaged over many slices: air in the corners, lungs darker than what lies between them."""
     mean = (rd.phantoms(320, 64).mean(0)[0] + 1) * 127.5
     assert mean[:6, :6].max() < 12, "air"
     lungs, middle = mean[28:36, 18:24].mean(), mean[34:40, 30:34].mean()

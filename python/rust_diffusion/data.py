@@ -44,14 +44,14 @@ def load_images(
     """Read a folder of slices into one tensor.
 
     Each image is what Pillow's ``convert("L")`` and torchvision's ``Resize((size, size), antialias=True)``,
-    ``ToTensor()`` and ``Normalize((0.5,), (0.5,))`` make of the file. Grey of 16 bits is taken over its full range and
-    keeps its precision, where Pillow would clip it.
+    ``ToTensor()`` and ``Normalize((0.5,), (0.5,))`` make of the file. Grey of 16 bits is taken over its full
+    range and keeps its precision, where Pillow would clip it.
 
     Parameters
     ----------
     path : str, path or iterable of them
-        A folder (PNG, JPEG, TIFF and DICOM files in it and in its subfolders, one level down), a file, a glob pattern
-        (``**`` for any depth), or a list of files.
+        A folder (PNG, JPEG, TIFF and DICOM files in it and in its subfolders, one level down), a file, a glob
+        pattern (``**`` for any depth), or a list of files.
     size : int
         Side of the square images, 1 to 16384; other proportions are stretched, as the course does.
     channels : {1, 3}
@@ -59,14 +59,15 @@ def load_images(
     dtype : torch.dtype
         A floating dtype for values in [-1, 1], or ``torch.uint8`` for the grey levels 0..255.
     on_error : {"raise", "skip"}
-        What to do about files that are missing, damaged or no images: raise an error that names them, or go on without
-        them after one warning.
+        What to do about files that are missing, damaged or no images: raise an error that names them, or go
+        on without them after one warning.
     cache : bool or path, optional
-        Keep the decoded set in a file, so that the next start is instant: True for the user's cache folder, or a file
-        or an existing folder. It is rebuilt when a file's name, size or time of change or an option differs.
+        Keep the decoded set in a file, so that the next start is instant: True for the user's cache folder,
+        or a file or an existing folder. It is rebuilt when a file's name, size or time of change or an option
+        differs.
     window : (level, width), optional
-        For DICOM files, which need it: the part of the Hounsfield scale to show, for lungs about (-600, 1500).
-        The result then carries it as the attribute ``window``.
+        For DICOM files, which need it: the part of the Hounsfield scale to show, for lungs about (-600,
+        1500). The result then carries it as the attribute ``window``.
     sort : bool
         Sort by name, as ``sorted(glob.glob(...))`` does. False keeps the order of a list.
     max_pixels : int
@@ -86,8 +87,8 @@ def load_images(
     FileNotFoundError
         If the folder or files do not exist, or a pattern matches nothing.
     ValueError
-        If files cannot be decoded (up to ten are named with the reasons), there are no images, or an argument is out
-        of range.
+        If files cannot be decoded (up to ten are named with the reasons), there are no images, or an argument
+        is out of range.
     OSError
         If a folder cannot be read.
     TypeError
@@ -96,6 +97,9 @@ def load_images(
     return _load(
         path, size, channels, dtype, on_error, cache, window, sort, max_pixels, threads, progress
     ).images
+
+
+_LOAD_DEFAULTS: dict[str, Any] = dict(load_images.__kwdefaults__ or {})
 
 
 class ImageSet(Dataset[Tensor]):
@@ -110,8 +114,8 @@ class ImageSet(Dataset[Tensor]):
     transform : callable, optional
         Applied to each image as it is asked for: float32 in [-1, 1], (C, H, W).
     **options
-        The other arguments of `load_images`. With ``dtype=torch.uint8`` the set takes a quarter of the memory and is
-        normalised image by image.
+        The other arguments of `load_images`. With ``dtype=torch.uint8`` the set takes a quarter of the memory
+        and is normalised image by image.
 
     Attributes
     ----------
@@ -140,11 +144,12 @@ class ImageSet(Dataset[Tensor]):
                 raise TypeError(f"source is a tensor, which takes no {', '.join(sorted(options))}")
             if source.ndim != 4 or not (source.is_floating_point() or source.dtype == torch.uint8):
                 raise ValueError(
-                    f"source must be (N, C, H, W), floating or uint8, got {tuple(source.shape)} of {source.dtype}"
+                    "source must be (N, C, H, W), floating or uint8, "
+                    f"got {tuple(source.shape)} of {source.dtype}"
                 )
             loaded = _Loaded(source, [], [], None)
         else:
-            loaded = _load(source, size, **{**_load_defaults(), **options})
+            loaded = _load(source, size, **{**_LOAD_DEFAULTS, **options})
         self.images, self.files, self.skipped, self.window = loaded
         self.transform = transform
 
@@ -170,10 +175,11 @@ def phantoms(
     threads: int | None = None,
     progress: bool = True,
 ) -> Tensor:
-    """Draw chest-CT-like slices by rule: body, lungs with vessels, heart, spine, ribs, couch, texture and noise.
+    """Draw chest-CT-like slices by rule.
 
-    Sixteen slices are cut from each person, at heights from the tips of the lungs to the liver. Slice k depends on
-    `seed`, `size` and k alone, on any machine and with any number of threads.
+    They show the body with fat and muscle, lungs with vessels, heart, liver, spine, ribs and the couch.
+    Sixteen slices are cut from each person, at heights from the tips of the lungs to the liver. Slice k
+    depends on `seed`, `size` and k alone, on any machine and with any number of threads.
 
     Parameters
     ----------
@@ -240,10 +246,6 @@ class _Loaded(NamedTuple):
     window: tuple[float, float] | None
 
 
-def _load_defaults() -> dict[str, Any]:
-    return dict(load_images.__kwdefaults__)
-
-
 def _load(
     path: Any,
     size: Any,
@@ -293,7 +295,9 @@ def _files(path: Any, sort: bool) -> list[Path]:
     if isinstance(path, (str, os.PathLike)):
         return _native.list_images(os.path.expanduser(path))
     if isinstance(path, (bytes, Tensor)) or not isinstance(path, Iterable):
-        raise TypeError(f"path must be a folder, a file, a glob pattern or a list of files, got {type(path).__name__}")
+        raise TypeError(
+            f"path must be a folder, a file, a glob pattern or a list of files, got {type(path).__name__}"
+        )
     files = list(path)
     for index, file in enumerate(files):
         if not isinstance(file, (str, os.PathLike)):
@@ -359,7 +363,9 @@ class _Bar:
     """A progress bar that is told how many are done."""
 
     def __init__(self, name: str, total: int, progress: bool) -> None:
-        self._bar = tqdm(total=total, desc=name, unit="image", disable=not progress, delay=_SECONDS_BEFORE_BAR)
+        self._bar = tqdm(
+            total=total, desc=name, unit="image", disable=not progress, delay=_SECONDS_BEFORE_BAR
+        )
 
     def __enter__(self) -> Callable[[int], None]:
         return self._done

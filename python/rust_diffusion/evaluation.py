@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from torch import Tensor
 
 from rust_diffusion import _checks
@@ -14,16 +14,19 @@ from rust_diffusion import _checks
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Random filters that stand in for a pretrained network: how many, how wide, and the reductions they see the image at.
+# Random filters that stand in for a pretrained network: how many, how wide, and the reductions they see the
+# image at.
 _FILTERS = 16
 _FILTER_SIDE = 5
 _REDUCTIONS = (1, 2, 4)
 # Widths of the Gaussian kernel, in medians of the distance between two images.
 _BANDWIDTHS = (0.5, 1.0, 2.0)
 _PERMUTATIONS = 500
-# A sample counts as a copy if its nearest training image is this much nearer than the second nearest (Yoon et al. 2023),
+# A sample counts as a copy if its nearest training image is this much nearer than the second nearest (Yoon et
+# al. 2023),
 _COPY_RATIO = 1 / 3
-# MS-SSIM of Wang, Simoncelli and Bovik (2003): weights of the scales, the finest first, and the side of its window.
+# MS-SSIM of Wang, Simoncelli and Bovik (2003): weights of the scales, the finest first, and the side of its
+# window.
 _MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 _MS_SSIM_WINDOW = 7
 _MS_SSIM_PAIRS = 200
@@ -35,7 +38,8 @@ class Discrepancy:
 
     #: Unbiased estimate (Gretton et al. 2012, lemma 6): about 0 for equal distributions, below 0 at times.
     mmd2: float
-    #: Share of random divisions of the pooled images with an estimate at least as large: small if the sets differ.
+    #: Share of random divisions of the pooled images with an estimate at least as large: small if the sets
+    #: differ.
     p_value: float
 
 
@@ -47,8 +51,8 @@ class SetComparison:
     raw: Discrepancy
     #: Of the responses to random filters at three scales: texture and structure.
     patches: Discrepancy
-    #: Mean MS-SSIM of pairs within `a`, within `b` and across; the lower, the more varied. None without torchmetrics
-    #: and for images too small for it.
+    #: Mean MS-SSIM of pairs within `a`, within `b` and across; the lower, the more varied. None without
+    #: torchmetrics and for images too small for it.
     ms_ssim_a: float | None
     ms_ssim_b: float | None
     ms_ssim_across: float | None
@@ -58,7 +62,8 @@ class SetComparison:
     nearest_within_b: Tensor
     #: For each image of `a`, which of `b` is the nearest.
     nearest_index: Tensor
-    #: Share of `a` that is a near copy of an image of `b`: three times nearer to it than to the second nearest.
+    #: Share of `a` that is a near copy of an image of `b`: three times nearer to it than to the second
+    #: nearest.
     copied: float
     #: The images compared, for the figure.
     a: Tensor
@@ -105,7 +110,8 @@ class SetComparison:
         axes["hist"].legend()
         fig.suptitle(
             f"MMD² of images {self.raw.mmd2:+.4f} (p = {self.raw.p_value:.3f}), "
-            f"of patches {self.patches.mmd2:+.4f} (p = {self.patches.p_value:.3f}); near copies {self.copied:.1%}"
+            f"of patches {self.patches.mmd2:+.4f} (p = {self.patches.p_value:.3f}); "
+            f"near copies {self.copied:.1%}"
         )
         fig.tight_layout()
         return fig
@@ -119,8 +125,8 @@ def compare_sets(a: Any, b: Any, *, max_images: int = 1000, seed: int = 0) -> Se
     a, b : Tensor or array
         Each (N, C, H, W) with N >= 3, values in [-1, 1] or uint8; `b` is the reference (the training set).
     max_images : int
-        Larger sets are thinned at random to this many for the discrepancies and MS-SSIM. The search for copies looks
-        at all of `b`.
+        Larger sets are thinned at random to this many for the discrepancies and MS-SSIM. The search for
+        copies looks at all of `b`.
     seed : int
         Of the thinning, the filters, the pairs and the permutations: the same sets give the same numbers.
 
@@ -138,7 +144,8 @@ def compare_sets(a: Any, b: Any, *, max_images: int = 1000, seed: int = 0) -> Se
     a, everything_b = _images("a", a), _images("b", b)
     if a.shape[1:] != everything_b.shape[1:]:
         raise ValueError(
-            f"a and b must hold images of one shape, got {tuple(a.shape[1:])} and {tuple(everything_b.shape[1:])}"
+            "a and b must hold images of one shape, "
+            f"got {tuple(a.shape[1:])} and {tuple(everything_b.shape[1:])}"
         )
     a = _thin(a, max_images, generator)
     b = _thin(everything_b, max_images, generator)
@@ -195,10 +202,12 @@ def _discrepancy(a: Tensor, b: Tensor, generator: torch.Generator) -> Discrepanc
     """MMD with a mixture of Gaussian kernels, and its permutation test (Gretton et al. 2012)."""
     squared = torch.cdist(pooled := torch.cat([a, b]).double(), pooled).square()
     median = squared[~torch.eye(len(squared), dtype=torch.bool)].median().clamp(min=1e-12)
-    kernel = sum(torch.exp(-squared / (2 * width**2 * median)) for width in _BANDWIDTHS) / len(_BANDWIDTHS)
+    kernels = [torch.exp(-squared / (2 * width**2 * median)) for width in _BANDWIDTHS]
+    kernel = torch.stack(kernels).mean(0)
     kernel.fill_diagonal_(0)
 
-    # Each column tells for one division of the images which of them are in the first set; the true one is the first.
+    # Each column tells for one division of the images which of them are in the first set; the true one is the
+    # first.
     member = torch.zeros(len(squared), _PERMUTATIONS + 1, dtype=torch.float64)
     member[: len(a), 0] = 1
     for column in range(1, _PERMUTATIONS + 1):
@@ -214,11 +223,12 @@ def _discrepancy(a: Tensor, b: Tensor, generator: torch.Generator) -> Discrepanc
 
 
 def _patch_features(a: Tensor, b: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """How strongly each image answers to random filters, by scale and quarter of the image; (N, features) each."""
+    """How strongly each image answers to random filters, by scale and quarter; (N, features) each."""
     channels = a.shape[1]
     filters = torch.randn(_FILTERS, channels, _FILTER_SIDE, _FILTER_SIDE, generator=generator)
     # Without a mean a filter sees structure, not brightness.
-    filters = F.normalize(filters - filters.mean((2, 3), keepdim=True), dim=(1, 2, 3))
+    filters = filters - filters.mean((2, 3), keepdim=True)
+    filters = filters / filters.norm(dim=(1, 2, 3), keepdim=True)
     pooled = torch.cat([a, b])
     features = []
     for reduction in _REDUCTIONS:

@@ -11,13 +11,7 @@ use crate::detach::{attached, check_signals, detached};
 use crate::error::to_py;
 
 /// Values, files, (file, reason) of what was skipped, whether a cache was read, and what went wrong in writing one.
-type Loaded<'py> = (
-    Bound<'py, PyAny>,
-    Vec<PathBuf>,
-    Vec<(PathBuf, String)>,
-    bool,
-    Option<String>,
-);
+type Loaded<'py> = (Bound<'py, PyAny>, Vec<PathBuf>, Vec<(PathBuf, String)>, bool, Option<String>);
 
 /// The files that a folder, a file name or a glob pattern stands for, sorted by name.
 #[pyfunction]
@@ -65,21 +59,10 @@ fn run<'py, T: data::Sample + Element>(
     on_progress: Option<PyObject>,
 ) -> PyResult<Loaded<'py>> {
     let mut tick = |done| report(on_progress.as_ref(), done);
-    let set = detached(py, || {
-        data::load::<T>(files, options, cache.as_deref(), &mut tick)
-    })?;
-    let skipped = set
-        .skipped
-        .into_iter()
-        .map(|Bad { file, reason, .. }| (file, reason));
+    let set = detached(py, || data::load::<T>(files, options, cache.as_deref(), &mut tick))?;
+    let skipped = set.skipped.into_iter().map(|Bad { file, reason, .. }| (file, reason));
     let values = PyArray1::from_vec(py, set.values).into_any();
-    Ok((
-        values,
-        set.files,
-        skipped.collect(),
-        set.from_cache,
-        set.cache_trouble,
-    ))
+    Ok((values, set.files, skipped.collect(), set.from_cache, set.cache_trouble))
 }
 
 /// Draw `n` phantoms of `size` x `size` into one flat array: uint8 if `levels`, else float32 in [-1, 1].
@@ -96,14 +79,10 @@ fn phantoms<'py>(
 ) -> PyResult<Bound<'py, PyAny>> {
     let mut tick = |done| report(on_progress.as_ref(), done);
     if levels {
-        let values = detached(py, || {
-            data::phantoms::<u8>(n, size, seed, threads, &mut tick)
-        })?;
+        let values = detached(py, || data::phantoms::<u8>(n, size, seed, threads, &mut tick))?;
         Ok(PyArray1::from_vec(py, values).into_any())
     } else {
-        let values = detached(py, || {
-            data::phantoms::<f32>(n, size, seed, threads, &mut tick)
-        })?;
+        let values = detached(py, || data::phantoms::<f32>(n, size, seed, threads, &mut tick))?;
         Ok(PyArray1::from_vec(py, values).into_any())
     }
 }

@@ -29,15 +29,8 @@ pub struct Key {
 
 impl Key {
     pub fn new<T: Sample>(files: &[PathBuf], options: &Options) -> Key {
-        let Options {
-            size,
-            channels,
-            window,
-            max_pixels,
-            ..
-        } = options;
-        let mut bytes =
-            format!("{} {size} {channels} {window:?} {max_pixels}", T::NAME).into_bytes();
+        let Options { size, channels, window, max_pixels, .. } = options;
+        let mut bytes = format!("{} {size} {channels} {window:?} {max_pixels}", T::NAME).into_bytes();
         let mut name = fnv1a(FNV_OFFSET, &bytes);
         for file in files {
             let path = std::path::absolute(file).unwrap_or_else(|_| file.clone());
@@ -71,23 +64,14 @@ fn state_of(file: &Path) -> String {
     let Ok(about) = fs::metadata(file) else {
         return "\0missing\n".into();
     };
-    let changed = about
-        .modified()
-        .ok()
-        .and_then(|time| time.duration_since(UNIX_EPOCH).ok());
-    format!(
-        "\0{} {}\n",
-        about.len(),
-        changed.map_or(0, |time| time.as_nanos())
-    )
+    let changed = about.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+    format!("\0{} {}\n", about.len(), changed.map_or(0, |time| time.as_nanos()))
 }
 
 const FNV_OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
 
 fn fnv1a(start: u64, bytes: &[u8]) -> u64 {
-    bytes.iter().fold(start, |hash, &byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    })
+    bytes.iter().fold(start, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
 /// The set in `file`, or None if there is none for this key, or it is damaged: then the caller builds it anew.
@@ -123,11 +107,7 @@ pub fn read<T: Sample>(
             return Ok(None);
         }
         if deep {
-            values.extend(
-                block
-                    .chunks_exact(2)
-                    .map(|pair| T::from_u16(u16::from_le_bytes([pair[0], pair[1]]))),
-            );
+            values.extend(block.chunks_exact(2).map(|pair| T::from_u16(u16::from_le_bytes([pair[0], pair[1]]))));
         } else {
             values.extend(block.iter().map(|&level| levels[usize::from(level)]));
         }
@@ -135,20 +115,11 @@ pub fn read<T: Sample>(
     if !input.ends_well() {
         return Ok(None);
     }
-    let kept: Vec<PathBuf> = good(files, &skipped)
-        .map(|(_, file)| file.clone())
-        .collect();
+    let kept: Vec<PathBuf> = good(files, &skipped).map(|(_, file)| file.clone()).collect();
     if kept.len() * per_image != count {
         return Ok(None);
     }
-    Ok(Some(ImageSet {
-        values,
-        files: kept,
-        skipped,
-        deep,
-        from_cache: true,
-        cache_trouble: None,
-    }))
+    Ok(Some(ImageSet { values, files: kept, skipped, deep, from_cache: true, cache_trouble: None }))
 }
 
 fn open(file: &Path, key: &Key, files: &[PathBuf]) -> Option<(Checked, bool, Vec<Bad>)> {
@@ -165,19 +136,10 @@ fn open(file: &Path, key: &Key, files: &[PathBuf]) -> Option<(Checked, bool, Vec
     let mut skipped = Vec::new();
     for _ in 0..input.number()? {
         let index = usize::try_from(input.number()?).ok()?;
-        let cause = if input.number()? == 1 {
-            Cause::Missing
-        } else {
-            Cause::Damaged
-        };
+        let cause = if input.number()? == 1 { Cause::Missing } else { Cause::Damaged };
         let length = usize::try_from(input.number()?).ok()?;
         let reason = String::from_utf8(input.bytes(length)?).ok()?;
-        skipped.push(Bad {
-            index,
-            file: files.get(index)?.clone(),
-            cause,
-            reason,
-        });
+        skipped.push(Bad { index, file: files.get(index)?.clone(), cause, reason });
     }
     (skipped.len() <= files.len()).then_some((input, deep, skipped))
 }
@@ -193,11 +155,7 @@ impl Checked {
     fn open(file: &Path) -> Option<Checked> {
         let input = File::open(file).ok()?;
         let left = input.metadata().ok()?.len();
-        Some(Checked {
-            input: BufReader::new(input),
-            left,
-            sum: crc32fast::Hasher::new(),
-        })
+        Some(Checked { input: BufReader::new(input), left, sum: crc32fast::Hasher::new() })
     }
 
     fn has_left(&self, values: u64) -> bool {
@@ -242,23 +200,16 @@ pub fn write<T: Sample>(file: &Path, key: &Key, set: &ImageSet<T>) -> io::Result
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
     };
-    let unique = format!(
-        ".{}-{}.tmp",
-        std::process::id(),
-        COUNTER.fetch_add(1, Ordering::Relaxed)
-    );
+    let unique = format!(".{}-{}.tmp", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed));
     let mut beside = file.as_os_str().to_owned();
     beside.push(unique);
-    let written =
-        write_whole(Path::new(&beside), key, set).and_then(|()| fs::rename(&beside, file));
+    let written = write_whole(Path::new(&beside), key, set).and_then(|()| fs::rename(&beside, file));
     if written.is_err() {
         let _ = fs::remove_file(&beside);
     }
     written?;
     // The new name is on disk only when the folder is. Where folders cannot be opened, the system sees to it.
-    File::open(folder)
-        .and_then(|folder| folder.sync_all())
-        .or(Ok(()))
+    File::open(folder).and_then(|folder| folder.sync_all()).or(Ok(()))
 }
 
 fn write_whole<T: Sample>(path: &Path, key: &Key, set: &ImageSet<T>) -> io::Result<()> {
@@ -283,10 +234,7 @@ fn write_whole<T: Sample>(path: &Path, key: &Key, set: &ImageSet<T>) -> io::Resu
     }
     for values in set.values.chunks(BLOCK / 2) {
         let block: Vec<u8> = match set.deep {
-            true => values
-                .iter()
-                .flat_map(|value| value.to_u16().to_le_bytes())
-                .collect(),
+            true => values.iter().flat_map(|value| value.to_u16().to_le_bytes()).collect(),
             false => values.iter().map(|value| value.to_u8()).collect(),
         };
         put(&block)?;

@@ -50,20 +50,12 @@ pub enum DecodeError {
 /// Reads one file. A damaged one is an error, never half an image.
 ///
 /// `window` is for DICOM, which has no grey levels of its own; other formats take no notice of it.
-pub fn decode_file(
-    path: &Path,
-    window: Option<Window>,
-    max_pixels: u64,
-) -> Result<Picture, DecodeError> {
+pub fn decode_file(path: &Path, window: Option<Window>, max_pixels: u64) -> Result<Picture, DecodeError> {
     decode_bytes(&read(path)?, window, max_pixels)
 }
 
 /// Like [`decode_file`], for a file that is already in memory.
-pub fn decode_bytes(
-    bytes: &[u8],
-    window: Option<Window>,
-    max_pixels: u64,
-) -> Result<Picture, DecodeError> {
+pub fn decode_bytes(bytes: &[u8], window: Option<Window>, max_pixels: u64) -> Result<Picture, DecodeError> {
     if bytes.is_empty() {
         return Err(DecodeError::Content("the file is empty".into()));
     }
@@ -75,9 +67,7 @@ pub fn decode_bytes(
         Ok(ImageFormat::Png) => finish(PngDecoder::new(reader).map_err(image_error)?, max_pixels),
         Ok(ImageFormat::Jpeg) => jpeg::decode(bytes, max_pixels),
         Ok(ImageFormat::Tiff) => finish(TiffDecoder::new(reader).map_err(image_error)?, max_pixels),
-        _ => Err(DecodeError::Content(
-            "not a PNG, JPEG, TIFF or DICOM image".into(),
-        )),
+        _ => Err(DecodeError::Content("not a PNG, JPEG, TIFF or DICOM image".into())),
     }
 }
 
@@ -96,27 +86,15 @@ fn finish<D: ImageDecoder>(mut decoder: D, max_pixels: u64) -> Result<Picture, D
         DynamicImage::ImageLumaA16(image) => (2, Pixels::U16(image.into_raw())),
         DynamicImage::ImageRgb16(image) => (3, Pixels::U16(image.into_raw())),
         DynamicImage::ImageRgba16(image) => (4, Pixels::U16(image.into_raw())),
-        other => {
-            return Err(DecodeError::Content(format!(
-                "samples of type {:?} are not supported",
-                other.color()
-            )))
-        }
+        other => return Err(DecodeError::Content(format!("samples of type {:?} are not supported", other.color()))),
     };
-    Ok(Picture {
-        width,
-        height,
-        channels,
-        pixels,
-    })
+    Ok(Picture { width, height, channels, pixels })
 }
 
 /// Refuses images without pixels and decompression bombs.
 pub(super) fn check_size(width: u64, height: u64, max_pixels: u64) -> Result<(), DecodeError> {
     if width == 0 || height == 0 {
-        return Err(DecodeError::Content(format!(
-            "the image has no pixels ({width} x {height})"
-        )));
+        return Err(DecodeError::Content(format!("the image has no pixels ({width} x {height})")));
     }
     if width.saturating_mul(height) > max_pixels {
         return Err(DecodeError::Content(format!(
@@ -133,15 +111,10 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
         return Err(io::Error::other("not a regular file"));
     }
     if about.len() > MAX_FILE_BYTES {
-        return Err(io::Error::other(format!(
-            "{} bytes are more than the limit of {MAX_FILE_BYTES}",
-            about.len()
-        )));
+        return Err(io::Error::other(format!("{} bytes are more than the limit of {MAX_FILE_BYTES}", about.len())));
     }
     let mut bytes = Vec::with_capacity(about.len() as usize);
-    File::open(path)?
-        .take(MAX_FILE_BYTES)
-        .read_to_end(&mut bytes)?;
+    File::open(path)?.take(MAX_FILE_BYTES).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
@@ -150,11 +123,7 @@ fn is_dicom(bytes: &[u8]) -> bool {
 }
 
 #[cfg(feature = "dicom")]
-fn decode_dicom(
-    bytes: &[u8],
-    window: Option<Window>,
-    max_pixels: u64,
-) -> Result<Picture, DecodeError> {
+fn decode_dicom(bytes: &[u8], window: Option<Window>, max_pixels: u64) -> Result<Picture, DecodeError> {
     super::dicom::decode(bytes, window, max_pixels)
 }
 

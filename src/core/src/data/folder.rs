@@ -30,11 +30,7 @@ pub fn list(path: &Path) -> Result<Vec<PathBuf>> {
 /// Sorts as Python sorts the strings: byte by byte over the whole path, separators included. (`Path` compares component
 /// by component, which puts `a/1` before `a-b/1`.)
 pub fn sort_by_name(files: &mut [PathBuf]) {
-    files.sort_by(|a, b| {
-        a.as_os_str()
-            .as_encoded_bytes()
-            .cmp(b.as_os_str().as_encoded_bytes())
-    });
+    files.sort_by(|a, b| a.as_os_str().as_encoded_bytes().cmp(b.as_os_str().as_encoded_bytes()));
 }
 
 fn list_folder(folder: &Path) -> Result<Vec<PathBuf>> {
@@ -44,9 +40,7 @@ fn list_folder(folder: &Path) -> Result<Vec<PathBuf>> {
             files.extend(Some(entry).filter(|file| has_image_extension(file)));
         } else if !leads_back(&entry, folder) {
             files.extend(
-                visible_entries(&entry)?
-                    .into_iter()
-                    .filter(|file| has_image_extension(file) && !file.is_dir()),
+                visible_entries(&entry)?.into_iter().filter(|file| has_image_extension(file) && !file.is_dir()),
             );
         }
     }
@@ -61,40 +55,28 @@ fn list_folder(folder: &Path) -> Result<Vec<PathBuf>> {
 }
 
 fn list_pattern(path: &Path) -> Result<Vec<PathBuf>> {
-    let missing = || {
-        Error::NotFound(format!(
-            "path: there is no file or folder {}",
-            path.display()
-        ))
-    };
+    let missing = || Error::NotFound(format!("path: there is no file or folder {}", path.display()));
     let Some(pattern) = path.to_str().filter(|text| text.contains(['*', '?', '['])) else {
         return Err(missing());
     };
     // A shell's rules, which are Python's: a wildcard crosses no separator and matches no leading dot.
-    let options = glob::MatchOptions {
-        case_sensitive: true,
-        require_literal_separator: true,
-        require_literal_leading_dot: true,
-    };
-    let matches = glob::glob_with(pattern, options).map_err(|error| {
-        Error::Value(format!("path: {pattern:?} is not a glob pattern: {error}"))
-    })?;
+    let options =
+        glob::MatchOptions { case_sensitive: true, require_literal_separator: true, require_literal_leading_dot: true };
+    let matches = glob::glob_with(pattern, options)
+        .map_err(|error| Error::Value(format!("path: {pattern:?} is not a glob pattern: {error}")))?;
     let mut files = Vec::new();
     for entry in matches {
         let file = entry.map_err(|error| io_error(error.path().to_path_buf(), error.into()))?;
         files.extend(Some(file).filter(|file| !file.is_dir()));
     }
     if files.is_empty() {
-        return Err(Error::NotFound(format!(
-            "path: no file matches {pattern:?}"
-        )));
+        return Err(Error::NotFound(format!("path: no file matches {pattern:?}")));
     }
     Ok(files)
 }
 
 fn visible_entries(folder: &Path) -> Result<Vec<PathBuf>> {
-    let entries =
-        std::fs::read_dir(folder).map_err(|error| io_error(folder.to_path_buf(), error))?;
+    let entries = std::fs::read_dir(folder).map_err(|error| io_error(folder.to_path_buf(), error))?;
     let mut paths = Vec::new();
     for entry in entries {
         let entry = entry.map_err(|error| io_error(folder.to_path_buf(), error))?;
@@ -106,10 +88,7 @@ fn visible_entries(folder: &Path) -> Result<Vec<PathBuf>> {
 }
 
 pub(super) fn has_image_extension(file: &Path) -> bool {
-    let ending = file
-        .extension()
-        .and_then(OsStr::to_str)
-        .map(str::to_ascii_lowercase);
+    let ending = file.extension().and_then(OsStr::to_str).map(str::to_ascii_lowercase);
     ending.is_some_and(|ending| EXTENSIONS.contains(&ending.as_str()))
 }
 

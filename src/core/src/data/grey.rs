@@ -13,19 +13,10 @@ pub fn to_channels(picture: Picture, channels: usize) -> Picture {
         Pixels::U8(samples) => Pixels::U8(convert(samples, from, channels, |p| luma(p) as u8)),
         Pixels::U16(samples) => Pixels::U16(convert(samples, from, channels, |p| luma(p) as u16)),
     };
-    Picture {
-        channels,
-        pixels,
-        ..picture
-    }
+    Picture { channels, pixels, ..picture }
 }
 
-fn convert<T: Copy + Into<u32>>(
-    samples: &[T],
-    from: usize,
-    to: usize,
-    luma: impl Fn([T; 3]) -> T,
-) -> Vec<T> {
+fn convert<T: Copy + Into<u32>>(samples: &[T], from: usize, to: usize, luma: impl Fn([T; 3]) -> T) -> Vec<T> {
     let pixels = samples.chunks_exact(from);
     match (from, to) {
         (1 | 2, 1) => pixels.map(|p| p[0]).collect(),
@@ -45,12 +36,7 @@ mod tests {
     use super::*;
 
     fn rgb(pixels: Vec<u8>) -> Picture {
-        Picture {
-            width: (pixels.len() / 3) as u32,
-            height: 1,
-            channels: 3,
-            pixels: Pixels::U8(pixels),
-        }
+        Picture { width: (pixels.len() / 3) as u32, height: 1, channels: 3, pixels: Pixels::U8(pixels) }
     }
 
     #[test]
@@ -61,26 +47,13 @@ mod tests {
 
     #[test]
     fn alpha_is_dropped_and_white_stays_white_in_16_bits() {
-        let rgba = Picture {
-            width: 1,
-            height: 1,
-            channels: 4,
-            pixels: Pixels::U16(vec![65535, 65535, 65535, 0]),
-        };
+        let rgba = Picture { width: 1, height: 1, channels: 4, pixels: Pixels::U16(vec![65535, 65535, 65535, 0]) };
         assert_eq!(to_channels(rgba, 1).pixels, Pixels::U16(vec![65535]));
     }
 
     #[test]
     fn grey_fills_three_channels() {
-        let grey = Picture {
-            width: 2,
-            height: 1,
-            channels: 2,
-            pixels: Pixels::U8(vec![7, 0, 9, 255]),
-        };
-        assert_eq!(
-            to_channels(grey, 3).pixels,
-            Pixels::U8(vec![7, 7, 7, 9, 9, 9])
-        );
+        let grey = Picture { width: 2, height: 1, channels: 2, pixels: Pixels::U8(vec![7, 0, 9, 255]) };
+        assert_eq!(to_channels(grey, 3).pixels, Pixels::U8(vec![7, 7, 7, 9, 9, 9]));
     }
 }

@@ -21,17 +21,9 @@ pub(super) fn decode(bytes: &[u8], max_pixels: u64) -> Result<Picture, DecodeErr
         PixelFormat::L8 => (1, Pixels::U8(samples)),
         PixelFormat::L16 => (1, Pixels::U16(bytemuck::pod_collect_to_vec(&samples))),
         PixelFormat::RGB24 => (3, Pixels::U8(samples)),
-        PixelFormat::CMYK32 => (
-            3,
-            Pixels::U8(samples.chunks_exact(4).flat_map(to_rgb).collect()),
-        ),
+        PixelFormat::CMYK32 => (3, Pixels::U8(samples.chunks_exact(4).flat_map(to_rgb).collect())),
     };
-    Ok(Picture {
-        width,
-        height,
-        channels,
-        pixels,
-    })
+    Ok(Picture { width, height, channels, pixels })
 }
 
 /// Printing inks to light, with Pillow's rounding of a product of bytes.
@@ -39,7 +31,7 @@ fn to_rgb(inks: &[u8]) -> [u8; 3] {
     let light = 255 - u32::from(inks[3]);
     [0, 1, 2].map(|ink| {
         let product = u32::from(inks[ink]) * light + 128;
-        (light - ((product >> 8) + product >> 8)) as u8
+        (light - (((product >> 8) + product) >> 8)) as u8
     })
 }
 

@@ -40,14 +40,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Options {
-            size: 64,
-            channels: 1,
-            window: None,
-            max_pixels: MAX_PIXELS,
-            threads: 0,
-            on_bad: OnBad::Raise,
-        }
+        Options { size: 64, channels: 1, window: None, max_pixels: MAX_PIXELS, threads: 0, on_bad: OnBad::Raise }
     }
 }
 
@@ -58,21 +51,17 @@ impl Options {
 
     fn check(&self) -> Result<()> {
         if !(1..=16384).contains(&self.size) {
-            return Err(Error::Value(format!(
-                "size: got {}, takes 1 to 16384",
-                self.size
-            )));
+            return Err(Error::Value(format!("size: got {}, takes 1 to 16384", self.size)));
         }
         if ![1, 3].contains(&self.channels) {
-            return Err(Error::Value(format!(
-                "channels: got {}, takes 1 (grey) or 3 (RGB)",
-                self.channels
-            )));
+            return Err(Error::Value(format!("channels: got {}, takes 1 (grey) or 3 (RGB)", self.channels)));
         }
         match self.window {
-            Some(Window { level, width }) if !(level.is_finite() && width.is_finite() && width > 0.0) => Err(Error::Value(
-                format!("window: got ({level}, {width}), takes a finite level and a width above 0 in Hounsfield units"),
-            )),
+            Some(Window { level, width }) if !(level.is_finite() && width.is_finite() && width > 0.0) => {
+                Err(Error::Value(format!(
+                    "window: got ({level}, {width}), takes a finite level and a width above 0 in Hounsfield units"
+                )))
+            }
             _ => Ok(()),
         }
     }
@@ -99,9 +88,7 @@ pub enum Cause {
 impl Cause {
     fn of(error: &DecodeError) -> Cause {
         match error {
-            DecodeError::Io(cause) if cause.kind() == std::io::ErrorKind::NotFound => {
-                Cause::Missing
-            }
+            DecodeError::Io(cause) if cause.kind() == std::io::ErrorKind::NotFound => Cause::Missing,
             DecodeError::Io(_) => Cause::Unreadable,
             DecodeError::Content(_) => Cause::Damaged,
         }
@@ -151,10 +138,7 @@ pub fn load<T: Sample>(
         return Ok(set);
     }
     if let Err(error) = cache::write(&file, &key, &set) {
-        set.cache_trouble = Some(format!(
-            "cache: {} could not be written: {error}",
-            file.display()
-        ));
+        set.cache_trouble = Some(format!("cache: {} could not be written: {error}", file.display()));
     }
     Ok(set)
 }
@@ -167,31 +151,17 @@ fn decode_set<T: Sample>(
     let per_image = options.values_per_image();
     let mut values = zeros(files.len(), per_image)?;
     // Every image goes straight to its place in `values`.
-    let outcomes = for_each_image(
-        &mut values,
-        per_image,
-        options.threads,
-        tick,
-        |index, place| decode_one(index, &files[index], options, place),
-    )?;
+    let outcomes = for_each_image(&mut values, per_image, options.threads, tick, |index, place| {
+        decode_one(index, &files[index], options, place)
+    })?;
 
     let deep = outcomes.iter().any(|outcome| matches!(outcome, Ok(true)));
-    let bad: Vec<Bad> = outcomes
-        .into_iter()
-        .filter_map(std::result::Result::err)
-        .collect();
+    let bad: Vec<Bad> = outcomes.into_iter().filter_map(std::result::Result::err).collect();
     if bad.len() == files.len() || (options.on_bad == OnBad::Raise && !bad.is_empty()) {
         return Err(refusal(&bad, files.len()));
     }
     let files = close_gaps(files, &bad, &mut values, per_image);
-    Ok(ImageSet {
-        values,
-        files,
-        skipped: bad,
-        deep,
-        from_cache: false,
-        cache_trouble: None,
-    })
+    Ok(ImageSet { values, files, skipped: bad, deep, from_cache: false, cache_trouble: None })
 }
 
 /// Whether the image had 16 bits a sample, or why there is none.
@@ -211,11 +181,8 @@ fn decode_one<T: Sample>(
         Ok(matches!(picture.pixels, Pixels::U16(_)))
     };
     // The decoders are other people's code under arbitrary input: a panic in one is that file's fault, not the run's.
-    let outcome = catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
-        Err(DecodeError::Content(
-            "the decoder failed on this file".into(),
-        ))
-    });
+    let outcome = catch_unwind(AssertUnwindSafe(work))
+        .unwrap_or_else(|_| Err(DecodeError::Content("the decoder failed on this file".into())));
     outcome.map_err(|error| Bad {
         index,
         file: file.to_path_buf(),
@@ -228,44 +195,27 @@ fn decode_one<T: Sample>(
 fn spread<S: Copy, T>(samples: &[S], channels: usize, place: &mut [T], convert: fn(S) -> T) {
     let plane = place.len() / channels;
     for (channel, plane) in place.chunks_exact_mut(plane).enumerate() {
-        for (value, &sample) in plane
-            .iter_mut()
-            .zip(samples[channel..].iter().step_by(channels))
-        {
+        for (value, &sample) in plane.iter_mut().zip(samples[channel..].iter().step_by(channels)) {
             *value = convert(sample);
         }
     }
 }
 
 pub(super) fn zeros<T: Sample>(images: usize, per_image: usize) -> Result<Vec<T>> {
-    let too_large = || {
-        Error::Value(format!(
-            "size: {images} images of {per_image} values do not fit in memory"
-        ))
-    };
+    let too_large = || Error::Value(format!("size: {images} images of {per_image} values do not fit in memory"));
     let count = images.checked_mul(per_image).ok_or_else(too_large)?;
-    Vec::<T>::new()
-        .try_reserve_exact(count)
-        .map_err(|_| too_large())?;
+    Vec::<T>::new().try_reserve_exact(count).map_err(|_| too_large())?;
     Ok(vec![T::default(); count])
 }
 
 /// Moves the good images together over the bad ones and returns their files.
-fn close_gaps<T: Sample>(
-    files: Vec<PathBuf>,
-    bad: &[Bad],
-    values: &mut Vec<T>,
-    per_image: usize,
-) -> Vec<PathBuf> {
+fn close_gaps<T: Sample>(files: Vec<PathBuf>, bad: &[Bad], values: &mut Vec<T>, per_image: usize) -> Vec<PathBuf> {
     if bad.is_empty() {
         return files;
     }
     let mut kept = Vec::with_capacity(files.len());
     for (index, file) in good(&files, bad) {
-        values.copy_within(
-            index * per_image..(index + 1) * per_image,
-            kept.len() * per_image,
-        );
+        values.copy_within(index * per_image..(index + 1) * per_image, kept.len() * per_image);
         kept.push(file.clone());
     }
     values.truncate(kept.len() * per_image);
@@ -274,15 +224,9 @@ fn close_gaps<T: Sample>(
 }
 
 /// The files that are not among the bad ones, with their places.
-pub(super) fn good<'a>(
-    files: &'a [PathBuf],
-    bad: &[Bad],
-) -> impl Iterator<Item = (usize, &'a PathBuf)> {
+pub(super) fn good<'a>(files: &'a [PathBuf], bad: &[Bad]) -> impl Iterator<Item = (usize, &'a PathBuf)> {
     let bad: HashSet<usize> = bad.iter().map(|bad| bad.index).collect();
-    files
-        .iter()
-        .enumerate()
-        .filter(move |(index, _)| !bad.contains(index))
+    files.iter().enumerate().filter(move |(index, _)| !bad.contains(index))
 }
 
 fn refusal(bad: &[Bad], total: usize) -> Error {

@@ -25,11 +25,7 @@ pub(super) fn for_each_image<T: Send, R: Send>(
         .num_threads(threads)
         .build()
         .map_err(|error| Error::Runtime(format!("threads: cannot start {threads}: {error}")))?;
-    let (done, stop, finished) = (
-        AtomicUsize::new(0),
-        AtomicBool::new(false),
-        AtomicBool::new(false),
-    );
+    let (done, stop, finished) = (AtomicUsize::new(0), AtomicBool::new(false), AtomicBool::new(false));
     let mut outcomes = Vec::new();
     let mut heard = Ok(());
     let caller = thread::current();

@@ -22,26 +22,15 @@ pub fn resize(picture: Picture, size: u32) -> Result<Picture, DecodeError> {
     let source = ImageRef::new(picture.width, picture.height, source, kind).map_err(failed)?;
     let mut rows = Image::new(size, picture.height, kind);
     let mut result = Image::new(size, size, kind);
-    let options = ResizeOptions::new()
-        .resize_alg(ResizeAlg::Convolution(FilterType::Bilinear))
-        .use_alpha(false);
+    let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Bilinear)).use_alpha(false);
     let mut resizer = Resizer::new();
-    resizer
-        .resize(&source, &mut rows, &options)
-        .map_err(failed)?;
-    resizer
-        .resize(&rows, &mut result, &options)
-        .map_err(failed)?;
+    resizer.resize(&source, &mut rows, &options).map_err(failed)?;
+    resizer.resize(&rows, &mut result, &options).map_err(failed)?;
     let pixels = match &picture.pixels {
         Pixels::U8(_) => Pixels::U8(result.into_vec()),
         Pixels::U16(_) => Pixels::U16(bytemuck::pod_collect_to_vec(result.buffer())),
     };
-    Ok(Picture {
-        width: size,
-        height: size,
-        channels,
-        pixels,
-    })
+    Ok(Picture { width: size, height: size, channels, pixels })
 }
 
 fn failed(error: impl std::fmt::Display) -> DecodeError {
@@ -53,12 +42,7 @@ mod tests {
     use super::*;
 
     fn grey(width: u32, height: u32, pixels: Pixels) -> Picture {
-        Picture {
-            width,
-            height,
-            channels: 1,
-            pixels,
-        }
+        Picture { width, height, channels: 1, pixels }
     }
 
     #[test]
@@ -72,15 +56,7 @@ mod tests {
     fn a_constant_stays_constant_in_both_depths() {
         let deep = resize(grey(7, 5, Pixels::U16(vec![54321; 35])), 16).unwrap();
         assert_eq!(deep.pixels, Pixels::U16(vec![54321; 256]));
-        let colour = Picture {
-            width: 40,
-            height: 30,
-            channels: 3,
-            pixels: Pixels::U8([1, 2, 3].repeat(1200)),
-        };
-        assert_eq!(
-            resize(colour, 8).unwrap().pixels,
-            Pixels::U8([1, 2, 3].repeat(64))
-        );
+        let colour = Picture { width: 40, height: 30, channels: 3, pixels: Pixels::U8([1, 2, 3].repeat(1200)) };
+        assert_eq!(resize(colour, 8).unwrap().pixels, Pixels::U8([1, 2, 3].repeat(64)));
     }
 }

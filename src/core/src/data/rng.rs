@@ -12,9 +12,7 @@ const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
 impl Rng {
     /// The stream that belongs to `seed` and the `path` of numbers that says what it is for.
     pub(super) fn new(seed: u64, path: &[u64]) -> Rng {
-        let key = path.iter().fold(mix(seed ^ GOLDEN), |key, &step| {
-            mix(key ^ mix(step.wrapping_add(GOLDEN)))
-        });
+        let key = path.iter().fold(mix(seed ^ GOLDEN), |key, &step| mix(key ^ mix(step.wrapping_add(GOLDEN))));
         Rng { key, counter: 0 }
     }
 
@@ -55,22 +53,15 @@ mod tests {
         let normal: Vec<f32> = (0..n).map(|_| rng.normal()).collect();
         let mean = normal.iter().sum::<f32>() / n as f32;
         let variance = normal.iter().map(|x| (x - mean) * (x - mean)).sum::<f32>() / n as f32;
-        assert!(
-            mean.abs() < 0.02 && (variance - 1.0).abs() < 0.02,
-            "{mean} {variance}"
-        );
+        assert!(mean.abs() < 0.02 && (variance - 1.0).abs() < 0.02, "{mean} {variance}");
         let uniform = (0..n).map(|_| rng.between(2.0, 4.0)).sum::<f32>() / n as f32;
         assert!((uniform - 3.0).abs() < 0.01);
     }
 
     #[test]
     fn every_path_is_a_stream_of_its_own() {
-        let firsts = [
-            Rng::new(0, &[0]).bits(),
-            Rng::new(0, &[1]).bits(),
-            Rng::new(1, &[0]).bits(),
-            Rng::new(0, &[0, 0]).bits(),
-        ];
+        let firsts =
+            [Rng::new(0, &[0]).bits(), Rng::new(0, &[1]).bits(), Rng::new(1, &[0]).bits(), Rng::new(0, &[0, 0]).bits()];
         assert!((0..4).all(|i| (0..i).all(|j| firsts[i] != firsts[j])));
         assert_eq!(Rng::new(9, &[4, 2]).bits(), Rng::new(9, &[4, 2]).bits());
     }

@@ -51,11 +51,7 @@ fn level(x: f32, y: f32) -> f32 {
         let across = (dy * cos - dx * sin) / b;
         along * along + across * across <= 1.0
     };
-    ELLIPSES
-        .iter()
-        .filter(inside)
-        .map(|ellipse| ellipse[0])
-        .sum()
+    ELLIPSES.iter().filter(inside).map(|ellipse| ellipse[0]).sum()
 }
 
 #[cfg(test)]
@@ -72,10 +68,7 @@ mod tests {
         };
         assert!(at(0.95, 0.95).abs() < 1e-6, "outside the head");
         assert!((at(0.0, 0.9) - 1.0).abs() < 0.2, "skull");
-        assert!(
-            (at(0.0, 0.35) - 0.3).abs() < 1e-5,
-            "the bright ellipse in front"
-        );
+        assert!((at(0.0, 0.35) - 0.3).abs() < 1e-5, "the bright ellipse in front");
         assert!(at(0.22, 0.0).abs() < 1e-5, "a ventricle");
         assert!(image.iter().all(|v| (-1.0..=1.0).contains(v)));
     }

@@ -16,16 +16,8 @@ impl Grain {
         let place = height * Self::LAYERS;
         let (layer, share) = (place.floor(), place - place.floor());
         let mut layers = [0, 1].map(|next| Rng::new(seed, &[layer as u64 + next]));
-        let mut node = || {
-            mix(
-                layers[0].between(-1.0, 1.0),
-                layers[1].between(-1.0, 1.0),
-                share,
-            )
-        };
-        Grain {
-            nodes: std::array::from_fn(|_| std::array::from_fn(|_| node())),
-        }
+        let mut node = || mix(layers[0].between(-1.0, 1.0), layers[1].between(-1.0, 1.0), share);
+        Grain { nodes: std::array::from_fn(|_| std::array::from_fn(|_| node())) }
     }
 
     pub(super) fn at(&self, x: f32, y: f32) -> f32 {

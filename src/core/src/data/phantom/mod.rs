@@ -55,10 +55,7 @@ pub fn phantoms<T: Sample>(
             }
         })
     })?;
-    outcomes
-        .into_iter()
-        .collect::<Result<()>>()
-        .map(|()| values)
+    outcomes.into_iter().collect::<Result<()>>().map(|()| values)
 }
 
 /// Grey levels of slice `index`.
@@ -68,25 +65,11 @@ fn draw(index: u64, size: u32, seed: u64) -> Result<Vec<u8>> {
     let canvas = slice::paint(canvas, &person, height(index, seed));
 
     let side = canvas.side();
-    let drawn = Picture {
-        width: side,
-        height: side,
-        channels: 1,
-        pixels: Pixels::U16(canvas.into_levels()),
+    let drawn = Picture { width: side, height: side, channels: 1, pixels: Pixels::U16(canvas.into_levels()) };
+    let Pixels::U16(levels) = resize(drawn, size).map_err(|error| Error::Runtime(error.to_string()))?.pixels else {
+        return Err(Error::Runtime("resizing changed the depth of a phantom".into()));
     };
-    let Pixels::U16(levels) = resize(drawn, size)
-        .map_err(|error| Error::Runtime(error.to_string()))?
-        .pixels
-    else {
-        return Err(Error::Runtime(
-            "resizing changed the depth of a phantom".into(),
-        ));
-    };
-    Ok(add_noise(
-        &levels,
-        &mut Rng::new(seed, &[NOISE, index]),
-        person.noise,
-    ))
+    Ok(add_noise(&levels, &mut Rng::new(seed, &[NOISE, index]), person.noise))
 }
 
 /// Where slice `index` is cut, from 0 (the tips of the lungs) to 1 (the top of the abdomen). Multiples of the golden ratio

@@ -36,15 +36,9 @@ impl Cut<'_> {
         Cut {
             person,
             height,
-            body: [
-                at(BODY_WIDTH, height) * person.girth,
-                at(BODY_DEPTH, height) * person.depth,
-            ],
+            body: [at(BODY_WIDTH, height) * person.girth, at(BODY_DEPTH, height) * person.depth],
             corner: at(BODY_CORNER, height),
-            cage: [
-                at(CAGE_WIDTH, height) * person.cage[0],
-                at(CAGE_DEPTH, height) * person.cage[1],
-            ],
+            cage: [at(CAGE_WIDTH, height) * person.cage[0], at(CAGE_DEPTH, height) * person.cage[1]],
             spine: at(SPINE_Y, height),
             column: at(MEDIASTINUM, height),
             heart: at(HEART_SIZE, height) * person.heart,
@@ -56,11 +50,8 @@ impl Cut<'_> {
         let [width, depth] = self.body;
         let y = y - BODY_Y;
         let front = y < 0.0;
-        let (depth, corner) = if front {
-            (depth * 1.08, self.corner + 0.1)
-        } else {
-            (depth * 0.92, self.corner + 0.05)
-        };
+        let (depth, corner) =
+            if front { (depth * 1.08, self.corner + 0.1) } else { (depth * 0.92, self.corner + 0.05) };
         let round = oval(x, y, [width, depth], corner);
         -join(-round, depth * 0.97 - y.abs(), 0.06)
     }
@@ -69,20 +60,12 @@ impl Cut<'_> {
     pub(super) fn cage(&self, x: f32, y: f32) -> f32 {
         let [width, depth] = self.cage;
         let wall = oval(x, y - CHEST_Y, self.cage, 0.25);
-        let half = oval(
-            x.abs() - 0.5 * width,
-            y - CHEST_Y,
-            [0.52 * width, depth],
-            0.35,
-        );
+        let half = oval(x.abs() - 0.5 * width, y - CHEST_Y, [0.52 * width, depth], 0.35);
         -join(-wall, -half, 0.05)
     }
 
     pub(super) fn lung(&self, x: f32, y: f32) -> f32 {
-        let organs = self
-            .great_vessels(x, y)
-            .min(self.heart(x, y))
-            .min(self.abdomen(x, y));
+        let organs = self.great_vessels(x, y).min(self.heart(x, y)).min(self.abdomen(x, y));
         self.cage(x, y).max(-self.between(x, y, organs))
     }
 
@@ -90,17 +73,8 @@ impl Cut<'_> {
     pub(super) fn between(&self, x: f32, y: f32, organs: f32) -> f32 {
         let sheet = x.abs() - 0.018 - 0.04 * (1.0 - self.height * 2.5).max(0.0);
         let front = CHEST_Y - self.cage[1];
-        let behind_breastbone = stroke(
-            [x, y],
-            [0.0, front - 0.08],
-            [0.0, front + 0.14],
-            [0.12, 0.01],
-        );
-        join(
-            join(sheet, organs, 0.1),
-            behind_breastbone.min(self.spine_bed(x, y)),
-            0.1,
-        )
+        let behind_breastbone = stroke([x, y], [0.0, front - 0.08], [0.0, front + 0.14], [0.12, 0.01]);
+        join(join(sheet, organs, 0.1), behind_breastbone.min(self.spine_bed(x, y)), 0.1)
     }
 
     pub(super) fn great_vessels(&self, x: f32, y: f32) -> f32 {
@@ -110,32 +84,18 @@ impl Cut<'_> {
         }
         let (height, wide) = (self.height, self.column);
         let aorta = self.person.aorta;
-        let rising = oval(
-            x - x0 + 0.02,
-            y - y0 + 0.12,
-            [wide * 1.05, wide * 1.5 + 0.03],
-            0.0,
-        );
-        let arch = stroke(
-            [x, y],
-            [x0, y0 - 0.1],
-            [x0 + 0.08, y0 + 0.16],
-            [0.075 * aorta; 2],
-        ) + 0.2 * (height - 0.22).abs();
+        let rising = oval(x - x0 + 0.02, y - y0 + 0.12, [wide * 1.05, wide * 1.5 + 0.03], 0.0);
+        let arch =
+            stroke([x, y], [x0, y0 - 0.1], [x0 + 0.08, y0 + 0.16], [0.075 * aorta; 2]) + 0.2 * (height - 0.22).abs();
         let falling = disc(x - 0.075, y - 0.22, 0.062 * aorta) + 0.5 * (0.2 - height).max(0.0);
         // The roots of the lungs, where their vessels leave the heart.
-        let roots = stroke([x.abs(), y], [0.0, 0.02], [0.17, 0.07], [0.085, 0.05])
-            + 0.45 * (height - 0.47).abs();
+        let roots = stroke([x.abs(), y], [0.0, 0.02], [0.17, 0.07], [0.085, 0.05]) + 0.45 * (height - 0.47).abs();
         join(join(rising, arch, 0.08), join(falling, roots, 0.08), 0.08)
     }
 
     pub(super) fn spine_bed(&self, x: f32, y: f32) -> f32 {
         let vertebra = disc(x, y - self.spine + 0.01, 0.105);
-        join(
-            vertebra,
-            stroke([x, y], [0.0, self.spine], [0.0, 0.68], [0.06, 0.26]),
-            0.06,
-        )
+        join(vertebra, stroke([x, y], [0.0, self.spine], [0.0, 0.68], [0.06, 0.26]), 0.06)
     }
 
     pub(super) fn heart(&self, x: f32, y: f32) -> f32 {
@@ -146,12 +106,7 @@ impl Cut<'_> {
         let size = self.heart;
         let (dx, dy) = (x - x0 - 0.07 * size, y - y0 + 0.17);
         // Its tip points to the left (the right of the image) and to the front.
-        oval(
-            dx + 0.25 * dy,
-            dy - 0.12 * dx,
-            [0.235 * size, 0.29 * size],
-            0.1,
-        )
+        oval(dx + 0.25 * dy, dy - 0.12 * dx, [0.235 * size, 0.29 * size], 0.1)
     }
 
     /// Liver under the right dome of the diaphragm, spleen and stomach under the left one.
@@ -162,12 +117,7 @@ impl Cut<'_> {
             if grown < 0.1 {
                 return 1.0;
             }
-            oval(
-                x - centre[0],
-                y - centre[1],
-                [half[0] * grown, half[1] * grown],
-                0.1,
-            )
+            oval(x - centre[0], y - centre[1], [half[0] * grown, half[1] * grown], 0.1)
         };
         let liver = dome(self.person.dome, [-0.2, -0.08], [0.44, 0.43]);
         let left = dome(self.person.dome + 0.06, [0.27, 0.0], [0.33, 0.38]);

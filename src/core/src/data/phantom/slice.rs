@@ -33,17 +33,10 @@ pub(super) fn paint(mut canvas: Canvas, person: &Person, height: f32) -> Canvas 
 impl Cut<'_> {
     /// Two shells of the couch, each an arc of a large circle.
     fn table(&self, canvas: &mut Canvas) {
-        canvas.set_frame(Frame {
-            x: 0.0,
-            y: self.person.table,
-            lean: 0.0,
-            scale: 1.0,
-        });
+        canvas.set_frame(Frame { x: 0.0, y: self.person.table, lean: 0.0, scale: 1.0 });
         let patch = Patch([0.0, 0.75], [2.0, 0.4]);
         for (bottom, radius) in [(0.84, 2.1), (0.97, 2.3)] {
-            canvas.fill(patch, TABLE, |x, y| {
-                disc(x, y - (bottom - radius), radius).abs() - 0.009
-            });
+            canvas.fill(patch, TABLE, |x, y| disc(x, y - (bottom - radius), radius).abs() - 0.009);
         }
     }
 
@@ -74,10 +67,7 @@ impl Cut<'_> {
             if cage > edge {
                 return under;
             }
-            let organs = self
-                .great_vessels(x, y)
-                .min(self.heart(x, y))
-                .min(self.abdomen(x, y));
+            let organs = self.great_vessels(x, y).min(self.heart(x, y)).min(self.abdomen(x, y));
             let lung = cage.max(-self.between(x, y, organs));
             let air = self.person.lung_level + 4.0 * y + 2.5 * grain.at(x, y);
             let level = mix(under, BLOOD, cover(organs + 0.015, 0.03));
@@ -87,12 +77,7 @@ impl Cut<'_> {
 
     fn vessels(&self, canvas: &mut Canvas) {
         let edge = canvas.edge();
-        for vessel in self
-            .person
-            .vessels
-            .iter()
-            .filter_map(|piece| piece.cut(self.height))
-        {
+        for vessel in self.person.vessels.iter().filter_map(|piece| piece.cut(self.height)) {
             canvas.repaint(vessel.patch(), |x, y, under| {
                 let share = cover(vessel.distance(x, y), edge);
                 if share == 0.0 {
@@ -133,67 +118,40 @@ impl Cut<'_> {
         // Breastbone: a shell of cortex around marrow, just inside the front of the cage.
         let front = CHEST_Y - self.cage[1] - 0.035;
         let half = [0.085 + 0.02 * bump(height, 0.1, 0.25), 0.028];
-        self.bone(canvas, Patch([0.0, front], half), 0.5, |x, y| {
-            oval(x, y - front, half, 0.4)
-        });
+        self.bone(canvas, Patch([0.0, front], half), 0.5, |x, y| oval(x, y - front, half, 0.4));
         // Shoulder blades, seen in the upper half.
         let length = bump(height, 0.14, 0.45) * 0.19;
         if length > 0.03 {
             for side in [-1.0, 1.0] {
-                let outer = [
-                    side * (self.cage[0] + 0.15),
-                    0.34 - (1.0 + self.person.heart_place[0] * side * 5.0) * length,
-                ];
+                let outer =
+                    [side * (self.cage[0] + 0.15), 0.34 - (1.0 + self.person.heart_place[0] * side * 5.0) * length];
                 let inner = [side * (self.cage[0] + 0.015), 0.36 + 0.45 * length];
                 let thick = [0.017, 0.008];
                 let centre = [(outer[0] + inner[0]) / 2.0, (outer[1] + inner[1]) / 2.0];
                 let patch = Patch(centre, [0.15, 0.2]);
-                self.bone(canvas, patch, 0.9, |x, y| {
-                    stroke([x, y], outer, inner, thick).max(self.skin(x, y) + 0.05)
-                });
+                self.bone(canvas, patch, 0.9, |x, y| stroke([x, y], outer, inner, thick).max(self.skin(x, y) + 0.05));
             }
         }
     }
 
     /// Vertebral body, canal, and the processes around it; discs between the vertebrae come and go with the height.
     fn spine(&self, canvas: &mut Canvas) {
-        let disc_here = bump(
-            fraction(self.height * 9.0 + self.person.rib_phase),
-            0.5,
-            0.3,
-        );
+        let disc_here = bump(fraction(self.height * 9.0 + self.person.rib_phase), 0.5, 0.3);
         let body = [0.088 + 0.018 * self.height, 0.078 + 0.014 * self.height];
         let back = self.spine + body[1] + 0.045;
         let arch = 1.0 - 0.6 * disc_here;
         for side in [-1.0, 1.0] {
             let tip = [side * 0.15, back + 0.005];
-            self.bone(
-                canvas,
-                Patch([side * 0.08, back], [0.1, 0.06]),
-                0.5 * arch,
-                |x, y| stroke([x, y], [side * 0.05, back], tip, [0.022, 0.014]),
-            );
+            self.bone(canvas, Patch([side * 0.08, back], [0.1, 0.06]), 0.5 * arch, |x, y| {
+                stroke([x, y], [side * 0.05, back], tip, [0.022, 0.014])
+            });
         }
-        self.bone(
-            canvas,
-            Patch([0.0, back + 0.07], [0.04, 0.08]),
-            0.55 * arch,
-            |x, y| {
-                stroke(
-                    [x, y],
-                    [0.0, back + 0.04],
-                    [0.0, back + 0.1],
-                    [0.022, 0.012],
-                )
-            },
-        );
+        self.bone(canvas, Patch([0.0, back + 0.07], [0.04, 0.08]), 0.55 * arch, |x, y| {
+            stroke([x, y], [0.0, back + 0.04], [0.0, back + 0.1], [0.022, 0.012])
+        });
         let patch = Patch([0.0, self.spine], body);
-        self.bone(canvas, patch, 0.3 - 0.25 * disc_here, |x, y| {
-            oval(x, y - self.spine, body, 0.25)
-        });
-        canvas.fill(Patch([0.0, back], [0.04, 0.04]), MUSCLE, |x, y| {
-            oval(x, y - back, [0.036, 0.032], 0.0)
-        });
+        self.bone(canvas, patch, 0.3 - 0.25 * disc_here, |x, y| oval(x, y - self.spine, body, 0.25));
+        canvas.fill(Patch([0.0, back], [0.04, 0.04]), MUSCLE, |x, y| oval(x, y - back, [0.036, 0.032], 0.0));
     }
 
     /// Each rib runs down and forwards, so a slice meets it at a place that moves with the height.
@@ -215,34 +173,19 @@ impl Cut<'_> {
                 let [ex, ey] = [tx / norm * half, ty / norm * half];
                 let patch = Patch([x0, y0], [half + 0.02, half + 0.02]);
                 self.bone(canvas, patch, strength, |x, y| {
-                    stroke(
-                        [x, y],
-                        [x0 - ex, y0 - ey],
-                        [x0 + ex, y0 + ey],
-                        [0.017, 0.017],
-                    )
+                    stroke([x, y], [x0 - ex, y0 - ey], [x0 + ex, y0 + ey], [0.017, 0.017])
                 });
             }
         }
     }
 
     /// A bone: cortex outside, marrow within. `strength` tells how much of the cortex is there.
-    fn bone(
-        &self,
-        canvas: &mut Canvas,
-        patch: Patch,
-        strength: f32,
-        distance: impl Fn(f32, f32) -> f32,
-    ) {
+    fn bone(&self, canvas: &mut Canvas, patch: Patch, strength: f32, distance: impl Fn(f32, f32) -> f32) {
         let edge = canvas.edge();
         let cortex = MARROW + (CORTEX * self.person.bone - MARROW) * strength;
         canvas.repaint(patch, |x, y, under| {
             let d = distance(x, y);
-            mix(
-                under,
-                mix(cortex, MARROW, cover(d + 0.022, 0.012)),
-                cover(d, edge),
-            )
+            mix(under, mix(cortex, MARROW, cover(d + 0.022, 0.012)), cover(d, edge))
         });
     }
 }
@@ -256,10 +199,6 @@ fn quarter_turns(turns: f32) -> (f32, f32) {
     let half_turn = turns / 2.0;
     // sine(t) is the sine of t half turns, for t from 0 to 1.
     let sine = |t: f32| 16.0 * t * (1.0 - t) / (5.0 - 4.0 * t * (1.0 - t));
-    let cosine = if half_turn <= 0.5 {
-        sine(0.5 - half_turn)
-    } else {
-        -sine(half_turn - 0.5)
-    };
+    let cosine = if half_turn <= 0.5 { sine(0.5 - half_turn) } else { -sine(half_turn - 0.5) };
     (sine(half_turn), cosine)
 }

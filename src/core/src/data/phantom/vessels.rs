@@ -45,28 +45,13 @@ pub(super) fn grow(rng: &mut Rng) -> Vec<Piece> {
 }
 
 /// One piece from `start` along `towards`, and two smaller ones from its end.
-fn sprout(
-    pieces: &mut Vec<Piece>,
-    rng: &mut Rng,
-    start: [f32; 3],
-    towards: [f32; 3],
-    radius: f32,
-    generations: u32,
-) {
+fn sprout(pieces: &mut Vec<Piece>, rng: &mut Rng, start: [f32; 3], towards: [f32; 3], radius: f32, generations: u32) {
     let [x, y, z] = towards;
     let length = (x * x + y * y + z * z).sqrt().max(1e-3);
     let reach = (0.065 + 3.5 * radius) * rng.between(0.8, 1.3) / length;
-    let end = [
-        start[0] + x * reach,
-        start[1] + y * reach,
-        start[2] + z * reach / HEIGHT_UNITS,
-    ];
+    let end = [start[0] + x * reach, start[1] + y * reach, start[2] + z * reach / HEIGHT_UNITS];
     let tip = radius * 0.85;
-    pieces.push(Piece {
-        from: start,
-        to: end,
-        radii: [radius, tip],
-    });
+    pieces.push(Piece { from: start, to: end, radii: [radius, tip] });
     if generations == 0 {
         return;
     }
@@ -91,15 +76,9 @@ impl Piece {
         } else if !(low..high).contains(&self.from[2]) {
             return None;
         }
-        let at = |share: f32| {
-            [0, 1].map(|axis| self.from[axis] + (self.to[axis] - self.from[axis]) * share)
-        };
+        let at = |share: f32| [0, 1].map(|axis| self.from[axis] + (self.to[axis] - self.from[axis]) * share);
         let radius = |share: f32| self.radii[0] + (self.radii[1] - self.radii[0]) * share;
-        (first < last).then(|| Shadow {
-            from: at(first),
-            to: at(last),
-            radii: [radius(first), radius(last)],
-        })
+        (first < last).then(|| Shadow { from: at(first), to: at(last), radii: [radius(first), radius(last)] })
     }
 }
 
@@ -107,10 +86,7 @@ impl Shadow {
     pub(super) fn patch(&self) -> Patch {
         let thick = self.radii[0].max(self.radii[1]);
         let centre = [0, 1].map(|axis| (self.from[axis] + self.to[axis]) / 2.0);
-        Patch(
-            centre,
-            [0, 1].map(|axis| (self.from[axis] - self.to[axis]).abs() / 2.0 + thick),
-        )
+        Patch(centre, [0, 1].map(|axis| (self.from[axis] - self.to[axis]).abs() / 2.0 + thick))
     }
 
     pub(super) fn distance(&self, x: f32, y: f32) -> f32 {
