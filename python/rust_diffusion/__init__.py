@@ -15,7 +15,9 @@ from rust_diffusion._native import (
     predict_x0_from_eps,
     q_sample,
 )
+from rust_diffusion.data import ImageSet, load_images, phantoms, shepp_logan
 from rust_diffusion.display import show_batch
+from rust_diffusion.evaluation import SetComparison, compare_sets
 from rust_diffusion.model import EMA, DiffusionUNet, get_device
 from rust_diffusion.pretrained import load
 from rust_diffusion.result import EpochInfo, TrainResult
@@ -28,9 +30,12 @@ __all__ = [
     "EMA",
     "DiffusionUNet",
     "EpochInfo",
+    "ImageSet",
     "SamplerStep",
+    "SetComparison",
     "TrainResult",
     "__version__",
+    "compare_sets",
     "cosine_beta_schedule",
     "ddim_sample",
     "ddpm_sample",
@@ -39,8 +44,11 @@ __all__ = [
     "get_device",
     "linear_beta_schedule",
     "load",
+    "load_images",
+    "phantoms",
     "predict_x0_from_eps",
     "q_sample",
+    "shepp_logan",
     "show_batch",
     "train",
 ]

@@ -19,7 +19,6 @@ __all__ = [
     "LINKED_TORCH",
     "MAX_PIXELS",
     "Recording",
-    "Recording",
     "UNet",
     "check_betas",
     "cosine_beta_schedule",

@@ -3,6 +3,7 @@
 //! Arguments come in as Python objects and are checked here; tensors cross without a copy; the GIL is released around
 //! the core; every error becomes a built-in exception. No tensor arithmetic happens here.
 
+mod data;
 mod detach;
 mod error;
 mod forward;
@@ -17,6 +18,7 @@ use pyo3::prelude::*;
 #[pymodule]
 fn _native(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add("LINKED_TORCH", env!("LINKED_TORCH"))?;
+    data::register(m)?;
     schedule::register(m)?;
     forward::register(m)?;
     unet::register(m)?;

@@ -3,6 +3,7 @@
 //! This crate has never heard of its host language. What it needs from outside (a denoiser that is not ours, noise,
 //! batches, a place to report to) it asks for through traits.
 
+pub mod data;
 pub mod ema;
 pub mod error;
 pub mod forward;

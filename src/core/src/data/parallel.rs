@@ -1,0 +1,54 @@
+//! One job per image, on threads of their own, while the calling thread keeps watch.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use rayon::prelude::*;
+
+use crate::error::{Error, Result};
+
+/// How often the caller hears of the progress, and so how soon it can stop the run.
+const TICK: Duration = Duration::from_millis(50);
+
+/// Calls `work(index, place)` for every stretch of `per_image` values, on `threads` threads (0: one per core), and returns
+/// what it gave, in order. `tick` is called on this thread with the number of images done; its error ends the run.
+pub(super) fn for_each_image<T: Send, R: Send>(
+    values: &mut [T],
+    per_image: usize,
+    threads: usize,
+    tick: &mut dyn FnMut(usize) -> Result<()>,
+    work: impl Fn(usize, &mut [T]) -> R + Sync,
+) -> Result<Vec<R>> {
+    // A pool of its own, gone afterwards: nothing is left that a later fork would break.
+    let pool = rayon::ThreadPoolBuilder::new()
+        .num_threads(threads)
+        .build()
+        .map_err(|error| Error::Runtime(format!("threads: cannot start {threads}: {error}")))?;
+    let (done, stop, finished) = (AtomicUsize::new(0), AtomicBool::new(false), AtomicBool::new(false));
+    let mut outcomes = Vec::new();
+    let mut heard = Ok(());
+    let caller = thread::current();
+    pool.in_place_scope(|scope| {
+        scope.spawn(|_| {
+            outcomes = values
+                .par_chunks_exact_mut(per_image)
+                .enumerate()
+                .filter(|_| !stop.load(Ordering::Relaxed))
+                .map(|(index, place)| {
+                    let outcome = work(index, place);
+                    done.fetch_add(1, Ordering::Relaxed);
+                    outcome
+                })
+                .collect();
+            finished.store(true, Ordering::Release);
+            caller.unpark();
+        });
+        while heard.is_ok() && !finished.load(Ordering::Acquire) {
+            thread::park_timeout(TICK);
+            heard = tick(done.load(Ordering::Relaxed));
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    heard.map(|()| outcomes)
+}
