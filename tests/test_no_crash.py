@@ -145,19 +145,6 @@ def again(info):
 
 rd.train(model, slices(4), betas=betas, epochs=2, device="cpu", progress=False, callback=again)
 """,
-    "the interpreter ends while a thread trains and another samples": """
-def sample():
-    while True:
-        rd.ddpm_sample(model, 4, (1, 16, 16), betas, 1 - betas, alpha_bars, "cpu", progress=False)
-
-def train():
-    rd.train(rd.DiffusionUNet(**TINY), slices(8), betas=betas, epochs=10**6, device="cpu", progress=False)
-
-for target in (sample, train):
-    threading.Thread(target=target, daemon=True).start()
-threading.Event().wait(1.0)
-print("leaving")
-""",
     "a child made by fork": """
 model(x, t)
 child = os.fork()
