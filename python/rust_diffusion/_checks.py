@@ -37,7 +37,13 @@ def number(name: str, value: Any, low: float | None = None, high: float | None =
     if not math.isfinite(result):
         raise ValueError(f"{name} must be a finite number, got {result}")
     if (low is not None and result < low) or (high is not None and result > high):
-        takes = f"between {low} and {high}" if None not in (low, high) else f"at least {low}" if high is None else f"at most {high}"
+        takes = (
+            f"between {low} and {high}"
+            if None not in (low, high)
+            else f"at least {low}"
+            if high is None
+            else f"at most {high}"
+        )
         raise ValueError(f"{name} must be {takes}, got {result}")
     return result
 
@@ -58,16 +64,22 @@ def device(name: str, value: Any) -> torch.device:
         result = torch.device(value)
     except (TypeError, RuntimeError, ValueError) as error:
         text = str(error).splitlines()[0]
-        raise type(error)(f"{name} must be a device such as 'cpu' or 'cuda', got {value!r} ({text})") from None
+        raise type(error)(
+            f"{name} must be a device such as 'cpu' or 'cuda', got {value!r} ({text})"
+        ) from None
     if result.type not in ("cpu", "cuda", "mps"):
         raise ValueError(f"{name} must be a cpu, cuda or mps device, got {value!r}")
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not available[result.type]:
-        raise ValueError(f"{name} is {value!r}, but this machine has no {result.type} device that torch can use")
+        raise ValueError(
+            f"{name} is {value!r}, but this machine has no {result.type} device that torch can use"
+        )
     if result.type == "cuda":
         index = torch.cuda.current_device() if result.index is None else result.index
         if index >= torch.cuda.device_count():
-            raise ValueError(f"{name} is {value!r}, but this machine has {torch.cuda.device_count()} CUDA devices")
+            raise ValueError(
+                f"{name} is {value!r}, but this machine has {torch.cuda.device_count()} CUDA devices"
+            )
         return torch.device("cuda", index)
     return torch.device(result.type)
 

@@ -48,7 +48,9 @@ def show_batch(batch: Any, title: str | None = None, ncols: int = 6) -> Figure:
 
     ncols = min(ncols, len(pictures))
     nrows = -(-len(pictures) // ncols)
-    fig, axes = plt.subplots(nrows, ncols, figsize=(2.2 * ncols, 2.2 * nrows + (0.3 if title else 0)), squeeze=False)
+    fig, axes = plt.subplots(
+        nrows, ncols, figsize=(2.2 * ncols, 2.2 * nrows + (0.3 if title else 0)), squeeze=False
+    )
     for axis in axes.flat:
         axis.axis("off")
     for axis, picture in zip(axes.flat, pictures, strict=False):

@@ -44,7 +44,7 @@ def ddpm_sample(
     device: str | torch.device,
     *,
     generator: torch.Generator | None = None,
-    x_T: Tensor | None = None,  # noqa: N803
+    x_T: Tensor | None = None,
     seed: int | Sequence[int] | None = None,
     objective: str | None = None,
     precision: str = PRECISIONS[0],
@@ -111,7 +111,7 @@ def ddim_sample(
     timesteps: Sequence[int] | None = None,
     spacing: str = "course",
     generator: torch.Generator | None = None,
-    x_T: Tensor | None = None,  # noqa: N803
+    x_T: Tensor | None = None,
     seed: int | Sequence[int] | None = None,
     objective: str | None = None,
     precision: str = PRECISIONS[0],
@@ -144,7 +144,9 @@ def ddim_sample(
         grid = _checks.integers("timesteps", timesteps)
     run = _Run(model, num_samples, image_shape, device, generator, x_T, seed, objective, precision)
     with _Progress("DDIM", len(grid), progress, callback) as on_step:
-        return _native.ddim_sample(run.model, run.start(), alpha_bars, grid, eta, run.objective, run.noise, on_step)
+        return _native.ddim_sample(
+            run.model, run.start(), alpha_bars, grid, eta, run.objective, run.noise, on_step
+        )
 
 
 def _sized(value: Any) -> bool:
@@ -154,7 +156,9 @@ def _sized(value: Any) -> bool:
 def _schedule_length(alpha_bars: Any) -> int:
     shape = getattr(alpha_bars, "shape", None)
     if shape is None:
-        raise TypeError(f"alpha_bars must be a torch.Tensor or a NumPy array, got {type(alpha_bars).__name__}")
+        raise TypeError(
+            f"alpha_bars must be a torch.Tensor or a NumPy array, got {type(alpha_bars).__name__}"
+        )
     if len(shape) != 1 or shape[0] < 1:
         raise ValueError(f"alpha_bars must have shape (T,) with T >= 1, got {tuple(shape)}")
     return int(shape[0])
@@ -170,7 +174,7 @@ class _Run:
         image_shape: Any,
         device: Any,
         generator: Any,
-        x_T: Any,  # noqa: N803
+        x_T: Any,
         seed: Any,
         objective: str | None,
         precision: Any,
@@ -202,7 +206,7 @@ class _Run:
         return torch.randn(self.shape, device=self.device)
 
 
-def _start(x_T: Any, shape: list[int], device: torch.device) -> Tensor:  # noqa: N803
+def _start(x_T: Any, shape: list[int], device: torch.device) -> Tensor:
     x = torch.as_tensor(x_T)
     if list(x.shape) != shape:
         raise ValueError(f"x_T must have shape {tuple(shape)}, got {tuple(x.shape)}")
@@ -213,12 +217,16 @@ def _start(x_T: Any, shape: list[int], device: torch.device) -> Tensor:  # noqa:
     return x.detach().to(device=device, dtype=torch.float32)
 
 
-def _noise(generator: Any, seed: Any, count: int, device: torch.device) -> Callable[[list[int]], Tensor] | None:
+def _noise(
+    generator: Any, seed: Any, count: int, device: torch.device
+) -> Callable[[list[int]], Tensor] | None:
     if generator is not None:
         if not isinstance(generator, torch.Generator):
             raise TypeError(f"generator must be a torch.Generator, got {type(generator).__name__}")
         if generator.device.type != device.type:
-            raise ValueError(f"generator must be on {device.type}, where the images are drawn, got {generator.device.type}")
+            raise ValueError(
+                f"generator must be on {device.type}, where the images are drawn, got {generator.device.type}"
+            )
         return lambda shape: torch.randn(shape, generator=generator, device=device)
     if seed is None:
         return None
@@ -252,10 +260,14 @@ def _warn_of_initial_weights(model: Any) -> None:
 def _denoiser(model: Any, shape: list[int], device: torch.device, precision: str) -> Any:
     """Our own network runs without Python between the steps; anything else is called."""
     if not callable(model):
-        raise TypeError(f"model must be a DiffusionUNet or a callable (x_t, t) -> eps, got {type(model).__name__}")
+        raise TypeError(
+            f"model must be a DiffusionUNet or a callable (x_t, t) -> eps, got {type(model).__name__}"
+        )
     if not isinstance(model, DiffusionUNet):
         if precision != PRECISIONS[0]:
-            raise ValueError(f"precision {precision!r} is for a DiffusionUNet; another model computes as it likes")
+            raise ValueError(
+                f"precision {precision!r} is for a DiffusionUNet; another model computes as it likes"
+            )
         return lambda x, t: _prediction(model(x, t))
     parameters = list(model.parameters())
     if parameters[0].device != device:
@@ -263,13 +275,17 @@ def _denoiser(model: Any, shape: list[int], device: torch.device, precision: str
     if parameters[0].dtype != torch.float32:
         raise TypeError(f"model must hold float32 weights to sample, got {parameters[0].dtype}")
     if shape[1] != model.config["in_ch"]:
-        raise ValueError(f"image_shape has {shape[1]} channels, the model takes {model.config['in_ch']} (in_ch)")
+        raise ValueError(
+            f"image_shape has {shape[1]} channels, the model takes {model.config['in_ch']} (in_ch)"
+        )
     multiple = model._native.size_multiple
     if shape[2] % multiple or shape[3] % multiple:
         raise ValueError(
             f"image_shape {tuple(shape[1:])}: the model needs heights and widths that are multiples of {multiple}"
         )
-    plain = type(model).forward is DiffusionUNet.forward and not (model._forward_hooks or model._forward_pre_hooks)
+    plain = type(model).forward is DiffusionUNet.forward and not (
+        model._forward_hooks or model._forward_pre_hooks
+    )
     return (model._native, parameters, model.training, precision) if plain else model
 
 
@@ -287,7 +303,9 @@ def _prediction(output: Any) -> Any:
 class _Progress:
     """A bar and a callback as the one function that the engine reports to."""
 
-    def __init__(self, name: str, total: int, progress: bool, callback: Callable[[SamplerStep], Any] | None) -> None:
+    def __init__(
+        self, name: str, total: int, progress: bool, callback: Callable[[SamplerStep], Any] | None
+    ) -> None:
         if callback is not None and not callable(callback):
             raise TypeError(f"callback must be callable, got {type(callback).__name__}")
         self._bar = tqdm(total=total, desc=name, unit="step", disable=not progress, leave=True)

@@ -2,7 +2,7 @@
 
 Written from its description; nothing here uses the engine.
 """
-# ruff: noqa: D101, D102, D103
+# ruff: noqa: D101, D103
 # mypy: ignore-errors
 
 import math
