@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from tools import TINY, same_state, slices
@@ -161,3 +162,12 @@ def test_the_model_comes_back_trained_in_place_and_gradients_do_not_pile_up(fit)
     model, result = fit(slices(8))
     assert all(p.requires_grad and torch.isfinite(p).all() for p in model.parameters())
     assert not any(p.requires_grad for p in result.ema.shadow.parameters()) and not result.ema.shadow.training
+
+
+def test_a_folder_of_images_is_read(rd, fit, tmp_path):
+    for k, image in enumerate(slices(4, size=64)):
+        levels = ((image[0] + 1) * 127.5).round().to(torch.uint8).numpy()
+        Image.fromarray(levels).save(tmp_path / f"{k}.png")
+    _, by_path = fit(tmp_path)
+    _, by_hand = fit(rd.load_images(tmp_path, progress=False))
+    assert by_path.history == by_hand.history

@@ -2,6 +2,8 @@
 
 import csv
 import math
+import sys
+import types
 
 import pytest
 import torch
@@ -269,6 +271,33 @@ def test_the_log_has_a_line_per_epoch_and_goes_on(rd, betas, tmp_path):
     assert [float(row["loss"]) for row in rows] == result.history
     assert [float(row["val_loss"]) for row in rows] == result.val_history
     assert [int(row["updates"]) for row in rows] == [2, 4, 6, 8]
+
+
+def test_the_log_goes_to_tensorboard_where_there_is_one(rd, betas, tmp_path, monkeypatch):
+    """The package itself is large: its writer is replaced by one that takes notes."""
+    notes = []
+
+    class SummaryWriter:
+        def __init__(self, folder, purge_step):
+            notes.append((folder, purge_step))
+
+        def add_scalar(self, key, value, epoch):
+            notes.append((key, value, epoch))
+
+        def flush(self):
+            pass
+
+        def close(self):
+            notes.append("closed")
+
+    module = types.ModuleType("torch.utils.tensorboard")
+    module.SummaryWriter = SummaryWriter
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
+    fit = dict(betas=betas, epochs=2, batch_size=4, log_dir=tmp_path)
+    result = rd.train(rd.DiffusionUNet(**TINY), slices(4), **fit, **FIXED)
+    assert notes[0] == (str(tmp_path), 0) and notes[-1] == "closed"
+    losses = [note for note in notes if note[0] == "train/loss"]
+    assert losses == [("train/loss", loss, epoch) for epoch, loss in enumerate(result.history)]
 
 
 def test_auto_says_what_it_picked(rd, betas, capfd):

@@ -15,6 +15,7 @@ from rust_diffusion import _checks, _lock, _train_checks, checkpoint, distribute
 from rust_diffusion._run import Files, Run, Surroundings
 from rust_diffusion._state import State
 from rust_diffusion.batches import Batches, InMemory, as_batches
+from rust_diffusion.data import load_images
 from rust_diffusion.model import EMA, DiffusionUNet
 from rust_diffusion.result import EpochInfo, TrainResult
 from rust_diffusion.sampling import OBJECTIVES
@@ -68,13 +69,13 @@ def train(
     ----------
     model : DiffusionUNet
         Float32 weights; changed in place.
-    data : Tensor, array, Dataset, DataLoader, or batches
+    data : Tensor, array, Dataset, DataLoader, batches, or path
         (N, C, H, W) in [-1, 1], or uint8 grey levels, which become (x / 255 - 0.5) / 0.5 on the device. A
         tensor or array is shuffled in each epoch by a generator of its own, seeded from `seed` (or torch's
         generator) and the epoch; a Dataset is put into a shuffling DataLoader; a DataLoader decides its own
         batches. A list of batches is gone through once per epoch, a function is called once per epoch and
-        returns an iterator over batches. Of a batch that is a tuple, the first part is taken. The last batch
-        of an epoch may be short.
+        returns an iterator over batches. A path is read by `load_images`, at its size. Of a batch that is a
+        tuple, the first part is taken. The last batch of an epoch may be short.
     betas : Tensor
         The schedule, (T,).
     epochs : int
@@ -194,6 +195,7 @@ def train(
         if seed is not None:
             torch.manual_seed(seed)
         group.same_random_state(target)
+        data, val_data = (_loaded(images, model, progress) for images in (data, val_data))
         batches = as_batches("data", data, batch_size, seed, options["epochs"])
         _train_checks.check_images("data", batches, model)
         val_batches = _validation(val_data, batch_size, model)
@@ -227,6 +229,13 @@ def train(
             if files.folder is not None and not files.path(".pth").exists():
                 run.save_weights()
     return _result(run)
+
+
+def _loaded(data: Any, model: DiffusionUNet, progress: bool) -> Any:
+    """The images of a folder, if `data` names one."""
+    if isinstance(data, (str, os.PathLike)):
+        return load_images(data, channels=model.config["in_ch"], progress=progress)
+    return data
 
 
 def _validation(val_data: Any, batch_size: int, model: DiffusionUNet) -> Batches | None:

@@ -1,7 +1,8 @@
-"""Kill a run with SIGKILL again and again: kill_and_resume.py [KILLS] [EPOCHS].
+"""Kill a run with SIGKILL again and again: kill_and_resume.py [KILLS] [EPOCHS] [SECONDS].
 
-Each time it is started anew on the same folder; when it comes to its end, everything it wrote is compared
-bit for bit with a run that was left alone, and the next one begins. Exit status 1 at any difference.
+Each time it is started anew on the same folder, and has up to SECONDS after its first batch. When it comes
+to its end, everything it wrote is compared bit for bit with a run that was left alone, and the next one begins. Exit
+status 1 at any difference.
 """
 
 import random
@@ -17,6 +18,7 @@ from tools import PROGRAMS, child_environment
 
 KILLS = int(sys.argv[1]) if len(sys.argv) > 1 else 50
 EPOCHS = int(sys.argv[2]) if len(sys.argv) > 2 else 40
+SECONDS = float(sys.argv[3]) if len(sys.argv) > 3 else 0.6
 FILES = ("DDPMDenoiser.ckpt", "DDPMDenoiser.pth", "DDPMDenoiser_raw.pth")
 
 
@@ -77,11 +79,12 @@ def main():
         kills = compared = 0
         while kills < KILLS:
             folder = Path(scratch) / f"killed-{compared}"
-            while not runs_to_its_end(folder, chance.uniform(0.0, 0.6) if kills < KILLS else 3600):
+            while not runs_to_its_end(folder, chance.uniform(0.0, SECONDS) if kills < KILLS else 3600):
                 kills += 1
-                if (folder / FILES[0]).exists():
-                    epoch = torch.load(folder / FILES[0], weights_only=True)["epoch"]
-                    print(f"kill {kills}: epoch {epoch} is on the disk", flush=True)
+                there = (folder / FILES[0]).exists()
+                epoch = torch.load(folder / FILES[0], weights_only=True)["epoch"] if there else None
+                half = [path.name for path in folder.glob(".*.tmp")]
+                print(f"kill {kills}: epoch on the disk {epoch}, half-written {half}", flush=True)
             place = difference(loaded(folder), expected, "files")
             if place is not None:
                 raise SystemExit(f"after {kills} kills the files differ at {place}")
