@@ -25,7 +25,7 @@ CARGO = $(CARGO_ENV) cargo
 WHEEL = $$(ls -t dist/rust_diffusion-*-$(word 2,$(ABOUT_PYTHON))-*.whl | head -1)
 
 # What the wheel is made of; a change in any of it builds and installs it anew.
-PACKAGE := pyproject.toml Cargo.toml Cargo.lock README.md LICENSE \
+PACKAGE := pyproject.toml Cargo.toml Cargo.lock README.md LICENSE NOTICE \
 	$(shell find src python build_backend -type f -not -name '*.so' -not -path '*/__pycache__/*')
 
 # The stamps: what has been done to the virtual environment.

@@ -104,7 +104,7 @@ for tensor in odd:
     ):
         try:
             call()
-        except (ValueError, TypeError, RuntimeError, NotImplementedError) as error:
+        except Exception as error:  # a panic is none: it derives from BaseException
             print(type(error).__name__, str(error)[:120])
 """,
     "a graph that outlives its model": """
@@ -144,19 +144,6 @@ def again(info):
     rd.ddim_sample(info.ema.shadow, 1, (1, 16, 16), alpha_bars, "cpu", 2, progress=False)
 
 rd.train(model, slices(4), betas=betas, epochs=2, device="cpu", progress=False, callback=again)
-""",
-    "the interpreter ends while a thread trains and another samples": """
-def sample():
-    while True:
-        rd.ddpm_sample(model, 4, (1, 16, 16), betas, 1 - betas, alpha_bars, "cpu", progress=False)
-
-def train():
-    rd.train(rd.DiffusionUNet(**TINY), slices(8), betas=betas, epochs=10**6, device="cpu", progress=False)
-
-for target in (sample, train):
-    threading.Thread(target=target, daemon=True).start()
-threading.Event().wait(1.0)
-print("leaving")
 """,
     "a child made by fork": """
 model(x, t)

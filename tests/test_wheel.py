@@ -57,7 +57,8 @@ def test_types_are_shipped(names):
 
 
 def test_the_licence_and_the_command_are_shipped(wheel, names):
-    assert any(re.fullmatch(r"[^/]+\.dist-info/licenses/LICENSE", name) for name in names)
+    licences = {name.split(".dist-info/licenses/")[1] for name in names if ".dist-info/licenses/" in name}
+    assert licences == {"LICENSE", "NOTICE"}
     [entry_points] = [name for name in names if name.endswith("/entry_points.txt")]
     assert "rust-diffusion=rust_diffusion.cli:main" in wheel.read(entry_points).decode().replace(" ", "")
 

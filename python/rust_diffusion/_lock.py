@@ -19,7 +19,7 @@ _held: set[str] = set()
 
 @contextlib.contextmanager
 def exclusive(path: Path) -> Iterator[None]:
-    """Hold the lock file `path`. The lock ends with the process, however it dies, so that none is ever left behind.
+    """Hold the lock file `path`. The lock ends with the process, however it dies: none is ever left behind.
 
     Raises
     ------
@@ -71,7 +71,7 @@ def _take(handle: int, path: Path) -> None:
 
 
 def _is_still(handle: int, path: Path) -> bool:
-    """Whether the file that is locked is the one at `path`, and not one that its last holder has just removed."""
+    """Whether the locked file is the one at `path`, and not one that its last holder has just removed."""
     try:
         return os.path.samestat(os.fstat(handle), os.stat(path))
     except FileNotFoundError:

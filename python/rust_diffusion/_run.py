@@ -92,7 +92,7 @@ class Run:
         try:
             _native.train_network(
                 state.model._native,
-                state.parameters,
+                list(state.parameters),
                 list(state.ema.shadow.parameters()),
                 state.moments,
                 self.around.betas,
@@ -110,7 +110,7 @@ class Run:
     # ------------------------------------------------------------------ what the loop asks and tells
 
     def begin_epoch(self, position: dict[str, Any]) -> None:
-        """Make the epoch's iterator; random states are those of the epoch's beginning until the first batch."""
+        """Make the epoch's iterator. Nothing is drawn before the first batch is asked for."""
         self.state.move_to(position)
         resume, self._resume = self._resume, None
         skip = position["batch"]
@@ -129,9 +129,10 @@ class Run:
             self._iterator = iter(self.batches.epoch(position["epoch"], skip, ready, share))
 
     def next_batch(self, fresh: bool) -> tuple[Tensor, int, int] | None:
-        """Return (own images, images in the whole batch, the first one's place in it); None at the epoch's end."""
+        """Return (own images, images in the whole batch, place of the first); None at the epoch's end."""
         if fresh:
-            self._step_start = self._random_state()
+            torch_only = not self.batches.runs_code
+            self._step_start = _random.capture(self.device, self.batches.generators, torch_only)
         with self._noting_interrupts():
             share = next(self._iterator, None)
         if share is None:

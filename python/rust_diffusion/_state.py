@@ -19,10 +19,11 @@ class State:
 
     def __init__(self, model: DiffusionUNet, ema: EMA, options: dict[str, Any], timesteps: int) -> None:
         self.model, self.ema, self.options, self.timesteps = model, ema, options, timesteps
-        self.parameters = list(model.parameters())
+        self.parameters: list[Tensor] = list(model.parameters())
         size = sum(p.numel() for p in self.parameters)
         #: Running means of gradient and squared gradient, all parameters one behind the other.
-        self.moments = tuple(torch.zeros(size, device=self.parameters[0].device) for _ in range(2))
+        device = self.parameters[0].device
+        self.moments = torch.zeros(size, device=device), torch.zeros(size, device=device)
         self.history: list[float] = []
         self.val_history: list[float | None] = []
         self.best_loss = float("inf")
@@ -108,7 +109,7 @@ class State:
         """What torch.amp.GradScaler's state dict holds; empty when no scaler is at work."""
         if self.options["precision"] != "fp16":
             return {}
-        scaler = torch.amp.GradScaler("cpu", init_scale=self.position["scale"])
+        scaler = torch.GradScaler("cpu", init_scale=self.position["scale"])
         return {
             **scaler.state_dict(),
             "scale": self.position["scale"],

@@ -37,9 +37,9 @@ def check_betas(betas: Any) -> torch.Tensor:
     """A schedule: (T,), floating point, between 0 and 1."""
     if not hasattr(betas, "shape"):
         raise TypeError(f"betas must be a torch.Tensor or a NumPy array, got {type(betas).__name__}")
-    betas = torch.as_tensor(betas)
-    _native.check_betas(betas)
-    return betas
+    tensor: torch.Tensor = torch.as_tensor(betas)
+    _native.check_betas(tensor)
+    return tensor
 
 
 def weights_folder(folder: Any) -> Path | None:
@@ -72,7 +72,8 @@ def check_images(name: str, batches: Batches, model: DiffusionUNet) -> None:
         takes = f"{model.config['in_ch']} channels (the model's in_ch)"
         raise ValueError(f"{name} must have {takes}, got {channels}")
     if height % multiple or width % multiple or not height or not width:
-        raise ValueError(f"height and width of {name} must be multiples of {multiple}, got {height} x {width}")
+        takes = f"multiples of {multiple} (one halving per level)"
+        raise ValueError(f"height and width of {name} must be {takes}, got {height} x {width}")
 
 
 def pick_precision(precision: str, device: torch.device) -> str:

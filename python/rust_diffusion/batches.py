@@ -1,9 +1,9 @@
-"""The forms in which training data come, as one thing: batches, anew in each epoch, from any place in it on."""
+"""The forms in which training data come, as one thing: batches, anew in each epoch, from any place on."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -38,6 +38,8 @@ class Batches:
 
     #: Random generators that the data have for themselves.
     generators: tuple[torch.Generator, ...] = ()
+    #: Whether making a batch runs code that is not ours, which may draw from any generator.
+    runs_code = True
     #: Decides, with the epoch's number, an order that is made here; None where the data decide it.
     order_seed: int | None = None
 
@@ -64,18 +66,22 @@ def bounds(total: int, part: Part) -> tuple[int, int]:
 
 
 class InMemory(Batches):
-    """A tensor (N, C, H, W), shuffled in each epoch by a generator of its own, seeded from (order_seed, epoch).
+    """A tensor (N, C, H, W), shuffled in each epoch by a generator seeded from (order_seed, epoch).
 
     The order so depends on nothing else, and an epoch can be entered anywhere. The last batch may be short.
     """
+
+    runs_code = False
 
     def __init__(self, images: Tensor, batch_size: int, order_seed: int) -> None:
         self.images, self.batch_size, self.order_seed = images, batch_size, order_seed
 
     def count(self) -> int:
+        """Batches per epoch."""
         return -(-len(self.images) // self.batch_size)
 
     def epoch(self, number: int, skip: int, ready: Ready, part: Part = WHOLE) -> Iterator[Share]:
+        """Rows in the epoch's order; those of other processes are not even gathered."""
         assert self.order_seed is not None
         order = torch.randperm(len(self.images), generator=_order_generator(self.order_seed, number))
         order = order.to(self.images.device)
@@ -100,12 +106,14 @@ class Loaded(Batches):
         self.generators = tuple({id(g): g for g in found if isinstance(g, torch.Generator)}.values())
 
     def count(self) -> int | None:
+        """Batches per epoch; None where the loader cannot say."""
         try:
             return len(self.loader)
         except TypeError:
             return None
 
     def whole(self, number: int, skip: int, ready: Ready) -> Iterator[Any]:
+        """Batches as the loader collates them."""
         del number
         if skip == 0:
             iterator = iter(self.loader)
@@ -120,6 +128,7 @@ class Loaded(Batches):
         return type(self.loader) is DataLoader and not isinstance(self.loader.dataset, IterableDataset)
 
     def epoch(self, number: int, skip: int, ready: Ready, part: Part = WHOLE) -> Iterator[Share]:
+        """Rows of the loader's batches; those of other processes are not read where that can be helped."""
         if part == WHOLE or not self._knows_indices() or self.loader.batch_sampler is None:
             yield from super().epoch(number, skip, ready, part)
             return
@@ -183,15 +192,17 @@ def _with_sampler(loader: DataLoader[Any], sampler: Any) -> DataLoader[Any]:
 
 
 class Repeated(Batches):
-    """Anything that can be iterated over once per epoch: a list of batches, or a function that makes an iterator."""
+    """Anything iterated over once per epoch: a list of batches, or a function that makes an iterator."""
 
     def __init__(self, make: Callable[[], Iterable[Any]], count: int | None) -> None:
         self.make, self._count = make, count
 
     def count(self) -> int | None:
+        """Batches per epoch, if known."""
         return self._count
 
     def whole(self, number: int, skip: int, ready: Ready) -> Iterator[Any]:
+        """Batches as they come; those to be skipped are made and dropped."""
         del number
         return _drop(iter(self.make()), skip, ready)
 
@@ -239,10 +250,10 @@ def as_batches(
                 f"give a function that makes a new one each time, or a list of batches"
             )
         _check_length(name, data)
-        return Repeated(lambda: data, len(data) if hasattr(data, "__len__") else None)
+        return Repeated(lambda: data, len(data) if isinstance(data, Sized) else None)
     raise TypeError(
-        f"{name} must be a tensor or array (N, C, H, W), a Dataset, a DataLoader, a list of batches or a function "
-        f"that makes an iterator over them, got {type(data).__name__}"
+        f"{name} must be a tensor or array (N, C, H, W), a Dataset, a DataLoader, a list of batches or "
+        f"a function that makes an iterator over them, got {type(data).__name__}"
     )
 
 
@@ -261,7 +272,8 @@ def _shared(name: str, array: np.ndarray[Any, Any]) -> Tensor:
         return torch.from_numpy(array)
     except TypeError:
         raise TypeError(
-            f"{name} must hold floating-point images in [-1, 1] or uint8 grey levels, got an array of {array.dtype}"
+            f"{name} must hold floating-point images in [-1, 1] or uint8 grey levels, "
+            f"got an array of {array.dtype}"
         ) from None
 
 

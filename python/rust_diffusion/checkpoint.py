@@ -21,7 +21,7 @@ FORMAT = 1
 
 
 def save(value: Any, path: Path) -> None:
-    """`torch.save(value, path)`, atomically: a kill or a full disk at any moment leaves the old file or the new one.
+    """`torch.save(value, path)`, atomically: whatever happens, the old file is there or the new one.
 
     Raises
     ------
@@ -100,8 +100,8 @@ def read(path: Path) -> Any:
         raise
     except pickle.UnpicklingError as error:
         raise ValueError(
-            f"{path} is refused: it holds something that is not a tensor or a plain value, or it is no torch file "
-            f"({_first_line(error)}). Move it away, or pass force_restart=True to replace it."
+            f"{path} is refused: it holds something that is not a tensor or a plain value, or it is no "
+            f"torch file ({_first_line(error)}). Move it away, or pass force_restart=True to replace it."
         ) from None
     except Exception as error:
         raise ValueError(

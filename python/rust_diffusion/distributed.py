@@ -12,7 +12,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-#: A rank that is waited for longer than this is taken for dead. Long, as rank 0 writes files and validates meanwhile.
+#: A rank that is waited for longer than this is taken for dead. Long, as rank 0 writes files and validates
+#: meanwhile.
 TIMEOUT = timedelta(minutes=10)
 
 _T = TypeVar("_T")
@@ -45,9 +46,11 @@ class TorchGroup(Group):
         self.rank, self.processes = dist.get_rank(), dist.get_world_size()
 
     def all_reduce(self, flat: Tensor) -> None:
+        """Replace `flat` by its sum over the processes."""
         dist.all_reduce(flat)
 
     def share(self, make: Callable[[], _T]) -> _T:
+        """What `make` gives on rank 0, on every rank; what it raises there is raised on every rank."""
         box: list[Any] = [None, None]
         if self.rank == 0:
             try:
@@ -57,14 +60,16 @@ class TorchGroup(Group):
         dist.broadcast_object_list(box, src=0)
         if box[1] is not None:
             raise box[1]
-        return box[0]  # type: ignore[no-any-return]
+        return box[0]
 
     def same_tensors(self, tensors: list[Tensor]) -> None:
+        """Give every rank the values of rank 0, in place."""
         with torch.no_grad():
             for tensor in tensors:
                 dist.broadcast(tensor, src=0)
 
     def same_random_state(self, device: torch.device) -> None:
+        """Give every rank the random state of rank 0."""
         torch.set_rng_state(self.share(torch.get_rng_state))
         if device.type == "cuda":
             torch.cuda.set_rng_state(self.share(lambda: torch.cuda.get_rng_state(device)), device)
@@ -78,8 +83,10 @@ def group(device: torch.device) -> Iterator[Group]:
     elif dist.is_initialized():
         yield TorchGroup() if dist.get_world_size() > 1 else Group()
     elif int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ and "MASTER_ADDR" in os.environ:
-        where = {"device_id": device} if device.type == "cuda" else {}
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT, **where)
+        cuda = device.type == "cuda"
+        dist.init_process_group(
+            "nccl" if cuda else "gloo", timeout=TIMEOUT, device_id=device if cuda else None
+        )
         try:
             yield TorchGroup()
         finally:

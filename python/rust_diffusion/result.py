@@ -89,8 +89,9 @@ class TrainResult:
         return "TrainResult(" + ", ".join(f"{name}: {value}" for name, value in self._rows()) + ")"
 
     def _repr_html_(self) -> str:
+        left = "style='text-align:left'"
         cells = "".join(
-            f"<tr><th style='text-align:left'>{escape(name)}</th><td style='text-align:left'>{escape(value)}</td></tr>"
+            f"<tr><th {left}>{escape(name)}</th><td {left}>{escape(value)}</td></tr>"
             for name, value in self._rows()
         )
         return f"<table>{cells}</table>"

@@ -23,7 +23,7 @@ class RunLog:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
             return
-        self._board = SummaryWriter(str(folder), purge_step=first_epoch)  # type: ignore[no-untyped-call]
+        self._board = SummaryWriter(str(folder), purge_step=first_epoch)
 
     def _keep(self, first_epoch: int) -> None:
         """Leave the lines of the epochs before `first_epoch`: those after it are trained again."""

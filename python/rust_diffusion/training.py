@@ -53,27 +53,28 @@ def train(
     max_steps: int | None = None,
     log_dir: str | os.PathLike[str] | None = None,
 ) -> TrainResult:
-    """Train `model` in place to predict noise (Ho et al. 2020, algorithm 1), and go on where a run was stopped.
+    """Train `model` in place to predict noise (Ho et al. 2020, algorithm 1); go on where a run was stopped.
 
-    One step draws t and eps for each image, forms x_t, takes the mean squared error of the model's answer, clips the
-    gradient's norm, and makes one update of AdamW and one of the averaged weights. Draws from torch's generator come
-    in this order: mirrorings (if wanted), t, eps, dropout. With the same seed, the same batches and float32 on the
-    CPU the losses are those of the course's loop.
+    One step draws t and eps for each image, forms x_t, takes the mean squared error of the model's answer,
+    clips the gradient's norm, and makes one update of AdamW and one of the averaged weights. Draws from
+    torch's generator come in this order: mirrorings (if wanted), t, eps, dropout. With the same seed, the
+    same batches and float32 on the CPU the losses are those of the course's loop.
 
     The loop runs in Rust without the GIL. Ctrl-C, or Stop in Jupyter, ends it within one step with
-    `KeyboardInterrupt`, after saving; the same call then goes on at that very batch. The model is left in training
-    mode, as by the course's loop.
+    `KeyboardInterrupt`, after saving; the same call then goes on at that very batch. The model is left in
+    training mode, as by the course's loop.
 
     Parameters
     ----------
     model : DiffusionUNet
         Float32 weights; changed in place.
     data : Tensor, array, Dataset, DataLoader, or batches
-        (N, C, H, W) in [-1, 1], or uint8 grey levels, which become (x / 255 - 0.5) / 0.5 on the device. A tensor or
-        array is shuffled in each epoch by a generator of its own, seeded from `seed` (or torch's generator) and the
-        epoch; a Dataset is put into a shuffling DataLoader; a DataLoader decides its own batches. A list of batches
-        is gone through once per epoch, a function is called once per epoch and returns an iterator over batches. Of
-        a batch that is a tuple, the first part is taken. The last batch of an epoch may be short.
+        (N, C, H, W) in [-1, 1], or uint8 grey levels, which become (x / 255 - 0.5) / 0.5 on the device. A
+        tensor or array is shuffled in each epoch by a generator of its own, seeded from `seed` (or torch's
+        generator) and the epoch; a Dataset is put into a shuffling DataLoader; a DataLoader decides its own
+        batches. A list of batches is gone through once per epoch, a function is called once per epoch and
+        returns an iterator over batches. Of a batch that is a tuple, the first part is taken. The last batch
+        of an epoch may be short.
     betas : Tensor
         The schedule, (T,).
     epochs : int
@@ -89,15 +90,16 @@ def train(
     grad_clip : float
         Largest norm of the gradient.
     precision : {"auto", "fp32", "bf16", "fp16"}
-        What convolutions and matrix products are computed in; weights, group statistics and loss stay float32.
-        "auto" is fp32 on the CPU, and on a GPU bf16 if it has it, else fp16. fp16 works with a loss scaler, and
-        leaves out updates whose gradient is not finite.
+        What convolutions and matrix products are computed in; weights, group statistics and loss stay
+        float32. "auto" is fp32 on the CPU, and on a GPU bf16 if it has it, else fp16. fp16 works with a loss
+        scaler, and leaves out updates whose gradient is not finite.
     seed : int, optional
         `torch.manual_seed(seed)` at the beginning.
     weights_dir : path, optional
-        Where to keep the files: ``{name}.ckpt`` after each epoch and at an interrupt, ``{name}.pth`` (averaged
-        weights) and ``{name}_raw.pth`` whenever the loss is the best so far. Nothing is written without it. If there
-        is a checkpoint, the run goes on from it; if there are only weights, they are loaded and nothing is trained.
+        Where to keep the files: ``{name}.ckpt`` after each epoch and at an interrupt, ``{name}.pth``
+        (averaged weights) and ``{name}_raw.pth`` whenever the loss is the best so far. Nothing is written
+        without it. If there is a checkpoint, the run goes on from it; if there are only weights, they are
+        loaded and nothing is trained.
     name : str
         First part of the files' names.
     force_restart : bool
@@ -119,13 +121,13 @@ def train(
     horizontal_flip : bool
         Mirror each image left to right with probability 1/2.
     objective : {"eps", "x0", "v"}
-        What the network predicts: the noise, the clean image, or sqrt(abar) eps - sqrt(1 - abar) x0 (Salimans and Ho
-        2022). The samplers read it from the model.
+        What the network predicts: the noise, the clean image, or sqrt(abar) eps - sqrt(1 - abar) x0 (Salimans
+        and Ho 2022). The samplers read it from the model.
     min_snr_gamma : float, optional
         Weight the loss by min(SNR, gamma) (Hang et al. 2023; they use 5).
     val_data : Tensor, array, Dataset, DataLoader, or batches, optional
-        Images held out: their mean squared error after each epoch, with the same timesteps and noise each time, goes
-        to `EpochInfo.val_loss` and `TrainResult.val_history`.
+        Images held out: their mean squared error after each epoch, with the same timesteps and noise each
+        time, goes to `EpochInfo.val_loss` and `TrainResult.val_history`.
     max_steps : int, optional
         End the run after this many updates, counted from its very beginning.
     log_dir : path, optional
@@ -133,8 +135,8 @@ def train(
 
     Notes
     -----
-    Under ``torchrun`` the batches are shared out among the processes (so that `batch_size` stays that of the whole),
-    gradients travel as one flat buffer, and rank 0 alone writes files and shows progress.
+    Under ``torchrun`` the batches are shared out among the processes (so that `batch_size` stays that of the
+    whole), gradients travel as one flat buffer, and rank 0 alone writes files and shows progress.
 
     Returns
     -------
@@ -144,17 +146,18 @@ def train(
     Raises
     ------
     ValueError, TypeError
-        If an argument cannot be used, or a checkpoint is unreadable, foreign, or of another architecture; raised
-        before any work, and nothing is overwritten.
+        If an argument cannot be used, or a checkpoint is unreadable, foreign, or of another architecture;
+        raised before any work, and nothing is overwritten.
     OSError
         If files cannot be written.
     RuntimeError
-        If the loss is not finite (the message names epoch and step), or another run is writing the same files.
+        If the loss is not finite (the message names epoch and step), or another run is writing the same
+        files.
     KeyboardInterrupt
         After Ctrl-C, once the checkpoint is written.
     """
     model = _train_checks.check_model(model)
-    options = {
+    options: dict[str, Any] = {
         "epochs": _checks.integer("epochs", epochs, 1),
         "learning_rate": _checks.number("learning_rate", learning_rate, 0.0),
         "lr_schedule": _checks.choice("lr_schedule", lr_schedule, LR_SCHEDULES),

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from torch import Tensor
 
 from rust_diffusion import _native, _random
@@ -60,7 +58,7 @@ def _error(
     return F.mse_loss(model(x_t.to(device), t.to(device)).float(), target.to(device)).item()
 
 
-def normalised(images: Any) -> Tensor:
+def normalised(images: Tensor) -> Tensor:
     """Float32 in [-1, 1]; grey levels 0..255 become (x / 255 - 0.5) / 0.5."""
     if images.dtype == torch.uint8:
         return (images.float() / 255 - 0.5) / 0.5

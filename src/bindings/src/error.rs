@@ -4,9 +4,15 @@ use diffusion_core::Error;
 use pyo3::exceptions::{
     PyFileNotFoundError, PyKeyboardInterrupt, PyMemoryError, PyOSError, PyRuntimeError, PyTypeError, PyValueError,
 };
-use pyo3::PyErr;
+use pyo3::{PyErr, Python};
 
 pub fn to_py(err: Error) -> PyErr {
+    if let Error::Torch(_) = err {
+        // What libtorch refused may be what Python code inside it raised (a hook, a tensor subclass): that one counts.
+        if let Some(raised) = Python::with_gil(PyErr::take) {
+            return raised;
+        }
+    }
     match err {
         Error::Value(text) => PyValueError::new_err(text),
         Error::Type(text) => PyTypeError::new_err(text),

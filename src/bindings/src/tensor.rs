@@ -52,6 +52,9 @@ fn unpack(value: &Bound<'_, PyAny>, name: &str) -> PyResult<Tensor> {
             value.getattr("layout")?
         )));
     }
+    if value.getattr("is_nested")?.extract()? {
+        return Err(PyTypeError::new_err(format!("{name} must be a dense (strided) tensor, got a nested tensor")));
+    }
     let tensor: PyTensor = value.extract().map_err(|_| wrong_type())?;
     if tensor.0.f_kind().is_err() {
         return Err(PyTypeError::new_err(format!(

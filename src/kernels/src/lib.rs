@@ -12,6 +12,8 @@
 //! |---|---|
 //! | [`norm::forward`] | y = dropout(silu(GroupNorm(source))); writes y and each group's mean and rstd (N, groups) |
 //! | [`norm::backward`] | from dy: dx of each part of the source (written, or added), dweight, dbias, dshift (all three written) |
+//! | [`attention::forward`] | from packed qkv (N, positions, 3 C): out (N, positions, C) and logsumexp (N, heads, positions), as torch's flash attention on the CPU gives them |
+//! | [`attention::backward`] | from dout, qkv, out and logsumexp: dqkv (N, positions, 3 C), written |
 //! | [`optim::step`] | weights, both moments, EMA shadow and bf16 copy after one AdamW step with `scale * gradient` |
 //! | [`optim::sum_of_squares`] | sum of x^2 in f64; not finite exactly if some x is not |
 //! | [`winograd::Filter::new`] | packs weights (O, I, 3, 3) for a [`winograd::Method`]: F2 and F4 (stride 1), Upsample (nearest x2, then stride 1), Downsample (stride 2), all with padding 1 |
@@ -20,6 +22,7 @@
 //! | [`winograd::convolve`] | y = filter * source + bias(C) + shift(N, C) + residual(N, H, W, C) + (own: what y held), each addend optional |
 //! | [`winograd::weight_gradient`] | from the source and dy: dw (O, I, 3, 3) and, if asked for, dbias (both written) |
 //! | [`elementwise::add`], [`elementwise::accumulate`], [`elementwise::convert`] | y = a + b; y += x; y = x in another element type |
+pub mod attention;
 pub mod element;
 pub mod elementwise;
 pub mod error;
@@ -27,6 +30,7 @@ pub mod math;
 pub mod norm;
 pub mod optim;
 pub mod pool;
+mod product;
 pub mod raw;
 pub mod source;
 #[cfg(test)]
