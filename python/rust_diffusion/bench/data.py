@@ -1,0 +1,147 @@
+"""Reading slices: `load_images` beside the course's Dataset and DataLoader, in one run; its cache; its memory.
+
+`python -m rust_diffusion.bench.data`; needs Pillow and torchvision, which the course's pipeline is made of.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+import rust_diffusion as rd
+from rust_diffusion.bench import report
+from rust_diffusion.bench.measure import Timing, alternate
+
+SIZE = 64
+COURSE = "course, num_workers=0"
+#: Different images among the generated files; the others are links to them.
+DISTINCT = 64
+
+
+class CourseDataset(Dataset[Tensor]):
+    """What the course's notebook does with a file, each time it is asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        from torchvision import transforms
+
+        self.files = sorted(glob.glob(f"{folder}/*/*.png"))
+        self.transform = transforms.Compose(
+            [
+                transforms.Resize((SIZE, SIZE), antialias=True),
+                transforms.ToTensor(),
+                transforms.Normalize((0.5,), (0.5,)),
+            ]
+        )
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> Tensor:
+        from PIL import Image
+
+        image: Tensor = self.transform(Image.open(self.files[index]).convert("L"))
+        return image
+
+
+@click.command()
+@click.option(
+    "--path", type=click.Path(exists=True), help="Folder of slices [default: phantoms, 512 x 512 RGBA]."
+)
+@click.option("--images", default=200, show_default=True, help="How many to generate for the timing.")
+@click.option("--rounds", default=3, show_default=True, help="Timed rounds; everybody runs once in each.")
+@click.option(
+    "--many", default=10_000, show_default=True, help="Files for the peak of memory; 0 leaves it out."
+)
+def main(path: str | None, images: int, rounds: int, many: int) -> None:
+    """Time one pass over a folder, and measure what loading adds to the memory of a process."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(path) if path else generate(Path(scratch) / "timing", images, 512, "RGBA")
+        timings = alternate(passes(folder, Path(scratch) / "set.cache"), rounds, "cpu", "passes")
+        count = len(CourseDataset(folder))
+        click.echo(table(timings, count))
+        if many:
+            excess = peak_above_set(generate(Path(scratch) / "many", many, 256, "L"))
+            click.echo(f"Peak memory, {many} files of 256 x 256: {excess:.0f} MiB above the decoded set")
+
+
+def generate(folder: Path, count: int, side: int, mode: str) -> Path:
+    """Write `count` phantoms as PNG files in the course's layout."""
+    from PIL import Image
+
+    slices = rd.phantoms(min(count, DISTINCT), side, dtype=torch.uint8)[:, 0].numpy()
+    (folder / "P001").mkdir(parents=True)
+    for index in range(count):
+        file = folder / "P001" / f"{index:05}.png"
+        if index < DISTINCT:
+            Image.fromarray(slices[index]).convert(mode).save(file)
+        else:
+            os.link(folder / "P001" / f"{index % DISTINCT:05}.png", file)
+    return folder
+
+
+def passes(folder: Path, cache: Path) -> dict[str, Callable[[], Any]]:
+    """One pass over the folder in each of the ways."""
+    data = CourseDataset(folder)
+
+    def course(workers: int) -> Callable[[], Any]:
+        return lambda: torch.cat(list(DataLoader(data, batch_size=32, num_workers=workers)))
+
+    pattern = f"{folder}/*/*.png"
+    return {
+        COURSE: course(0),
+        "course, num_workers=2": course(2),
+        "load_images": lambda: rd.load_images(pattern, SIZE, progress=False),
+        "load_images, from its cache": lambda: rd.load_images(pattern, SIZE, cache=cache, progress=False),
+    }
+
+
+def table(timings: dict[str, Timing], count: int) -> str:
+    """Write medians per image, spreads, and how many times faster than the course's pipeline."""
+    lines = [f"### {count} files to {SIZE} x {SIZE}: {report.machine('cpu')}", ""]
+    lines += ["| | per image | spread | times faster than the course's |", "|---|---|---|---|"]
+    for name, timing in timings.items():
+        ratio = timings[COURSE].median / timing.median
+        milliseconds = 1000 * timing.median / count
+        lines.append(f"| {name} | {milliseconds:.3f} ms | {100 * timing.spread:.0f} % | {ratio:.1f} |")
+    return "\n".join([*lines, ""])
+
+
+_MEASURE = "import sys; from rust_diffusion.bench.data import report_peak; report_peak(sys.argv[1])"
+
+
+def peak_above_set(folder: Path) -> float:
+    """MiB that loading needs in a fresh process, beyond the tensor that it returns."""
+    done = subprocess.run(
+        [sys.executable, "-c", _MEASURE, str(folder)], check=True, capture_output=True, text=True
+    )
+    return float(done.stdout)
+
+
+def report_peak(folder: str) -> None:
+    """Print the peak of this process while it loads `folder`, in MiB above what it held before and the result."""
+    # The kernel's high-water mark still has the imports in it; 5 resets it (proc(5), Linux).
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    before = _status("VmHWM")
+    images = rd.load_images(folder, SIZE, progress=False)
+    print(_status("VmHWM") - before - images.numel() * images.element_size() / 2**20)
+
+
+def _status(key: str) -> float:
+    """Read an entry of this process's status, in MiB."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(key + ":")) / 1024
+
+
+if __name__ == "__main__":
+    main()
