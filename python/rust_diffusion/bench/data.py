@@ -33,7 +33,7 @@ class CourseDataset(Dataset[Tensor]):
     """What the course's notebook does with a file, each time it is asked for."""
 
     def __init__(self, folder: Path) -> None:
-        from torchvision import transforms
+        from torchvision import transforms  # type: ignore[import-untyped]
 
         self.files = sorted(glob.glob(f"{folder}/*/*.png"))
         self.transform = transforms.Compose(
