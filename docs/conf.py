@@ -37,7 +37,6 @@ for notebook in sorted((HERE.parent / "notebooks").glob("*.ipynb")):
 
 # The command line's help, as the program prints it.
 from click import Context  # noqa: E402
-
 from rust_diffusion.cli import cli  # noqa: E402
 
 generated = HERE / "generated"

@@ -53,7 +53,9 @@ def test_the_gradient_belongs_to_the_masks_of_its_forward(model):
     assert torch.isclose((leaf.grad * direction).sum(), slope, rtol=1e-5)
 
 
-@pytest.mark.xfail(strict=True, reason="the engine takes the rate from the configuration, not from the modules")
+@pytest.mark.xfail(
+    strict=True, reason="the engine takes the rate from the configuration, not from the modules"
+)
 def test_the_rate_of_the_dropout_modules_is_what_counts(model):
     """Changing p on the submodules, as users do to switch dropout off or up, takes effect."""
     x, t = batch()

@@ -15,14 +15,7 @@ const PIECE: usize = 32 * 1024;
 pub fn add<T: Element>(pool: &dyn Pool, a: &[T], b: &[T], y: &mut [T]) -> Result {
     check_len("a", a.len(), y.len())?;
     check_len("b", b.len(), y.len())?;
-    in_pieces(pool, y, |range, y| {
-        dispatch(Sum {
-            a: &a[range.clone()],
-            b: Some(&b[range]),
-            y,
-            own: false,
-        })
-    });
+    in_pieces(pool, y, |range, y| dispatch(Sum { a: &a[range.clone()], b: Some(&b[range]), y, own: false }));
     Ok(())
 }
 
@@ -32,14 +25,7 @@ pub fn add<T: Element>(pool: &dyn Pool, a: &[T], b: &[T], y: &mut [T]) -> Result
 /// When lengths differ.
 pub fn accumulate<X: Element, Y: Element>(pool: &dyn Pool, x: &[X], y: &mut [Y]) -> Result {
     check_len("x", x.len(), y.len())?;
-    in_pieces(pool, y, |range, y| {
-        dispatch(Sum {
-            a: &x[range],
-            b: None,
-            y,
-            own: true,
-        })
-    });
+    in_pieces(pool, y, |range, y| dispatch(Sum { a: &x[range], b: None, y, own: true }));
     Ok(())
 }
 
@@ -49,27 +35,14 @@ pub fn accumulate<X: Element, Y: Element>(pool: &dyn Pool, x: &[X], y: &mut [Y])
 /// When lengths differ.
 pub fn convert<X: Element, Y: Element>(pool: &dyn Pool, x: &[X], y: &mut [Y]) -> Result {
     check_len("x", x.len(), y.len())?;
-    in_pieces(pool, y, |range, y| {
-        dispatch(Sum {
-            a: &x[range],
-            b: None,
-            y,
-            own: false,
-        })
-    });
+    in_pieces(pool, y, |range, y| dispatch(Sum { a: &x[range], b: None, y, own: false }));
     Ok(())
 }
 
-fn in_pieces<T: Element>(
-    pool: &dyn Pool,
-    y: &mut [T],
-    body: impl Fn(std::ops::Range<usize>, &mut [T]) + Sync,
-) {
+fn in_pieces<T: Element>(pool: &dyn Pool, y: &mut [T], body: impl Fn(std::ops::Range<usize>, &mut [T]) + Sync) {
     let (len, pieces) = (y.len(), y.len().div_ceil(PIECE));
     let shares = Split::new(y, pieces, |i| (i + 1) * PIECE);
-    pool.run(pieces, &|i| {
-        body(i * PIECE..len.min((i + 1) * PIECE), shares.take(i))
-    });
+    pool.run(pieces, &|i| body(i * PIECE..len.min((i + 1) * PIECE), shares.take(i)));
 }
 
 /// y = a + b + y, as far as they are there.
@@ -85,12 +58,7 @@ impl<X: Element, Y: Element> Kernel for Sum<'_, X, Y> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        for (i, (a, y)) in self
-            .a
-            .chunks(LANES)
-            .zip(self.y.chunks_mut(LANES))
-            .enumerate()
-        {
+        for (i, (a, y)) in self.a.chunks(LANES).zip(self.y.chunks_mut(LANES)).enumerate() {
             let mut sum = load(s, a);
             if let Some(b) = self.b {
                 sum = s.add(sum, load(s, &b[i * LANES..i * LANES + a.len()]));
@@ -121,9 +89,7 @@ mod tests {
                     add(&Serial, &a, &b, &mut y).unwrap();
                     add(&Scoped(2), &a16, &b16, &mut y16).unwrap();
                     assert!((0..n).all(|i| y[i] == a[i] + b[i]));
-                    assert!(
-                        (0..n).all(|i| y16[i] == bf16::from_f32(a16[i].to_f32() + b16[i].to_f32()))
-                    );
+                    assert!((0..n).all(|i| y16[i] == bf16::from_f32(a16[i].to_f32() + b16[i].to_f32())));
                     accumulate(&Serial, &b16, &mut y).unwrap();
                     assert!((0..n).all(|i| y[i] == a[i] + b[i] + b16[i].to_f32()));
                     convert(&Serial, &a, &mut y16).unwrap();
@@ -135,26 +101,13 @@ mod tests {
 
     #[test]
     fn rounding_to_bfloat16_keeps_what_is_special() {
-        let x = [
-            f32::NAN,
-            f32::INFINITY,
-            f32::NEG_INFINITY,
-            -0.0,
-            f32::MAX,
-            1.003_906_2,
-            f32::from_bits(1),
-        ];
+        let x = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, -0.0, f32::MAX, 1.003_906_2, f32::from_bits(1)];
         for isa in ALL_ISAS {
             with_isa(isa, || {
                 let (x, mut y) = ([x, x, x].concat(), [bf16::ZERO; 21]);
                 convert(&Serial, &x, &mut y).unwrap();
                 assert!(y[0].is_nan());
-                assert!(
-                    (0..21)
-                        .filter(|i| i % 7 > 0)
-                        .all(|i| y[i] == bf16::from_f32(x[i])),
-                    "{y:?}"
-                );
+                assert!((0..21).filter(|i| i % 7 > 0).all(|i| y[i] == bf16::from_f32(x[i])), "{y:?}");
             });
         }
     }

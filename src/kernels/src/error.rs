@@ -21,8 +21,6 @@ pub fn check_len(name: &str, got: usize, want: usize) -> Result {
     if got == want {
         Ok(())
     } else {
-        Err(Error(format!(
-            "{name} has {got} elements; {want} are needed"
-        )))
+        Err(Error(format!("{name} has {got} elements; {want} are needed")))
     }
 }

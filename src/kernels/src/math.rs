@@ -10,14 +10,7 @@ pub fn exp<S: Simd>(s: S, x: S::V) -> S::V {
     const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23: adding it leaves no room for a fraction
     const LN2_HIGH: f32 = 0.693_359_4; // few bits, so that n * LN2_HIGH is exact
     const LN2_LOW: f32 = -2.121_944_4e-4;
-    const POLYNOMIAL: [f32; 6] = [
-        1.987_569_1e-4,
-        1.398_2e-3,
-        8.333_452e-3,
-        4.166_579_6e-2,
-        1.666_666_5e-1,
-        0.5,
-    ];
+    const POLYNOMIAL: [f32; 6] = [1.987_569_1e-4, 1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5];
 
     let x = s.max(s.min(x, s.splat(88.0)), s.splat(-87.0));
     let biased = s.fma(x, s.splat(std::f32::consts::LOG2_E), s.splat(ROUND));
@@ -65,15 +58,9 @@ impl Dropout {
         for (i, o) in out.iter_mut().enumerate() {
             let mut h = ((channel + i) as u32).wrapping_mul(0x9e37_79b9) ^ key.0;
             h = (h ^ (h >> 16)).wrapping_mul(0x7feb_352d);
-            h = (h ^ (h >> 15))
-                .wrapping_mul(0x846c_a68b)
-                .wrapping_add(key.1);
+            h = (h ^ (h >> 15)).wrapping_mul(0x846c_a68b).wrapping_add(key.1);
             h = (h ^ (h >> 16)).wrapping_mul(0x45d9_f3b3);
-            *o = if h ^ (h >> 15) >= threshold {
-                scale
-            } else {
-                0.0
-            };
+            *o = if h ^ (h >> 15) >= threshold { scale } else { 0.0 };
         }
         out
     }
@@ -81,9 +68,7 @@ impl Dropout {
     /// The part of the hash that all channels of a pixel share.
     #[inline(always)]
     pub fn key(&self, pixel: usize) -> PixelKey {
-        let mut z = self
-            .seed
-            .wrapping_add((pixel as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let mut z = self.seed.wrapping_add((pixel as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         z ^= z >> 31;
@@ -116,8 +101,7 @@ mod tests {
     fn functions_agree_with_f64() {
         let mut worst = [0.0f64; 3];
         for step in 0..20_000 {
-            let z: [f32; LANES] =
-                std::array::from_fn(|i| -80.0 + (step * LANES + i) as f32 * (160.0 / 320_000.0));
+            let z: [f32; LANES] = std::array::from_fn(|i| -80.0 + (step * LANES + i) as f32 * (160.0 / 320_000.0));
             let mut got = [[0.0; LANES]; 3];
             dispatch(Each(&z, &mut got));
             for i in 0..LANES {
@@ -130,10 +114,7 @@ mod tests {
                 }
             }
         }
-        assert!(
-            worst[0] < 2.5e-7 && worst[1] < 4e-7 && worst[2] < 2e-5,
-            "{worst:?}"
-        );
+        assert!(worst[0] < 2.5e-7 && worst[1] < 4e-7 && worst[2] < 2e-5, "{worst:?}");
     }
 
     #[test]
@@ -141,10 +122,7 @@ mod tests {
         let drop = Dropout { p: 0.1, seed: 7 };
         let (mut kept, mut both, mut n) = (0u32, 0u32, 0u32);
         for pixel in 0..4000 {
-            let (a, b) = (
-                drop.factors(drop.key(pixel), 0),
-                drop.factors(drop.key(pixel + 1), 0),
-            );
+            let (a, b) = (drop.factors(drop.key(pixel), 0), drop.factors(drop.key(pixel + 1), 0));
             for i in 0..LANES {
                 assert!(a[i] == 0.0 || (a[i] - 1.0 / 0.9).abs() < 1e-6);
                 kept += u32::from(a[i] > 0.0);
@@ -152,14 +130,8 @@ mod tests {
                 n += 1;
             }
         }
-        let (kept, both) = (
-            f64::from(kept) / f64::from(n),
-            f64::from(both) / f64::from(n),
-        );
-        assert!(
-            (kept - 0.9).abs() < 0.005 && (both - 0.81).abs() < 0.007,
-            "{kept} {both}"
-        );
+        let (kept, both) = (f64::from(kept) / f64::from(n), f64::from(both) / f64::from(n));
+        assert!((kept - 0.9).abs() < 0.005 && (both - 0.81).abs() < 0.007, "{kept} {both}");
         let [one, other] = [7, 8].map(|seed| Dropout { p: 0.5, seed });
         assert_ne!(one.factors(one.key(0), 0), other.factors(other.key(0), 0));
     }

@@ -53,20 +53,14 @@ pub fn step(pool: &dyn Pool, adamw: &AdamW, scale: f32, gradient: &[f32], state:
     if adamw.step == 0 {
         return Err(Error("step is 0; steps are counted from 1".into()));
     }
-    let factors = Factors::new(
-        adamw,
-        scale,
-        state.ema.as_ref().map_or(0.0, |(decay, _)| *decay),
-    );
+    let factors = Factors::new(adamw, scale, state.ema.as_ref().map_or(0.0, |(decay, _)| *decay));
     let pieces = n.div_ceil(PIECE);
     let end = |i: usize| (i + 1) * PIECE;
     let weights = Split::new(state.weights, pieces, end);
     let first = Split::new(state.first, pieces, end);
     let second = Split::new(state.second, pieces, end);
     let shadow = state.ema.map(|(_, shadow)| Split::new(shadow, pieces, end));
-    let rounded = state
-        .rounded
-        .map(|rounded| Split::new(rounded, pieces, end));
+    let rounded = state.rounded.map(|rounded| Split::new(rounded, pieces, end));
     pool.run(pieces, &|i| {
         dispatch(Piece {
             factors,
@@ -129,11 +123,8 @@ impl Kernel for Piece<'_> {
         let f = self.factors;
         for lo in (0..self.weights.len()).step_by(LANES) {
             let own = lo..self.weights.len().min(lo + LANES);
-            let (weights, first, second) = (
-                &mut self.weights[own.clone()],
-                &mut self.first[own.clone()],
-                &mut self.second[own.clone()],
-            );
+            let (weights, first, second) =
+                (&mut self.weights[own.clone()], &mut self.first[own.clone()], &mut self.second[own.clone()]);
             let g = s.mul(load(s, &self.gradient[own.clone()]), s.splat(f.scale));
             let m = load(s, first);
             let m = s.fma(s.splat(f.first), s.sub(g, m), m);
@@ -163,10 +154,7 @@ pub fn sum_of_squares(pool: &dyn Pool, x: &[f32]) -> f64 {
     let places = Split::new(&mut sums, x.len().div_ceil(PIECE), |i| i + 1);
     pool.run(x.len().div_ceil(PIECE), &|i| {
         let piece = &x[i * PIECE..x.len().min((i + 1) * PIECE)];
-        places
-            .take(i)
-            .iter_mut()
-            .for_each(|sum| *sum = dispatch(Squares(piece)));
+        places.take(i).iter_mut().for_each(|sum| *sum = dispatch(Squares(piece)));
     });
     sums.iter().sum()
 }
@@ -185,11 +173,7 @@ impl Kernel for Squares<'_> {
                 *sum += f64::from(x) * f64::from(x);
             }
         }
-        let rest: f64 = blocks
-            .remainder()
-            .iter()
-            .map(|&x| f64::from(x) * f64::from(x))
-            .sum();
+        let rest: f64 = blocks.remainder().iter().map(|&x| f64::from(x) * f64::from(x)).sum();
         sums.iter().sum::<f64>() + rest
     }
 }
@@ -201,15 +185,7 @@ mod tests {
     use crate::testing::{as_f64, assert_close, normal, with_isa, ALL_ISAS};
 
     /// Several steps in f64 from the paper's formulas.
-    fn reference(
-        adamw: AdamW,
-        steps: u64,
-        scale: f64,
-        g: &[f32],
-        w: &mut [f64],
-        shadow: &mut [f64],
-        decay: f64,
-    ) {
+    fn reference(adamw: AdamW, steps: u64, scale: f64, g: &[f32], w: &mut [f64], shadow: &mut [f64], decay: f64) {
         let (b1, b2) = adamw.betas;
         let (mut m, mut v) = (vec![0.0; w.len()], vec![0.0; w.len()]);
         for t in 1..=steps as i32 {
@@ -227,16 +203,9 @@ mod tests {
 
     fn run(pool: &dyn Pool, n: usize) -> [Vec<f32>; 2] {
         let (g, start) = (normal(n, 1), normal(n, 2));
-        let adamw = AdamW {
-            learning_rate: 1e-2,
-            betas: (0.9, 0.999),
-            eps: 1e-8,
-            weight_decay: 1e-2,
-            step: 0,
-        };
+        let adamw = AdamW { learning_rate: 1e-2, betas: (0.9, 0.999), eps: 1e-8, weight_decay: 1e-2, step: 0 };
         let (mut w, mut shadow) = (start.clone(), start.clone());
-        let (mut first, mut second, mut rounded) =
-            (vec![0.0; n], vec![0.0; n], vec![bf16::ZERO; n]);
+        let (mut first, mut second, mut rounded) = (vec![0.0; n], vec![0.0; n], vec![bf16::ZERO; n]);
         for t in 1..=5 {
             let g: Vec<f32> = g.iter().map(|g| g / t as f32).collect();
             let state = State {
@@ -252,10 +221,7 @@ mod tests {
         reference(adamw, 5, 0.5, &g, &mut want, &mut want_shadow, 0.9);
         assert_close(&w, &want, 3e-7, "weights");
         assert_close(&shadow, &want_shadow, 3e-7, "shadow");
-        assert!(w
-            .iter()
-            .zip(&rounded)
-            .all(|(w, r)| bf16::from_f32(*w) == *r));
+        assert!(w.iter().zip(&rounded).all(|(w, r)| bf16::from_f32(*w) == *r));
         [w, shadow]
     }
 
@@ -285,32 +251,11 @@ mod tests {
 
     #[test]
     fn misfits_are_errors() {
-        let adamw = AdamW {
-            learning_rate: 1.0,
-            betas: (0.9, 0.99),
-            eps: 1e-8,
-            weight_decay: 0.0,
-            step: 0,
-        };
+        let adamw = AdamW { learning_rate: 1.0, betas: (0.9, 0.99), eps: 1e-8, weight_decay: 0.0, step: 0 };
         let (mut w, mut m, mut v) = ([0.0; 3], [0.0; 3], [0.0; 3]);
         let mut attempt = |step_number, g: &[f32]| {
-            let state = State {
-                weights: &mut w,
-                first: &mut m,
-                second: &mut v,
-                ema: None,
-                rounded: None,
-            };
-            step(
-                &Serial,
-                &AdamW {
-                    step: step_number,
-                    ..adamw
-                },
-                1.0,
-                g,
-                state,
-            )
+            let state = State { weights: &mut w, first: &mut m, second: &mut v, ema: None, rounded: None };
+            step(&Serial, &AdamW { step: step_number, ..adamw }, 1.0, g, state)
         };
         assert!(attempt(0, &[0.0; 3]).is_err());
         assert!(attempt(1, &[0.0; 2]).is_err());

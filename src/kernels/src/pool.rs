@@ -33,8 +33,7 @@ impl Pool for Scoped {
         let threads = self.threads();
         std::thread::scope(|scope| {
             for i in 0..threads {
-                scope
-                    .spawn(move || (i * tasks / threads..(i + 1) * tasks / threads).for_each(body));
+                scope.spawn(move || (i * tasks / threads..(i + 1) * tasks / threads).for_each(body));
             }
         });
     }

@@ -34,23 +34,13 @@ impl Kernel for Products<'_> {
         let groups = self.tiles.div_ceil(S::ROWS);
         for point in 0..self.points {
             let v = &self.v[point * self.strides[0]..];
-            let u = self
-                .u
-                .map(|u| u.map_or(&[] as &[Line], |u| &u[point * depth..(point + 1) * depth]));
+            let u = self.u.map(|u| u.map_or(&[] as &[Line], |u| &u[point * depth..(point + 1) * depth]));
             let m = &mut self.m[point * self.strides[1]..];
             for group in 0..groups {
                 // Rows are shared out evenly: 64 tiles are six groups of 10 or 11, not five of 12 and one of 4.
                 let rows = group * self.tiles / groups..(group + 1) * self.tiles / groups;
                 if panels == PANELS && S::COLS == PANELS {
-                    some_rows(
-                        s,
-                        rows.len(),
-                        &v[rows.start..],
-                        self.tiles,
-                        u,
-                        m,
-                        [rows.start, self.tiles + rows.start],
-                    );
+                    some_rows(s, rows.len(), &v[rows.start..], self.tiles, u, m, [rows.start, self.tiles + rows.start]);
                 } else {
                     for (k, u) in u.into_iter().take(panels).enumerate() {
                         let to = k * self.tiles + rows.start;
@@ -76,25 +66,11 @@ pub struct Operands<'a> {
 
 /// Computes [`Operands::m`].
 pub fn multiply(operands: Operands) {
-    let Operands {
-        tiles,
-        blocks,
-        v,
-        u,
-        m,
-    } = operands;
+    let Operands { tiles, blocks, v, u, m } = operands;
     let depth = blocks * LANES;
     for (u, m) in u.chunks(PANELS * depth).zip(m.chunks_mut(PANELS * tiles)) {
         let u = [u.get(..depth), u.get(depth..).filter(|u| !u.is_empty())];
-        dispatch(Products {
-            points: 1,
-            blocks,
-            tiles,
-            strides: [v.len(), m.len()],
-            v,
-            u,
-            m,
-        });
+        dispatch(Products { points: 1, blocks, tiles, strides: [v.len(), m.len()], v, u, m });
     }
 }
 
@@ -185,9 +161,7 @@ impl Kernel for Correlations<'_> {
     fn run<S: Simd>(self, s: S) {
         for point in 0..self.points {
             for panel in (0..self.panels).step_by(S::COLS) {
-                let d = |k: usize| {
-                    &self.d[point * self.strides[1] + (panel + k) * self.tiles..][..self.tiles]
-                };
+                let d = |k: usize| &self.d[point * self.strides[1] + (panel + k) * self.tiles..][..self.tiles];
                 for block in 0..self.blocks {
                     let v = &self.v[point * self.strides[0] + block * self.tiles..][..self.tiles];
                     let at = (point * self.blocks + block) * self.panels + panel;
@@ -205,13 +179,7 @@ impl Kernel for Correlations<'_> {
 
 /// One block of 16 input channels with N panels.
 #[inline(always)]
-fn correlate<S: Simd, const N: usize>(
-    s: S,
-    v: &[Line],
-    d: [&[Line]; N],
-    sums: &mut [Line],
-    first: bool,
-) {
+fn correlate<S: Simd, const N: usize>(s: S, v: &[Line], d: [&[Line]; N], sums: &mut [Line], first: bool) {
     if S::ROWS >= 8 {
         for row in [0, 8] {
             correlate_rows::<S, 8, N>(s, v, d, sums, row, first);
@@ -251,11 +219,7 @@ fn correlate_rows<S: Simd, const R: usize, const N: usize>(
     for n in 0..N {
         if let Some(out) = sums[n * LANES + row..].first_chunk_mut::<R>() {
             for r in 0..R {
-                let before = if first {
-                    s.splat(0.0)
-                } else {
-                    s.load(&out[r].0)
-                };
+                let before = if first { s.splat(0.0) } else { s.load(&out[r].0) };
                 s.store(&mut out[r].0, s.add(before, own[r][n]));
             }
         }

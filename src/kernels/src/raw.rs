@@ -257,12 +257,7 @@ mod x86 {
         #[inline(always)]
         fn load(self, from: &[f32; LANES]) -> Self::V {
             // SAFETY: as in `avx2!`; the two halves lie within the array.
-            unsafe {
-                [
-                    _mm256_loadu_ps(from.as_ptr()),
-                    _mm256_loadu_ps(from.as_ptr().add(8)),
-                ]
-            }
+            unsafe { [_mm256_loadu_ps(from.as_ptr()), _mm256_loadu_ps(from.as_ptr().add(8))] }
         }
         #[inline(always)]
         fn store(self, to: &mut [f32; LANES], v: Self::V) {
@@ -318,12 +313,7 @@ impl<'a, T> Split<'a, T> {
             bounds.push(end(i).clamp(bounds[i], data.len()));
         }
         let taken = (0..pieces).map(|_| AtomicBool::new(false)).collect();
-        Split {
-            start: data.as_mut_ptr(),
-            bounds,
-            taken,
-            life: PhantomData,
-        }
+        Split { start: data.as_mut_ptr(), bounds, taken, life: PhantomData }
     }
 
     /// Piece i. Empty when there is no such piece or it is taken already.

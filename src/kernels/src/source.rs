@@ -33,16 +33,7 @@ pub struct Source<'a, T> {
 impl<'a, T> Source<'a, T> {
     /// One tensor (N, H, W, channels).
     pub fn new(data: &'a [T], channels: usize) -> Self {
-        Source {
-            parts: [
-                Part { data, channels },
-                Part {
-                    data: &[],
-                    channels: 0,
-                },
-            ],
-            shift: None,
-        }
+        Source { parts: [Part { data, channels }, Part { data: &[], channels: 0 }], shift: None }
     }
 
     /// The same followed, on channels, by a second tensor.
@@ -63,21 +54,11 @@ impl<'a, T> Source<'a, T> {
 
     pub(crate) fn check(&self, images: Images) -> Result {
         if images.batch == 0 || images.pixels() == 0 || self.channels() == 0 {
-            return Err(Error(
-                "batch, height, width and channels must be at least 1".into(),
-            ));
+            return Err(Error("batch, height, width and channels must be at least 1".into()));
         }
         let positions = images.batch * images.pixels();
-        check_len(
-            "the first input",
-            self.parts[0].data.len(),
-            positions * self.parts[0].channels,
-        )?;
-        check_len(
-            "the second input",
-            self.parts[1].data.len(),
-            positions * self.parts[1].channels,
-        )?;
+        check_len("the first input", self.parts[0].data.len(), positions * self.parts[0].channels)?;
+        check_len("the second input", self.parts[1].data.len(), positions * self.parts[1].channels)?;
         match self.shift {
             Some(shift) => check_len("shift", shift.len(), images.batch * self.channels()),
             None => Ok(()),
@@ -88,8 +69,6 @@ impl<'a, T> Source<'a, T> {
     pub(crate) fn placed(&self) -> impl Iterator<Item = (usize, Part<'a, T>)> + use<'a, '_, T> {
         let offsets = [0, self.parts[0].channels];
         let placed = offsets.into_iter().zip(&self.parts);
-        placed
-            .map(|(at, part)| (at, Part { ..*part }))
-            .filter(|(_, part)| part.channels > 0)
+        placed.map(|(at, part)| (at, Part { ..*part })).filter(|(_, part)| part.channels > 0)
     }
 }

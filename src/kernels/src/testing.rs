@@ -13,9 +13,7 @@ pub fn normal(n: usize, seed: u64) -> Vec<f32> {
         state ^= state << 17;
         (state >> 40) as f32 / 16_777_216.0
     };
-    (0..n)
-        .map(|_| ((0..12).map(|_| uniform()).sum::<f32>()) - 6.0)
-        .collect()
+    (0..n).map(|_| ((0..12).map(|_| uniform()).sum::<f32>()) - 6.0).collect()
 }
 
 pub fn as_type<T: Element>(x: &[f32]) -> Vec<T> {
@@ -30,29 +28,20 @@ pub fn as_f64<T: Element>(x: &[T]) -> Vec<f64> {
 pub fn error<T: Element>(got: &[T], want: &[f64]) -> f64 {
     assert_eq!(got.len(), want.len());
     let scale = want.iter().fold(1e-300, |m: f64, x| m.max(x.abs()));
-    as_f64(got)
-        .iter()
-        .zip(want)
-        .fold(0.0, |m: f64, (g, w)| m.max((g - w).abs()))
-        / scale
+    as_f64(got).iter().zip(want).fold(0.0, |m: f64, (g, w)| m.max((g - w).abs())) / scale
 }
 
 #[track_caller]
 pub fn assert_close<T: Element>(got: &[T], want: &[f64], tolerance: f64, what: &str) {
     let error = error(got, want);
-    assert!(
-        error <= tolerance,
-        "{what}: error {error:.3e} above {tolerance:.1e}"
-    );
+    assert!(error <= tolerance, "{what}: error {error:.3e} above {tolerance:.1e}");
 }
 
 static ISA_IN_TESTS: Mutex<()> = Mutex::new(());
 
 /// Runs `body` with at most the instruction set `most`; tests that need it to stay the same take turns here.
 pub fn with_isa<R>(most: Isa, body: impl FnOnce() -> R) -> R {
-    let _turn = ISA_IN_TESTS
-        .lock()
-        .unwrap_or_else(|broken| broken.into_inner());
+    let _turn = ISA_IN_TESTS.lock().unwrap_or_else(|broken| broken.into_inner());
     limit_isa(most);
     let result = body();
     limit_isa(Isa::Avx512);

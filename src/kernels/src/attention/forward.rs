@@ -14,35 +14,16 @@ use std::f32::consts::LN_2;
 ///
 /// # Errors
 /// When a length does not fit.
-pub fn forward<T: Element>(
-    pool: &dyn Pool,
-    heads: Heads,
-    qkv: &[T],
-    out: &mut [T],
-    logsumexp: &mut [f32],
-) -> Result {
+pub fn forward<T: Element>(pool: &dyn Pool, heads: Heads, qkv: &[T], out: &mut [T], logsumexp: &mut [f32]) -> Result {
     heads.check(qkv.len(), out.len(), logsumexp.len())?;
-    let Heads {
-        batch,
-        positions,
-        heads: count,
-        ..
-    } = heads;
+    let Heads { batch, positions, heads: count, .. } = heads;
     let channels = heads.channels();
     // Images go to the threads whole where they can be shared out evenly; otherwise their queries are shared out too.
     let threads = pool.threads();
-    let slices = if batch.is_multiple_of(threads) {
-        1
-    } else {
-        threads.min(positions)
-    };
+    let slices = if batch.is_multiple_of(threads) { 1 } else { threads.min(positions) };
     let end = |slice: usize| (slice + 1) * positions / slices;
-    let outs = Split::new(out, batch * slices, |i| {
-        (i / slices * positions + end(i % slices)) * channels
-    });
-    let sums = Split::new(logsumexp, batch * count * slices, |i| {
-        i / slices * positions + end(i % slices)
-    });
+    let outs = Split::new(out, batch * slices, |i| (i / slices * positions + end(i % slices)) * channels);
+    let sums = Split::new(logsumexp, batch * count * slices, |i| i / slices * positions + end(i % slices));
     pool.run(batch * slices, &|i| {
         let (image, slice) = (i / slices, i % slices);
         let qkv = &qkv[image * positions * 3 * channels..][..positions * 3 * channels];
@@ -82,47 +63,19 @@ fn one_head<T: Element>(
     let keys = sized(keys, panels * blocks * LANES);
     transpose(k, blocks * LANES, keys);
     let values = sized(values, blocks * panels * LANES);
-    dispatch(ByRow {
-        rows: v,
-        factor: 1.0,
-        height: panels * LANES,
-        to: values,
-    });
+    dispatch(ByRow { rows: v, factor: 1.0, height: panels * LANES, to: values });
     for start in queries.clone().step_by(heads.block()) {
         let rows = heads.block().min(queries.end - start);
         let block = sized(block, blocks * rows);
-        dispatch(ByRow {
-            rows: q.some(start, rows),
-            factor: heads.factor(),
-            height: rows,
-            to: block,
-        });
+        dispatch(ByRow { rows: q.some(start, rows), factor: heads.factor(), height: rows, to: block });
         let scores = sized(scores, panels * rows);
-        multiply(Operands {
-            tiles: rows,
-            blocks,
-            v: block,
-            u: keys,
-            m: scores,
-        });
+        multiply(Operands { tiles: rows, blocks, v: block, u: keys, m: scores });
         let mut sums = [0.0; MOST_ROWS];
         let mut tops = [0.0; MOST_ROWS];
         let keys_beyond = penalty(heads.positions);
-        dispatch(Softmax {
-            rows,
-            scores,
-            penalty: &keys_beyond,
-            tops: &mut tops,
-            sums: &mut sums,
-        });
+        dispatch(Softmax { rows, scores, penalty: &keys_beyond, tops: &mut tops, sums: &mut sums });
         let products = sized(products, blocks * rows);
-        multiply(Operands {
-            tiles: rows,
-            blocks: panels,
-            v: scores,
-            u: values,
-            m: products,
-        });
+        multiply(Operands { tiles: rows, blocks: panels, v: scores, u: values, m: products });
         let at = start - queries.start;
         dispatch(ToRows {
             from: products,
@@ -167,10 +120,7 @@ impl Kernel for Softmax<'_> {
             }
         }
         for (line, top) in tops.iter_mut().zip(self.tops.iter_mut()) {
-            *top = line
-                .0
-                .iter()
-                .fold(f32::MIN, |a, &b| if b > a { b } else { a });
+            *top = line.0.iter().fold(f32::MIN, |a, &b| if b > a { b } else { a });
             line.0 = [*top; LANES];
         }
         let mut sums = [Line::ZERO; MOST_ROWS];

@@ -36,9 +36,7 @@ impl Heads {
     fn check(&self, qkv: usize, out: usize, logsumexp: usize) -> Result {
         let positions = self.batch * self.positions;
         if positions * self.channels() == 0 {
-            return Err(Error(
-                "batch, positions, heads and width must be at least 1".into(),
-            ));
+            return Err(Error("batch, positions, heads and width must be at least 1".into()));
         }
         check_len("qkv", qkv, positions * 3 * self.channels())?;
         check_len("out", out, positions * self.channels())?;
@@ -96,13 +94,7 @@ fn penalty(positions: usize) -> Line {
 fn exp2<S: Simd>(s: S, x: S::V) -> S::V {
     const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23: adding it leaves no room for a fraction
     #[allow(clippy::approx_constant)] // fitted on [-1/2, 1/2] for the least relative error, 9e-8
-    const POLYNOMIAL: [f32; 5] = [
-        1.326_472_5e-3,
-        9.671_513e-3,
-        5.550_733_6e-2,
-        2.402_224_2e-1,
-        6.931_47e-1,
-    ];
+    const POLYNOMIAL: [f32; 5] = [1.326_472_5e-3, 9.671_513e-3, 5.550_733_6e-2, 2.402_224_2e-1, 6.931_47e-1];
     let x = s.max(x, s.splat(-126.0));
     let n = s.sub(s.add(x, s.splat(ROUND)), s.splat(ROUND));
     let r = s.sub(x, n);

@@ -15,11 +15,7 @@ pub struct Rows<'a, T> {
 impl<'a, T> Rows<'a, T> {
     /// Rows `from` .. `from + count`.
     pub fn some(&self, from: usize, count: usize) -> Self {
-        Rows {
-            data: &self.data[from * self.stride..],
-            count,
-            ..*self
-        }
+        Rows { data: &self.data[from * self.stride..], count, ..*self }
     }
 }
 
@@ -36,12 +32,7 @@ impl<T: Element> Kernel for ByRow<'_, T> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Rows {
-            data,
-            count,
-            width,
-            stride,
-        } = self.rows;
+        let Rows { data, count, width, stride } = self.rows;
         for (block, to) in self.to.chunks_exact_mut(self.height).enumerate() {
             let own = block * LANES..width.min((block + 1) * LANES);
             for (row, line) in to.iter_mut().enumerate() {
@@ -62,10 +53,7 @@ pub fn transpose<T: Element>(rows: Rows<T>, depth: usize, to: &mut [Line]) {
         lines.fill(Line::ZERO);
         for (lane, row) in (panel * LANES..rows.count.min((panel + 1) * LANES)).enumerate() {
             let row = &rows.data[row * rows.stride..][..rows.width];
-            lines
-                .iter_mut()
-                .zip(row)
-                .for_each(|(line, x)| line.0[lane] = x.to_f32());
+            lines.iter_mut().zip(row).for_each(|(line, x)| line.0[lane] = x.to_f32());
         }
     }
 }

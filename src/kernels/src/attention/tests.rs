@@ -6,12 +6,7 @@ use half::bf16;
 
 /// out, logsumexp and dqkv from the formulas, in f64.
 fn reference(heads: Heads, qkv: &[f64], dout: &[f64]) -> [Vec<f64>; 3] {
-    let Heads {
-        batch,
-        positions: n,
-        heads: count,
-        width,
-    } = heads;
+    let Heads { batch, positions: n, heads: count, width } = heads;
     let c = heads.channels();
     let mut out = vec![0.0; batch * n * c];
     let (mut sums, mut dqkv) = (vec![0.0; batch * count * n], vec![0.0; batch * n * 3 * c]);
@@ -21,9 +16,7 @@ fn reference(heads: Heads, qkv: &[f64], dout: &[f64]) -> [Vec<f64>; 3] {
         let scale = 1.0 / (width as f64).sqrt();
         for i in 0..n {
             let q = &qkv[at(0, i)..][..width];
-            let scores: Vec<f64> = (0..n)
-                .map(|j| scale * dot(q, &qkv[at(1, j)..][..width]))
-                .collect();
+            let scores: Vec<f64> = (0..n).map(|j| scale * dot(q, &qkv[at(1, j)..][..width])).collect();
             let top = scores.iter().cloned().fold(f64::MIN, f64::max);
             let sum: f64 = scores.iter().map(|s| (s - top).exp()).sum();
             sums[(b * count + h) * n + i] = top + sum.ln();
@@ -51,12 +44,7 @@ fn reference(heads: Heads, qkv: &[f64], dout: &[f64]) -> [Vec<f64>; 3] {
 
 fn check<T: Element>(pool: &dyn Pool, heads: Heads, scale: f32, tolerance: f64) -> [Vec<T>; 2] {
     let size = heads.batch * heads.positions * heads.channels();
-    let qkv: Vec<T> = as_type(
-        &normal(3 * size, 1)
-            .iter()
-            .map(|x| x * scale)
-            .collect::<Vec<_>>(),
-    );
+    let qkv: Vec<T> = as_type(&normal(3 * size, 1).iter().map(|x| x * scale).collect::<Vec<_>>());
     let dout: Vec<T> = as_type(&normal(size, 2));
     let [want, want_sums, want_dqkv] = reference(heads, &as_f64(&qkv), &as_f64(&dout));
     let mut out = vec![T::from_f32(f32::NAN); size];
@@ -66,30 +54,13 @@ fn check<T: Element>(pool: &dyn Pool, heads: Heads, scale: f32, tolerance: f64) 
     assert_close(&sums, &want_sums, 2e-6, &format!("logsumexp {heads:?}"));
     let mut dqkv = vec![T::from_f32(f32::NAN); 3 * size];
     backward(pool, heads, &qkv, (&out, &sums), &dout, &mut dqkv).unwrap();
-    assert_close(
-        &dqkv,
-        &want_dqkv,
-        2.0 * tolerance,
-        &format!("dqkv {heads:?}"),
-    );
+    assert_close(&dqkv, &want_dqkv, 2.0 * tolerance, &format!("dqkv {heads:?}"));
     [out, dqkv]
 }
 
 fn cases() -> [Heads; 6] {
-    [
-        (2, 64, 4, 16),
-        (1, 35, 3, 12),
-        (3, 1, 1, 5),
-        (1, 100, 2, 32),
-        (2, 33, 1, 48),
-        (1, 16, 2, 128),
-    ]
-    .map(|(batch, positions, heads, width)| Heads {
-        batch,
-        positions,
-        heads,
-        width,
-    })
+    [(2, 64, 4, 16), (1, 35, 3, 12), (3, 1, 1, 5), (1, 100, 2, 32), (2, 33, 1, 48), (1, 16, 2, 128)]
+        .map(|(batch, positions, heads, width)| Heads { batch, positions, heads, width })
 }
 
 #[test]
@@ -114,42 +85,17 @@ fn bfloat16_agrees_to_its_rounding() {
 
 #[test]
 fn large_scores_do_not_overflow() {
-    let heads = Heads {
-        batch: 1,
-        positions: 40,
-        heads: 2,
-        width: 16,
-    };
+    let heads = Heads { batch: 1, positions: 40, heads: 2, width: 16 };
     check::<f32>(&Serial, heads, 20.0, 1e-4);
 }
 
 #[test]
 fn misfits_are_errors() {
-    let heads = Heads {
-        batch: 1,
-        positions: 4,
-        heads: 1,
-        width: 2,
-    };
+    let heads = Heads { batch: 1, positions: 4, heads: 1, width: 2 };
     let (qkv, mut out, mut sums) = ([0.0f32; 24], [0.0; 8], [0.0; 4]);
     assert!(forward(&Serial, heads, &qkv, &mut out, &mut sums).is_ok());
     assert!(forward(&Serial, heads, &qkv[1..], &mut out, &mut sums).is_err());
     assert!(forward(&Serial, heads, &qkv, &mut out[1..], &mut sums).is_err());
-    assert!(forward(
-        &Serial,
-        Heads { heads: 0, ..heads },
-        &[0.0; 0],
-        &mut [],
-        &mut []
-    )
-    .is_err());
-    assert!(backward(
-        &Serial,
-        heads,
-        &qkv,
-        (&out, &sums),
-        &[0.0; 7],
-        &mut [0.0; 24]
-    )
-    .is_err());
+    assert!(forward(&Serial, Heads { heads: 0, ..heads }, &[0.0; 0], &mut [], &mut []).is_err());
+    assert!(backward(&Serial, heads, &qkv, (&out, &sums), &[0.0; 7], &mut [0.0; 24]).is_err());
 }

@@ -45,58 +45,31 @@ pub fn backward<T: Element>(
     gradients: Gradients<T>,
 ) -> Result {
     let channels = x.channels();
-    let Gradients {
-        parts: [first, second],
-        weight,
-        bias,
-        shift,
-    } = gradients;
+    let Gradients { parts: [first, second], weight, bias, shift } = gradients;
     x.check(images)?;
     layer.check(channels)?;
     check_len("dy", dy.len(), images.batch * images.pixels() * channels)?;
     check_len("mean", mean.len(), images.batch * layer.groups)?;
     check_len("rstd", rstd.len(), images.batch * layer.groups)?;
-    check_len(
-        "the gradient of the first input",
-        first.data.len(),
-        x.parts[0].data.len(),
-    )?;
-    check_len(
-        "the gradient of the second input",
-        second.data.len(),
-        x.parts[1].data.len(),
-    )?;
+    check_len("the gradient of the first input", first.data.len(), x.parts[0].data.len())?;
+    check_len("the gradient of the second input", second.data.len(), x.parts[1].data.len())?;
     check_len("the gradient of weight", weight.len(), channels)?;
     check_len("the gradient of bias", bias.len(), channels)?;
     if let Some(shift) = &shift {
-        check_len(
-            "the gradient of shift",
-            shift.len(),
-            images.batch * channels,
-        )?;
+        check_len("the gradient of shift", shift.len(), images.batch * channels)?;
     }
 
     let chunks = Chunks::new(images.pixels(), channels);
     let widths = x.parts.each_ref().map(|part| part.channels);
     let adds = [first.add, second.add];
-    let [firsts, seconds] = [(first, widths[0]), (second, widths[1])].map(|(part, width)| {
-        Split::new(part.data, images.batch, |b| {
-            (b + 1) * images.pixels() * width
-        })
-    });
+    let [firsts, seconds] = [(first, widths[0]), (second, widths[1])]
+        .map(|(part, width)| Split::new(part.data, images.batch, |b| (b + 1) * images.pixels() * width));
     let shifts = shift.map(|shift| Split::new(shift, images.batch, |b| (b + 1) * channels));
     let mut totals = vec![0.0; images.batch * SUMS * channels];
     let shares = Split::new(&mut totals, images.batch, |b| (b + 1) * SUMS * channels);
     for_each_image(pool, images, &|b, pool| {
         let groups = b * layer.groups..(b + 1) * layer.groups;
-        let image = Image::new(
-            x,
-            layer,
-            b,
-            images.pixels(),
-            &mean[groups.clone()],
-            &rstd[groups],
-        );
+        let image = Image::new(x, layer, b, images.pixels(), &mean[groups.clone()], &rstd[groups]);
         let totals = shares.take(b);
         reduce(pool, &image, &chunks, dy, totals);
         let means = group_means(&image, totals);
@@ -105,31 +78,17 @@ pub fn backward<T: Element>(
         }
 
         let tasks = pool.threads().min(chunks.count);
-        let [firsts, seconds] =
-            [(firsts.take(b), widths[0]), (seconds.take(b), widths[1])].map(|(dx, width)| {
-                Split::new(dx, tasks, |i| {
-                    chunks.of_task(i, tasks).end * chunks.pixels * width
-                })
-            });
+        let [firsts, seconds] = [(firsts.take(b), widths[0]), (seconds.take(b), widths[1])]
+            .map(|(dx, width)| Split::new(dx, tasks, |i| chunks.of_task(i, tasks).end * chunks.pixels * width));
         pool.run(tasks, &|i| {
             let rows = image.rows(&chunks, chunks.of_task(i, tasks));
             let dx = [firsts.take(i), seconds.take(i)];
-            dispatch(Slope {
-                image: &image,
-                rows,
-                dy,
-                means: &means,
-                dx,
-                adds,
-            });
+            dispatch(Slope { image: &image, rows, dy, means: &means, dx, adds });
         });
     });
     for c in 0..channels {
-        let over_batch = |k: usize| {
-            (0..images.batch)
-                .map(|b| totals[(b * SUMS + k) * channels + c])
-                .sum::<f64>() as f32
-        };
+        let over_batch =
+            |k: usize| (0..images.batch).map(|b| totals[(b * SUMS + k) * channels + c]).sum::<f64>() as f32;
         bias[c] = over_batch(0);
         weight[c] = over_batch(1);
     }
@@ -140,35 +99,18 @@ pub fn backward<T: Element>(
 const SUMS: usize = 3;
 
 /// The sums of one image, (3, channels), chunk after chunk.
-fn reduce<T: Element>(
-    pool: &dyn Pool,
-    image: &Image<T>,
-    chunks: &Chunks,
-    dy: &[T],
-    totals: &mut [f64],
-) {
+fn reduce<T: Element>(pool: &dyn Pool, image: &Image<T>, chunks: &Chunks, dy: &[T], totals: &mut [f64]) {
     let size = totals.len();
     let tasks = pool.threads().min(chunks.count);
     let mut sums = vec![0.0; chunks.count * size];
     let shares = Split::new(&mut sums, tasks, |i| chunks.of_task(i, tasks).end * size);
     pool.run(tasks, &|i| {
-        for (k, sums) in chunks
-            .of_task(i, tasks)
-            .zip(shares.take(i).chunks_exact_mut(size))
-        {
-            dispatch(Reduce {
-                image,
-                rows: image.rows(chunks, k..k + 1),
-                dy,
-                sums,
-            });
+        for (k, sums) in chunks.of_task(i, tasks).zip(shares.take(i).chunks_exact_mut(size)) {
+            dispatch(Reduce { image, rows: image.rows(chunks, k..k + 1), dy, sums });
         }
     });
     for sums in sums.chunks_exact(size) {
-        totals
-            .iter_mut()
-            .zip(sums)
-            .for_each(|(total, &sum)| *total += f64::from(sum));
+        totals.iter_mut().zip(sums).for_each(|(total, &sum)| *total += f64::from(sum));
     }
 }
 
@@ -179,12 +121,7 @@ fn group_means<T>(image: &Image<T>, totals: &[f64]) -> [Vec<f32>; 2] {
     let count = (image.pixels * width) as f64;
     [0, 1].map(|k| {
         let weighted = |c: usize| f64::from(image.layer.weight[c]) * totals[k * channels + c];
-        let mean = |c: usize| {
-            (c / width * width..(c / width + 1) * width)
-                .map(weighted)
-                .sum::<f64>()
-                / count
-        };
+        let mean = |c: usize| (c / width * width..(c / width + 1) * width).map(weighted).sum::<f64>() / count;
         (0..channels).map(|c| mean(c) as f32).collect()
     })
 }
@@ -196,13 +133,10 @@ fn shift_gradient<T>(image: &Image<T>, totals: &[f64], means: &[Vec<f32>; 2], ou
         .source
         .placed()
         .zip(&image.blocks)
-        .flat_map(|((_, part), blocks)| {
-            (0..part.channels).map(|c| f64::from(blocks[c / LANES].rstd.0[c % LANES]))
-        });
+        .flat_map(|((_, part), blocks)| (0..part.channels).map(|c| f64::from(blocks[c / LANES].rstd.0[c % LANES])));
     for ((c, out), rstd) in out.iter_mut().enumerate().zip(rstd) {
         let of_dz = f64::from(image.layer.weight[c]) * totals[c];
-        let of_means = f64::from(means[0][c]) * image.pixels as f64
-            + f64::from(means[1][c]) * totals[2 * channels + c];
+        let of_means = f64::from(means[0][c]) * image.pixels as f64 + f64::from(means[1][c]) * totals[2 * channels + c];
         *out = (rstd * (of_dz - of_means)) as f32;
     }
 }
@@ -222,10 +156,7 @@ fn before_activation<S: Simd, T: Element>(
         dz = s.mul(dz, s.load(&dropout.factors(key, channel)));
     }
     if layer.silu {
-        dz = s.mul(
-            dz,
-            silu_slope(s, s.fma(h, s.load(&block.weight.0), s.load(&block.bias.0))),
-        );
+        dz = s.mul(dz, silu_slope(s, s.fma(h, s.load(&block.weight.0), s.load(&block.bias.0))));
     }
     dz
 }
@@ -257,9 +188,7 @@ impl<T: Element> Kernel for Reduce<'_, T> {
                     .zip(dzhs[own.clone()].chunks_mut(LANES))
                     .zip(hs[own].chunks_mut(LANES));
                 let inputs = blocks.iter().zip(row.chunks(LANES)).zip(dy.chunks(LANES));
-                for (i, (((block, x), dy), ((dz_sum, dzh_sum), h_sum))) in
-                    inputs.zip(sums).enumerate()
-                {
+                for (i, (((block, x), dy), ((dz_sum, dzh_sum), h_sum))) in inputs.zip(sums).enumerate() {
                     let h = normalised(s, block, x);
                     let dropout = key.map(|(dropout, key)| (dropout, key, offset + i * LANES));
                     let dz = before_activation(s, layer, block, h, dy, dropout);
@@ -289,29 +218,16 @@ impl<T: Element> Kernel for Slope<'_, T> {
     fn run<S: Simd>(self, s: S) {
         let (layer, channels) = (self.image.layer, self.image.source.channels());
         let [first, second] = self.dx;
-        let parts = self
-            .image
-            .source
-            .placed()
-            .zip(&self.image.blocks)
-            .zip([first, second])
-            .zip(self.adds);
+        let parts = self.image.source.placed().zip(&self.image.blocks).zip([first, second]).zip(self.adds);
         for ((((offset, part), blocks), dx), add) in parts {
             for (place, dx) in self.rows.clone().zip(dx.chunks_exact_mut(part.channels)) {
                 let key = layer.dropout.map(|dropout| (dropout, dropout.key(place)));
                 let row = &part.data[place * part.channels..(place + 1) * part.channels];
                 let dy = &self.dy[place * channels + offset..][..part.channels];
-                let means =
-                    [0, 1].map(|k| self.means[k][offset..offset + part.channels].chunks(LANES));
+                let means = [0, 1].map(|k| self.means[k][offset..offset + part.channels].chunks(LANES));
                 let [ones, twos] = means;
-                let inputs = blocks
-                    .iter()
-                    .zip(row.chunks(LANES))
-                    .zip(dy.chunks(LANES))
-                    .zip(ones.zip(twos));
-                for (i, ((((block, x), dy), (one, two)), dx)) in
-                    inputs.zip(dx.chunks_mut(LANES)).enumerate()
-                {
+                let inputs = blocks.iter().zip(row.chunks(LANES)).zip(dy.chunks(LANES)).zip(ones.zip(twos));
+                for (i, ((((block, x), dy), (one, two)), dx)) in inputs.zip(dx.chunks_mut(LANES)).enumerate() {
                     let h = normalised(s, block, x);
                     let dropout = key.map(|(dropout, key)| (dropout, key, offset + i * LANES));
                     let dz = before_activation(s, layer, block, h, dy, dropout);

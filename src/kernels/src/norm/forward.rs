@@ -40,33 +40,18 @@ pub fn forward<T: Element>(
 
         let image = Image::new(x, layer, b, images.pixels(), &[], &[]);
         let mut sums = vec![0.0; chunks.count * 3 * channels];
-        let shares = Split::new(&mut sums, tasks, |i| {
-            chunks.of_task(i, tasks).end * 3 * channels
-        });
+        let shares = Split::new(&mut sums, tasks, |i| chunks.of_task(i, tasks).end * 3 * channels);
         pool.run(tasks, &|i| {
-            for (k, sums) in chunks
-                .of_task(i, tasks)
-                .zip(shares.take(i).chunks_exact_mut(3 * channels))
-            {
-                dispatch(Moments {
-                    image: &image,
-                    rows: image.rows(&chunks, k..k + 1),
-                    sums,
-                });
+            for (k, sums) in chunks.of_task(i, tasks).zip(shares.take(i).chunks_exact_mut(3 * channels)) {
+                dispatch(Moments { image: &image, rows: image.rows(&chunks, k..k + 1), sums });
             }
         });
         statistics(&image, &chunks, &sums, mean, rstd);
 
         let image = Image::new(x, layer, b, images.pixels(), mean, rstd);
-        let shares = Split::new(y, tasks, |i| {
-            chunks.of_task(i, tasks).end * chunks.pixels * channels
-        });
+        let shares = Split::new(y, tasks, |i| chunks.of_task(i, tasks).end * chunks.pixels * channels);
         pool.run(tasks, &|i| {
-            dispatch(Apply {
-                image: &image,
-                rows: image.rows(&chunks, chunks.of_task(i, tasks)),
-                y: shares.take(i),
-            });
+            dispatch(Apply { image: &image, rows: image.rows(&chunks, chunks.of_task(i, tasks)), y: shares.take(i) });
         });
     });
     Ok(())
@@ -93,17 +78,10 @@ impl<T: Element> Kernel for Moments<'_, T> {
         for ((offset, part), blocks) in self.image.source.placed().zip(&self.image.blocks) {
             let data = &part.data[rows.start * part.channels..rows.end * part.channels];
             let own = offset..offset + part.channels;
-            let (pivots, firsts, seconds) = (
-                &mut pivots[own.clone()],
-                &mut firsts[own.clone()],
-                &mut seconds[own.clone()],
-            );
+            let (pivots, firsts, seconds) =
+                (&mut pivots[own.clone()], &mut firsts[own.clone()], &mut seconds[own.clone()]);
             for row in data.chunks_exact(part.channels) {
-                for ((block, x), sum) in blocks
-                    .iter()
-                    .zip(row.chunks(LANES))
-                    .zip(firsts.chunks_mut(LANES))
-                {
+                for ((block, x), sum) in blocks.iter().zip(row.chunks(LANES)).zip(firsts.chunks_mut(LANES)) {
                     store(s, sum, s.add(load(s, sum), value(s, block, x)));
                 }
             }
@@ -113,11 +91,8 @@ impl<T: Element> Kernel for Moments<'_, T> {
             }
             for row in data.chunks_exact(part.channels) {
                 let sums = firsts.chunks_mut(LANES).zip(seconds.chunks_mut(LANES));
-                for (((block, x), pivot), (first, second)) in blocks
-                    .iter()
-                    .zip(row.chunks(LANES))
-                    .zip(pivots.chunks(LANES))
-                    .zip(sums)
+                for (((block, x), pivot), (first, second)) in
+                    blocks.iter().zip(row.chunks(LANES)).zip(pivots.chunks(LANES)).zip(sums)
                 {
                     let d = s.sub(value(s, block, x), load(s, pivot));
                     store(s, first, s.add(load(s, first), d));
@@ -135,39 +110,24 @@ pub(super) fn value<S: Simd, T: Element>(s: S, block: &Block, x: &[T]) -> S::V {
 }
 
 /// Mean and 1 / sqrt(variance + eps) of each group from the moments of chunks and channels, in f64.
-fn statistics<T>(
-    image: &Image<T>,
-    chunks: &Chunks,
-    sums: &[f32],
-    mean: &mut [f32],
-    rstd: &mut [f32],
-) {
+fn statistics<T>(image: &Image<T>, chunks: &Chunks, sums: &[f32], mean: &mut [f32], rstd: &mut [f32]) {
     let channels = image.source.channels();
     let width = channels / image.layer.groups;
     for (group, (mean, rstd)) in mean.iter_mut().zip(rstd).enumerate() {
         // (pixels, mean, sum of squared deviations) of every chunk and channel of the group.
         let moments = || {
-            sums.chunks_exact(3 * channels)
-                .enumerate()
-                .flat_map(move |(k, sums)| {
-                    let n = image.rows(chunks, k..k + 1).len() as f64;
-                    (group * width..(group + 1) * width).map(move |c| {
-                        let first = f64::from(sums[channels + c]);
-                        let second = f64::from(sums[2 * channels + c]);
-                        (
-                            n,
-                            f64::from(sums[c]) + first / n,
-                            second - first * first / n,
-                        )
-                    })
+            sums.chunks_exact(3 * channels).enumerate().flat_map(move |(k, sums)| {
+                let n = image.rows(chunks, k..k + 1).len() as f64;
+                (group * width..(group + 1) * width).map(move |c| {
+                    let first = f64::from(sums[channels + c]);
+                    let second = f64::from(sums[2 * channels + c]);
+                    (n, f64::from(sums[c]) + first / n, second - first * first / n)
                 })
+            })
         };
         let count = (image.pixels * width) as f64;
         let whole = moments().map(|(n, mean, _)| n * mean).sum::<f64>() / count;
-        let spread = moments()
-            .map(|(n, mean, m2)| m2.max(0.0) + n * (mean - whole).powi(2))
-            .sum::<f64>()
-            / count;
+        let spread = moments().map(|(n, mean, m2)| m2.max(0.0) + n * (mean - whole).powi(2)).sum::<f64>() / count;
         *mean = whole as f32;
         *rstd = (1.0 / (spread + f64::from(image.layer.eps)).sqrt()) as f32;
     }
@@ -186,25 +146,13 @@ impl<T: Element> Kernel for Apply<'_, T> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let layer = self.image.layer;
-        for (place, y) in self
-            .rows
-            .zip(self.y.chunks_exact_mut(self.image.source.channels()))
-        {
+        for (place, y) in self.rows.zip(self.y.chunks_exact_mut(self.image.source.channels())) {
             let key = layer.dropout.map(|dropout| (dropout, dropout.key(place)));
             for ((offset, part), blocks) in self.image.source.placed().zip(&self.image.blocks) {
                 let row = &part.data[place * part.channels..(place + 1) * part.channels];
                 let y = &mut y[offset..offset + part.channels];
-                for (i, ((block, x), y)) in blocks
-                    .iter()
-                    .zip(row.chunks(LANES))
-                    .zip(y.chunks_mut(LANES))
-                    .enumerate()
-                {
-                    let mut z = s.fma(
-                        normalised(s, block, x),
-                        s.load(&block.weight.0),
-                        s.load(&block.bias.0),
-                    );
+                for (i, ((block, x), y)) in blocks.iter().zip(row.chunks(LANES)).zip(y.chunks_mut(LANES)).enumerate() {
+                    let mut z = s.fma(normalised(s, block, x), s.load(&block.weight.0), s.load(&block.bias.0));
                     if layer.silu {
                         z = s.mul(z, sigmoid(s, z));
                     }
@@ -221,8 +169,5 @@ impl<T: Element> Kernel for Apply<'_, T> {
 /// (x + shift - mean) * rstd.
 #[inline(always)]
 pub(super) fn normalised<S: Simd, T: Element>(s: S, block: &Block, x: &[T]) -> S::V {
-    s.mul(
-        s.sub(value(s, block, x), s.load(&block.mean.0)),
-        s.load(&block.rstd.0),
-    )
+    s.mul(s.sub(value(s, block, x), s.load(&block.mean.0)), s.load(&block.rstd.0))
 }

@@ -37,15 +37,12 @@ impl GroupNorm<'_> {
         check_len("weight", self.weight.len(), channels)?;
         check_len("bias", self.bias.len(), channels)?;
         if self.groups == 0 || !channels.is_multiple_of(self.groups) {
-            return Err(Error(format!(
-                "groups is {}; it must divide the {channels} channels",
-                self.groups
-            )));
+            return Err(Error(format!("groups is {}; it must divide the {channels} channels", self.groups)));
         }
         match self.dropout {
-            Some(Dropout { p, .. }) if !(0.0..1.0).contains(&p) => Err(Error(format!(
-                "dropout probability is {p}; it must be in [0, 1)"
-            ))),
+            Some(Dropout { p, .. }) if !(0.0..1.0).contains(&p) => {
+                Err(Error(format!("dropout probability is {p}; it must be in [0, 1)")))
+            }
             _ => Ok(()),
         }
     }
@@ -82,30 +79,17 @@ impl<'a, T> Image<'a, T> {
         let channels = source.channels();
         let width = channels / layer.groups;
         let value = |c: usize, of: &[f32]| of.get(c / width).copied().unwrap_or(0.0);
-        let mut image = Image {
-            source,
-            layer,
-            index,
-            pixels,
-            blocks: [Vec::new(), Vec::new()],
-        };
+        let mut image = Image { source, layer, index, pixels, blocks: [Vec::new(), Vec::new()] };
         for (k, (offset, part)) in source.placed().enumerate() {
             for lo in (0..part.channels).step_by(LANES) {
                 let places = offset + lo..offset + part.channels.min(lo + LANES);
                 let line = |f: &dyn Fn(usize) -> f32| {
                     let mut line = Line::ZERO;
-                    line.0
-                        .iter_mut()
-                        .zip(places.clone())
-                        .for_each(|(x, c)| *x = f(c));
+                    line.0.iter_mut().zip(places.clone()).for_each(|(x, c)| *x = f(c));
                     line
                 };
                 image.blocks[k].push(Block {
-                    shift: line(&|c| {
-                        source
-                            .shift
-                            .map_or(0.0, |shift| shift[index * channels + c])
-                    }),
+                    shift: line(&|c| source.shift.map_or(0.0, |shift| shift[index * channels + c])),
                     mean: line(&|c| value(c, mean)),
                     rstd: line(&|c| value(c, rstd)),
                     weight: line(&|c| layer.weight[c]),
@@ -136,10 +120,7 @@ impl Chunks {
 
     fn new(pixels: usize, channels: usize) -> Self {
         let each = (Self::ELEMENTS / channels).clamp(4, 256).min(pixels);
-        Chunks {
-            pixels: each,
-            count: pixels.div_ceil(each),
-        }
+        Chunks { pixels: each, count: pixels.div_ceil(each) }
     }
 
     /// The chunks of task `i` of `tasks`.

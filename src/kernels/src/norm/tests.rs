@@ -26,33 +26,16 @@ struct Reference {
     dshift: Vec<f64>,
 }
 
-fn reference(
-    case: &Case,
-    parts: [&[f64]; 2],
-    shift: &[f32],
-    weight: &[f32],
-    bias: &[f32],
-    dy: &[f64],
-) -> Reference {
+fn reference(case: &Case, parts: [&[f64]; 2], shift: &[f32], weight: &[f32], bias: &[f32], dy: &[f64]) -> Reference {
     let (n, pixels, [c1, c2]) = (case.images.batch, case.images.pixels(), case.channels);
     let (channels, width) = (c1 + c2, (c1 + c2) / case.groups);
     let at = |b: usize, p: usize, c: usize| (b * pixels + p) * channels + c;
     let mut x = vec![0.0; n * pixels * channels];
     for (b, p, c) in each(n, pixels, channels) {
         let place = b * pixels + p;
-        let own = if c < c1 {
-            parts[0][place * c1 + c]
-        } else {
-            parts[1][place * c2 + c - c1]
-        };
+        let own = if c < c1 { parts[0][place * c1 + c] } else { parts[1][place * c2 + c - c1] };
         // The sum is rounded to f32, as if it had been stored.
-        x[at(b, p, c)] = f64::from(
-            (own + if case.shifted {
-                f64::from(shift[b * channels + c])
-            } else {
-                0.0
-            }) as f32,
-        );
+        x[at(b, p, c)] = f64::from((own + if case.shifted { f64::from(shift[b * channels + c]) } else { 0.0 }) as f32);
     }
     let zeros = |k: usize| vec![0.0; k];
     let mut r = Reference {
@@ -69,10 +52,7 @@ fn reference(
             let members = || each(1, pixels, width).map(move |(_, p, c)| (p, g * width + c));
             let count = (pixels * width) as f64;
             let mean = members().map(|(p, c)| x[at(b, p, c)]).sum::<f64>() / count;
-            let var = members()
-                .map(|(p, c)| (x[at(b, p, c)] - mean).powi(2))
-                .sum::<f64>()
-                / count;
+            let var = members().map(|(p, c)| (x[at(b, p, c)] - mean).powi(2)).sum::<f64>() / count;
             let rstd = 1.0 / (var + 1e-5f32 as f64).sqrt();
             (r.mean[b * case.groups + g], r.rstd[b * case.groups + g]) = (mean, rstd);
             let mut sums = [0.0; 2];
@@ -81,14 +61,8 @@ fn reference(
                 let (w, h) = (f64::from(weight[c]), (x[at(b, p, c)] - mean) * rstd);
                 let z = w * h + f64::from(bias[c]);
                 let sig = 1.0 / (1.0 + (-z).exp());
-                let (act, slope) = if case.silu {
-                    (z * sig, sig * (1.0 + z * (1.0 - sig)))
-                } else {
-                    (z, 1.0)
-                };
-                let keep = case
-                    .dropout
-                    .map_or(1.0, |d| f64::from(d.factors(d.key(b * pixels + p), c)[0]));
+                let (act, slope) = if case.silu { (z * sig, sig * (1.0 + z * (1.0 - sig))) } else { (z, 1.0) };
+                let keep = case.dropout.map_or(1.0, |d| f64::from(d.factors(d.key(b * pixels + p), c)[0]));
                 r.y[at(b, p, c)] = act * keep;
                 let dz = dy[at(b, p, c)] * keep * slope;
                 r.dweight[c] += dz * h;
@@ -100,11 +74,7 @@ fn reference(
             for (p, c, wdz, h) in terms {
                 let dx = rstd * (wdz - (sums[0] + h * sums[1]) / count);
                 let place = b * pixels + p;
-                *(if c < c1 {
-                    &mut r.dx[0][place * c1 + c]
-                } else {
-                    &mut r.dx[1][place * c2 + c - c1]
-                }) = dx;
+                *(if c < c1 { &mut r.dx[0][place * c1 + c] } else { &mut r.dx[1][place * c2 + c - c1] }) = dx;
                 r.dshift[b * channels + c] += dx;
             }
         }
@@ -121,32 +91,13 @@ fn check<T: Element>(case: &Case, pool: &dyn Pool, tolerance: f64) -> (Vec<T>, V
     let (n, pixels, [c1, c2]) = (case.images.batch, case.images.pixels(), case.channels);
     let channels = c1 + c2;
     let input = |c: usize, seed| -> Vec<T> {
-        as_type(
-            &normal(n * pixels * c, seed)
-                .iter()
-                .map(|x| x + case.mean)
-                .collect::<Vec<_>>(),
-        )
+        as_type(&normal(n * pixels * c, seed).iter().map(|x| x + case.mean).collect::<Vec<_>>())
     };
     let (first, second) = (input(c1, 1), input(c2, 2));
-    let (shift, weight, bias) = (
-        normal(n * channels, 3),
-        normal(channels, 4),
-        normal(channels, 5),
-    );
+    let (shift, weight, bias) = (normal(n * channels, 3), normal(channels, 4), normal(channels, 5));
     let dy: Vec<T> = as_type(&normal(n * pixels * channels, 6));
-    let before = [
-        as_type::<T>(&normal(n * pixels * c1, 7)),
-        as_type(&normal(n * pixels * c2, 8)),
-    ];
-    let want = reference(
-        case,
-        [&as_f64(&first), &as_f64(&second)],
-        &shift,
-        &weight,
-        &bias,
-        &as_f64(&dy),
-    );
+    let before = [as_type::<T>(&normal(n * pixels * c1, 7)), as_type(&normal(n * pixels * c2, 8))];
+    let want = reference(case, [&as_f64(&first), &as_f64(&second)], &shift, &weight, &bias, &as_f64(&dy));
 
     let mut x = Source::new(&first, c1);
     if c2 > 0 {
@@ -164,10 +115,7 @@ fn check<T: Element>(case: &Case, pool: &dyn Pool, tolerance: f64) -> (Vec<T>, V
         dropout: case.dropout,
     };
     let mut y = vec![T::from_f32(f32::NAN); dy.len()];
-    let (mut mean, mut rstd) = (
-        vec![f32::NAN; n * case.groups],
-        vec![f32::NAN; n * case.groups],
-    );
+    let (mut mean, mut rstd) = (vec![f32::NAN; n * case.groups], vec![f32::NAN; n * case.groups]);
     forward(pool, case.images, &x, &layer, &mut y, &mut mean, &mut rstd).unwrap();
     assert_close(&mean, &want.mean, 1e-6, "mean");
     assert_close(&rstd, &want.rstd, 1e-6, "rstd");
@@ -177,57 +125,27 @@ fn check<T: Element>(case: &Case, pool: &dyn Pool, tolerance: f64) -> (Vec<T>, V
     let nan = |n: usize| vec![f32::NAN; n];
     let (mut dweight, mut dbias, mut dshift) = (nan(channels), nan(channels), nan(n * channels));
     let gradients = Gradients {
-        parts: [
-            Target {
-                data: &mut dx1,
-                add: true,
-            },
-            Target {
-                data: &mut dx2,
-                add: false,
-            },
-        ],
+        parts: [Target { data: &mut dx1, add: true }, Target { data: &mut dx2, add: false }],
         weight: &mut dweight,
         bias: &mut dbias,
         shift: Some(&mut dshift),
     };
-    backward(
-        pool,
-        case.images,
-        &x,
-        &layer,
-        (&mean, &rstd),
-        &dy,
-        gradients,
-    )
-    .unwrap();
-    let added: Vec<f64> = want.dx[0]
-        .iter()
-        .zip(as_f64(&before[0]))
-        .map(|(dx, b)| dx + b)
-        .collect();
+    backward(pool, case.images, &x, &layer, (&mean, &rstd), &dy, gradients).unwrap();
+    let added: Vec<f64> = want.dx[0].iter().zip(as_f64(&before[0])).map(|(dx, b)| dx + b).collect();
     // Where the mean is large, h inherits the mean's rounding: mean * 2^-24 / deviation.
     let tolerance = tolerance + f64::from(case.mean) * 1e-7;
     assert_close(&dx1, &added, tolerance, "dx, added");
     assert_close(&dx2, &want.dx[1], tolerance, "dx, written");
     assert_close(&dweight, &want.dweight, tolerance, "dweight");
     assert_close(&dbias, &want.dbias, tolerance, "dbias");
-    let scale =
-        want.dx.iter().flatten().fold(0.0f64, |m, x| m.max(x.abs())) * (pixels as f64).sqrt();
-    let worst = as_f64(&dshift)
-        .iter()
-        .zip(&want.dshift)
-        .fold(0.0f64, |m, (g, w)| m.max((g - w).abs()));
+    let scale = want.dx.iter().flatten().fold(0.0f64, |m, x| m.max(x.abs())) * (pixels as f64).sqrt();
+    let worst = as_f64(&dshift).iter().zip(&want.dshift).fold(0.0f64, |m, (g, w)| m.max((g - w).abs()));
     assert!(worst <= tolerance * scale, "dshift: {worst} of {scale}");
     (y, [dx1, dx2].concat())
 }
 
 fn cases() -> Vec<Case> {
-    let images = |batch, height, width| Images {
-        batch,
-        height,
-        width,
-    };
+    let images = |batch, height, width| Images { batch, height, width };
     let mask = Some(Dropout { p: 0.1, seed: 11 });
     let case = |images, channels, groups, silu, dropout, shifted, mean| Case {
         images,
@@ -254,11 +172,7 @@ fn cases() -> Vec<Case> {
 #[test]
 fn float32_agrees_with_f64_on_every_instruction_set() {
     for isa in ALL_ISAS {
-        with_isa(isa, || {
-            cases()
-                .iter()
-                .for_each(|case| drop(check::<f32>(case, &Serial, 3e-6)))
-        });
+        with_isa(isa, || cases().iter().for_each(|case| drop(check::<f32>(case, &Serial, 3e-6))));
     }
 }
 
@@ -275,10 +189,7 @@ fn results_do_not_depend_on_threads() {
         for case in cases() {
             let one = check::<f32>(&case, &Serial, 3e-6);
             for threads in [2, 3, 5] {
-                assert!(
-                    one == check::<f32>(&case, &Scoped(threads), 3e-6),
-                    "{threads} threads"
-                );
+                assert!(one == check::<f32>(&case, &Scoped(threads), 3e-6), "{threads} threads");
             }
         }
     });
@@ -286,53 +197,23 @@ fn results_do_not_depend_on_threads() {
 
 #[test]
 fn statistics_hold_when_the_mean_dwarfs_the_spread() {
-    let images = Images {
-        batch: 1,
-        height: 64,
-        width: 64,
-    };
+    let images = Images { batch: 1, height: 64, width: 64 };
     for mean in [1e3, 1e5] {
-        let case = Case {
-            images,
-            channels: [64, 0],
-            groups: 32,
-            silu: false,
-            dropout: None,
-            shifted: false,
-            mean,
-        };
+        let case = Case { images, channels: [64, 0], groups: 32, silu: false, dropout: None, shifted: false, mean };
         check::<f32>(&case, &Scoped(2), 2e-2 * f64::from(mean) / 1e5 + 1e-5);
     }
 }
 
 #[test]
 fn misfits_are_errors() {
-    let images = Images {
-        batch: 1,
-        height: 2,
-        width: 2,
-    };
+    let images = Images { batch: 1, height: 2, width: 2 };
     let (x, w) = (vec![0.0f32; 24], vec![1.0f32; 6]);
     let mut y = x.clone();
     let (mut mean, mut rstd) = (vec![0.0; 4], vec![0.0; 4]);
     let mut try_with = |groups, p, weight: &[f32]| {
-        let layer = GroupNorm {
-            groups,
-            eps: 1e-5,
-            weight,
-            bias: &w,
-            silu: true,
-            dropout: Some(Dropout { p, seed: 0 }),
-        };
-        forward(
-            &Serial,
-            images,
-            &Source::new(&x, 6),
-            &layer,
-            &mut y,
-            &mut mean[..groups],
-            &mut rstd[..groups],
-        )
+        let layer =
+            GroupNorm { groups, eps: 1e-5, weight, bias: &w, silu: true, dropout: Some(Dropout { p, seed: 0 }) };
+        forward(&Serial, images, &Source::new(&x, 6), &layer, &mut y, &mut mean[..groups], &mut rstd[..groups])
     };
     assert!(try_with(3, 0.1, &w).is_ok());
     assert!(try_with(4, 0.1, &w).is_err());

@@ -39,34 +39,21 @@ pub fn convolve<T: Element>(
 
     // A task is some rows of tiles, as their outputs lie together.
     let rows = to.batch * tiles[0];
-    let tasks = (rows * tiles[1])
-        .div_ceil(TILES)
-        .next_multiple_of(pool.threads())
-        .min(rows);
+    let tasks = (rows * tiles[1]).div_ceil(TILES).next_multiple_of(pool.threads()).min(rows);
     let first_pixel = |row: usize| {
         let (image, row) = (row / tiles[0], row % tiles[0]);
         (image * to.height + row * shape.outputs) * to.width
     };
-    let ys = Split::new(y, tasks, |i| {
-        first_pixel((i + 1) * rows / tasks) * filter.outputs
-    });
+    let ys = Split::new(y, tasks, |i| first_pixel((i + 1) * rows / tasks) * filter.outputs);
     pool.run(tasks, &|i| {
         let rows = i * rows / tasks..(i + 1) * rows / tasks;
-        let task = Task {
-            grid: &grid,
-            x,
-            filter,
-            addends,
-            outside: &outside,
-            first: first_pixel(rows.start),
-        };
+        let task = Task { grid: &grid, x, filter, addends, outside: &outside, first: first_pixel(rows.start) };
         let y = ys.take(i);
         let [mut v, mut m, sums] = SCRATCH.take();
         let tiles = rows.start * tiles[1]..rows.end * tiles[1];
         let blocks = tiles.len().div_ceil(2 * TILES);
         for k in 0..blocks {
-            let block = tiles.start + k * tiles.len() / blocks
-                ..tiles.start + (k + 1) * tiles.len() / blocks;
+            let block = tiles.start + k * tiles.len() / blocks..tiles.start + (k + 1) * tiles.len() / blocks;
             with_scheme!(filter.way, K => task.block(PhantomData::<K>, block, y, [&mut v, &mut m]));
         }
         SCRATCH.set([v, m, sums]);
@@ -114,20 +101,10 @@ impl<T: Element> Task<'_, T> {
             let panels = first..filter.panels().min(first + PANELS);
             let u = |panel: usize| {
                 let size = P * P * depth;
-                panels
-                    .contains(&panel)
-                    .then(|| &filter.lines[panel * size..(panel + 1) * size])
+                panels.contains(&panel).then(|| &filter.lines[panel * size..(panel + 1) * size])
             };
             let u = [u(first), u(first + 1)];
-            dispatch(Products {
-                points: P * P,
-                blocks: filter.blocks(),
-                tiles: count,
-                strides,
-                v,
-                u,
-                m,
-            });
+            dispatch(Products { points: P * P, blocks: filter.blocks(), tiles: count, strides, v, u, m });
             dispatch(ToImages {
                 grid: self.grid,
                 channels: filter.outputs,
@@ -144,26 +121,14 @@ impl<T: Element> Task<'_, T> {
     }
 }
 
-fn check<T>(
-    from: Images,
-    x: &Source<T>,
-    filter: &Filter,
-    addends: &Addends<T>,
-    to: Images,
-    y: usize,
-) -> Result {
+fn check<T>(from: Images, x: &Source<T>, filter: &Filter, addends: &Addends<T>, to: Images, y: usize) -> Result {
     x.check(from)?;
     if x.shift.is_some() {
-        return Err(Error(
-            "a convolution takes no shift on its input: its padding would not have it".into(),
-        ));
+        return Err(Error("a convolution takes no shift on its input: its padding would not have it".into()));
     }
     if [x.parts[0].channels, x.parts[1].channels] != filter.inputs {
         let got = [x.parts[0].channels, x.parts[1].channels];
-        return Err(Error(format!(
-            "the source has {got:?} channels; the filter takes {:?}",
-            filter.inputs
-        )));
+        return Err(Error(format!("the source has {got:?} channels; the filter takes {:?}", filter.inputs)));
     }
     if filter.way == filter.method.forward() {
         check_sizes(filter.method, from, to)?;

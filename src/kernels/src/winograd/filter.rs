@@ -29,24 +29,10 @@ impl Filter {
     ///
     /// # Errors
     /// When the weights' length is not that of their shape, or a channel count is 0.
-    pub fn new(
-        method: Method,
-        weights: &[f32],
-        outputs: usize,
-        inputs: [usize; 2],
-    ) -> Result<Self> {
+    pub fn new(method: Method, weights: &[f32], outputs: usize, inputs: [usize; 2]) -> Result<Self> {
         let places = [(inputs[0] + inputs[1]) * 9, 9];
         let (lines, flipped, way) = (Vec::new(), false, method.forward());
-        Filter {
-            method,
-            way,
-            inputs,
-            outputs,
-            lines,
-            places,
-            flipped,
-        }
-        .filled(weights)
+        Filter { method, way, inputs, outputs, lines, places, flipped }.filled(weights)
     }
 
     /// From the same weights (outputs, inputs, 3, 3) the filter that takes the gradient of the output to that of the
@@ -54,35 +40,15 @@ impl Filter {
     ///
     /// # Errors
     /// As for `new`.
-    pub fn of_input_gradient(
-        method: Method,
-        weights: &[f32],
-        outputs: usize,
-        inputs: usize,
-    ) -> Result<Self> {
+    pub fn of_input_gradient(method: Method, weights: &[f32], outputs: usize, inputs: usize) -> Result<Self> {
         let places = [9, inputs * 9];
-        let (lines, flipped, way) = (
-            Vec::new(),
-            matches!(method, Method::F2 | Method::F4),
-            method.gradient(),
-        );
-        Filter {
-            method,
-            way,
-            inputs: [outputs, 0],
-            outputs: inputs,
-            lines,
-            places,
-            flipped,
-        }
-        .filled(weights)
+        let (lines, flipped, way) = (Vec::new(), matches!(method, Method::F2 | Method::F4), method.gradient());
+        Filter { method, way, inputs: [outputs, 0], outputs: inputs, lines, places, flipped }.filled(weights)
     }
 
     fn filled(mut self, weights: &[f32]) -> Result<Self> {
         if self.outputs == 0 || self.inputs[0] == 0 {
-            return Err(Error(
-                "a convolution needs at least one channel on either side".into(),
-            ));
+            return Err(Error("a convolution needs at least one channel on either side".into()));
         }
         let points = self.way.shape().points;
         self.lines = vec![Line::ZERO; self.panels() * points * points * self.blocks() * LANES];
@@ -95,11 +61,7 @@ impl Filter {
     /// # Errors
     /// When their length is not that of the shape.
     pub fn update(&mut self, pool: &dyn Pool, weights: &[f32]) -> Result {
-        check_len(
-            "weights",
-            weights.len(),
-            self.outputs * (self.inputs[0] + self.inputs[1]) * 9,
-        )?;
+        check_len("weights", weights.len(), self.outputs * (self.inputs[0] + self.inputs[1]) * 9)?;
         let (panels, size) = (self.panels(), self.lines.len() / self.panels());
         let mut lines = std::mem::take(&mut self.lines);
         let shares = Split::new(&mut lines, panels, |panel| (panel + 1) * size);
@@ -135,27 +97,16 @@ struct Pack<'a, K, const W: usize, const P: usize, const M: usize> {
     scheme: PhantomData<K>,
 }
 
-impl<K: Scheme<W, P, M>, const W: usize, const P: usize, const M: usize> Kernel
-    for Pack<'_, K, W, P, M>
-{
+impl<K: Scheme<W, P, M>, const W: usize, const P: usize, const M: usize> Kernel for Pack<'_, K, W, P, M> {
     type Out = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Filter {
-            inputs,
-            places,
-            flipped,
-            ..
-        } = *self.filter;
+        let Filter { inputs, places, flipped, .. } = *self.filter;
         let outputs = self.panel * LANES..self.filter.outputs.min((self.panel + 1) * LANES);
         let depth = self.lines.len() / (P * P);
         for i in 0..inputs[0] + inputs[1] {
-            let row = if i < inputs[0] {
-                i
-            } else {
-                inputs[0].next_multiple_of(LANES) + i - inputs[0]
-            };
+            let row = if i < inputs[0] { i } else { inputs[0].next_multiple_of(LANES) + i - inputs[0] };
             let mut taps = [Line::ZERO; 9];
             for (lane, o) in outputs.clone().enumerate() {
                 let own = &self.weights[o * places[0] + i * places[1]..][..9];
@@ -211,9 +162,7 @@ pub(super) struct ToTaps<'a, 'b, K, const W: usize, const P: usize, const M: usi
     pub scheme: PhantomData<K>,
 }
 
-impl<K: Scheme<W, P, M>, const W: usize, const P: usize, const M: usize> Kernel
-    for ToTaps<'_, '_, K, W, P, M>
-{
+impl<K: Scheme<W, P, M>, const W: usize, const P: usize, const M: usize> Kernel for ToTaps<'_, '_, K, W, P, M> {
     type Out = ();
 
     #[inline(always)]
@@ -243,9 +192,7 @@ impl<K: Scheme<W, P, M>, const W: usize, const P: usize, const M: usize> Kernel
 
 /// Column `tap` of G.
 #[inline(always)]
-fn transposed<K: Scheme<W, P, M>, const W: usize, const P: usize, const M: usize>(
-    tap: usize,
-) -> [f64; P] {
+fn transposed<K: Scheme<W, P, M>, const W: usize, const P: usize, const M: usize>(tap: usize) -> [f64; P] {
     let mut weights = [0.0; P];
     unroll!(p < P { weights[p] = K::FILTER[p][tap]; });
     weights

@@ -44,9 +44,7 @@ pub fn weight_gradient<T: Element>(
         check_len("the gradient of bias", dbias.len(), outputs)?;
     }
     if x.shift.is_some() || outputs == 0 {
-        return Err(Error(
-            "a convolution takes no shift on its input, and gives at least one channel".into(),
-        ));
+        return Err(Error("a convolution takes no shift on its input, and gives at least one channel".into()));
     }
     let way = method.forward();
     let grid = Grid::new(from, to, way.shape());
@@ -75,20 +73,9 @@ pub fn weight_gradient<T: Element>(
     let shares = Split::new(&mut sums, ends.len(), |i| ends[i]);
     let biases = Split::new(&mut totals, down, |i| slice(i * across).panels.end * LANES);
     pool.run(ends.len(), &|i| {
-        let task = Task {
-            grid: &grid,
-            x,
-            outside: &outside,
-            dy,
-            outputs,
-            slice: slice(i),
-        };
+        let task = Task { grid: &grid, x, outside: &outside, dy, outputs, slice: slice(i) };
         // Every slice of inputs sees all of dy; the first one sums it.
-        let totals = if i % across == 0 {
-            biases.take(i / across)
-        } else {
-            &mut []
-        };
+        let totals = if i % across == 0 { biases.take(i / across) } else { &mut [] };
         with_scheme!(way, K => task.sum(PhantomData::<K>, shares.take(i), totals));
     });
     drop((shares, biases));
@@ -111,10 +98,7 @@ pub fn weight_gradient<T: Element>(
     let [v, d, _] = SCRATCH.take();
     SCRATCH.set([v, d, sums]);
     if let Some(dbias) = dbias {
-        dbias
-            .iter_mut()
-            .zip(totals)
-            .for_each(|(bias, total)| *bias = total as f32);
+        dbias.iter_mut().zip(totals).for_each(|(bias, total)| *bias = total as f32);
     }
     Ok(())
 }
@@ -153,10 +137,7 @@ impl<T: Element> Task<'_, T> {
         let mut biases = vec![Line::ZERO; panels.len()];
         for start in (0..all).step_by(TILES) {
             let tiles = start..all.min(start + TILES);
-            let strides = [
-                (blocks.len() * tiles.len()) | 1,
-                (panels.len() * tiles.len()) | 1,
-            ];
+            let strides = [(blocks.len() * tiles.len()) | 1, (panels.len() * tiles.len()) | 1];
             grow(&mut v, P * P * strides[0]);
             grow(&mut d, P * P * strides[1]);
             dispatch(ToPoints {
@@ -192,10 +173,7 @@ impl<T: Element> Task<'_, T> {
                 first: start == 0,
             });
             let bias = biases.iter_mut().flat_map(|line| &mut line.0);
-            totals
-                .iter_mut()
-                .zip(bias)
-                .for_each(|(total, sum)| *total += f64::from(std::mem::take(sum)));
+            totals.iter_mut().zip(bias).for_each(|(total, sum)| *total += f64::from(std::mem::take(sum)));
             biases.fill(Line::ZERO);
         }
         SCRATCH.set([v, d, kept]);
@@ -206,8 +184,6 @@ impl<T: Element> Task<'_, T> {
 fn blocks_of<'a, T>(x: &'a Source<T>) -> impl Iterator<Item = Range<usize>> + 'a {
     x.placed().flat_map(|(offset, part)| {
         let end = offset + part.channels;
-        (offset..end)
-            .step_by(LANES)
-            .map(move |start| start..end.min(start + LANES))
+        (offset..end).step_by(LANES).map(move |start| start..end.min(start + LANES))
     })
 }

@@ -70,12 +70,7 @@ pub(super) struct Shape {
 
 impl Shape {
     const fn of<T: Scheme<W, P, M>, const W: usize, const P: usize, const M: usize>() -> Shape {
-        Shape {
-            points: P,
-            outputs: M,
-            step: T::STEP,
-            before: T::BEFORE,
-        }
+        Shape { points: P, outputs: M, step: T::STEP, before: T::BEFORE }
     }
 }
 

@@ -57,8 +57,6 @@ fn check_sizes(method: Method, from: Images, to: Images) -> Result {
     if from.batch == to.batch && [height, width] == [to.height, to.width] {
         Ok(())
     } else {
-        Err(Error(format!(
-            "a convolution ({method:?}) cannot lead from {from:?} to {to:?}"
-        )))
+        Err(Error(format!("a convolution ({method:?}) cannot lead from {from:?} to {to:?}")))
     }
 }

@@ -28,12 +28,7 @@ pub struct F2;
 impl Scheme<4, 4, 2> for F2 {
     const STEP: usize = 2;
     const BEFORE: usize = 1;
-    const FILTER: [[f64; 3]; 4] = [
-        [1.0, 0.0, 0.0],
-        [0.5, 0.5, 0.5],
-        [0.5, -0.5, 0.5],
-        [0.0, 0.0, 1.0],
-    ];
+    const FILTER: [[f64; 3]; 4] = [[1.0, 0.0, 0.0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0.0, 0.0, 1.0]];
 
     #[inline(always)]
     fn points<S: Simd>(s: S, [d0, d1, d2, d3]: [S::V; 4]) -> [S::V; 4] {
@@ -164,13 +159,7 @@ pub struct Down;
 impl Scheme<5, 5, 2> for Down {
     const STEP: usize = 4;
     const BEFORE: usize = 1;
-    const FILTER: [[f64; 3]; 5] = [
-        [1.0, 0.0, 0.0],
-        [1.0, 0.0, 1.0],
-        [0.0, 0.0, 1.0],
-        [0.0, 1.0, 0.0],
-        [0.0, 1.0, 0.0],
-    ];
+    const FILTER: [[f64; 3]; 5] = [[1.0, 0.0, 0.0], [1.0, 0.0, 1.0], [0.0, 0.0, 1.0], [0.0, 1.0, 0.0], [0.0, 1.0, 0.0]];
 
     #[inline(always)]
     fn points<S: Simd>(s: S, [d0, d1, d2, d3, d4]: [S::V; 5]) -> [S::V; 5] {
@@ -192,13 +181,7 @@ pub struct DownGradient;
 impl Scheme<3, 5, 4> for DownGradient {
     const STEP: usize = 2;
     const BEFORE: usize = 0;
-    const FILTER: [[f64; 3]; 5] = [
-        [0.0, 0.0, 1.0],
-        [1.0, 0.0, 1.0],
-        [1.0, 0.0, 0.0],
-        [0.0, 1.0, 0.0],
-        [0.0, 1.0, 0.0],
-    ];
+    const FILTER: [[f64; 3]; 5] = [[0.0, 0.0, 1.0], [1.0, 0.0, 1.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 1.0, 0.0]];
 
     #[inline(always)]
     fn points<S: Simd>(s: S, [d0, d1, d2]: [S::V; 3]) -> [S::V; 5] {

@@ -7,58 +7,34 @@ use crate::testing::{as_f64, as_type, assert_close, error, normal, with_isa, ALL
 use half::bf16;
 
 /// The layer by its definition, in f64: doubling if asked for, then 3 x 3 with padding 1 and the stride.
-fn direct(
-    images: Images,
-    x: &[f64],
-    inputs: usize,
-    w: &[f32],
-    outputs: usize,
-    method: Method,
-) -> Vec<f64> {
+fn direct(images: Images, x: &[f64], inputs: usize, w: &[f32], outputs: usize, method: Method) -> Vec<f64> {
     let (h, wd) = (images.height, images.width);
     let (scale, stride) = scales(method);
     let to = output(images, method);
     let mut y = vec![0.0; to.batch * to.pixels() * outputs];
-    for_taps(
-        to,
-        stride,
-        [h * scale, wd * scale],
-        |b, at, [iy, ix], tap| {
-            let from = &x[((b * h + iy / scale) * wd + ix / scale) * inputs..][..inputs];
-            for (o, y) in y[at * outputs..(at + 1) * outputs].iter_mut().enumerate() {
-                let taps = (0..inputs).map(|i| f64::from(w[(o * inputs + i) * 9 + tap]));
-                *y += from.iter().zip(taps).map(|(x, w)| x * w).sum::<f64>();
-            }
-        },
-    );
+    for_taps(to, stride, [h * scale, wd * scale], |b, at, [iy, ix], tap| {
+        let from = &x[((b * h + iy / scale) * wd + ix / scale) * inputs..][..inputs];
+        for (o, y) in y[at * outputs..(at + 1) * outputs].iter_mut().enumerate() {
+            let taps = (0..inputs).map(|i| f64::from(w[(o * inputs + i) * 9 + tap]));
+            *y += from.iter().zip(taps).map(|(x, w)| x * w).sum::<f64>();
+        }
+    });
     y
 }
 
 /// The transpose of [`direct`] in x.
-fn direct_gradient(
-    images: Images,
-    dy: &[f64],
-    inputs: usize,
-    w: &[f32],
-    outputs: usize,
-    method: Method,
-) -> Vec<f64> {
+fn direct_gradient(images: Images, dy: &[f64], inputs: usize, w: &[f32], outputs: usize, method: Method) -> Vec<f64> {
     let (h, wd) = (images.height, images.width);
     let (scale, stride) = scales(method);
     let mut dx = vec![0.0; images.batch * images.pixels() * inputs];
-    for_taps(
-        output(images, method),
-        stride,
-        [h * scale, wd * scale],
-        |b, at, [iy, ix], tap| {
-            let to = &mut dx[((b * h + iy / scale) * wd + ix / scale) * inputs..][..inputs];
-            for (o, dy) in dy[at * outputs..(at + 1) * outputs].iter().enumerate() {
-                for (i, to) in to.iter_mut().enumerate() {
-                    *to += dy * f64::from(w[(o * inputs + i) * 9 + tap]);
-                }
+    for_taps(output(images, method), stride, [h * scale, wd * scale], |b, at, [iy, ix], tap| {
+        let to = &mut dx[((b * h + iy / scale) * wd + ix / scale) * inputs..][..inputs];
+        for (o, dy) in dy[at * outputs..(at + 1) * outputs].iter().enumerate() {
+            for (i, to) in to.iter_mut().enumerate() {
+                *to += dy * f64::from(w[(o * inputs + i) * 9 + tap]);
             }
-        },
-    );
+        }
+    });
     dx
 }
 
@@ -73,20 +49,11 @@ fn scales(method: Method) -> (usize, usize) {
 
 fn output(images: Images, method: Method) -> Images {
     let size = |s| method.output_size(s);
-    Images {
-        batch: images.batch,
-        height: size(images.height),
-        width: size(images.width),
-    }
+    Images { batch: images.batch, height: size(images.height), width: size(images.width) }
 }
 
 /// Calls `body` with image, output pixel, input place and tap, for every tap that meets the input.
-fn for_taps(
-    to: Images,
-    stride: usize,
-    size: [usize; 2],
-    mut body: impl FnMut(usize, usize, [usize; 2], usize),
-) {
+fn for_taps(to: Images, stride: usize, size: [usize; 2], mut body: impl FnMut(usize, usize, [usize; 2], usize)) {
     for b in 0..to.batch {
         for (oy, ox) in (0..to.height).flat_map(|y| (0..to.width).map(move |x| (y, x))) {
             for tap in 0..9 {
@@ -103,11 +70,7 @@ fn for_taps(
 const METHODS: [Method; 4] = [Method::F2, Method::F4, Method::Upsample, Method::Downsample];
 
 fn images(batch: usize, height: usize, width: usize) -> Images {
-    Images {
-        batch,
-        height,
-        width,
-    }
+    Images { batch, height, width }
 }
 
 fn cases() -> Vec<(Images, [usize; 2], usize)> {
@@ -124,22 +87,13 @@ fn cases() -> Vec<(Images, [usize; 2], usize)> {
 
 fn weights(inputs: usize, outputs: usize) -> Vec<f32> {
     let scale = 1.0 / (9.0 * inputs as f32).sqrt();
-    normal(inputs * outputs * 9, 5)
-        .iter()
-        .map(|w| w * scale)
-        .collect()
+    normal(inputs * outputs * 9, 5).iter().map(|w| w * scale).collect()
 }
 
 /// The concatenation of two parts.
 fn whole<T: Element>(x: &[Vec<T>; 2], parts: [usize; 2]) -> Vec<f64> {
     let pixels = x[0].len() / parts[0];
-    (0..pixels)
-        .flat_map(|p| {
-            [0, 1]
-                .map(|k| as_f64(&x[k][p * parts[k]..(p + 1) * parts[k]]))
-                .concat()
-        })
-        .collect()
+    (0..pixels).flat_map(|p| [0, 1].map(|k| as_f64(&x[k][p * parts[k]..(p + 1) * parts[k]])).concat()).collect()
 }
 
 /// Forward with all addends, and the input's gradient; both against the definition. Returns both.
@@ -167,41 +121,17 @@ fn check_both<T: Element>(
     if parts[1] > 0 {
         source = source.concat(&x[1], parts[1]);
     }
-    let addends = Addends {
-        bias: Some(&bias),
-        shift: Some(&shift),
-        residual: Some(&residual),
-        own: true,
-    };
+    let addends = Addends { bias: Some(&bias), shift: Some(&shift), residual: Some(&residual), own: true };
     let filter = Filter::new(method, &w, outputs, parts).unwrap();
     convolve(pool, from, &source, &filter, &addends, to, &mut y).unwrap();
-    assert_close(
-        &y,
-        &want,
-        tolerance,
-        &format!("{method:?} {from:?} {parts:?} -> {outputs}"),
-    );
+    assert_close(&y, &want, tolerance, &format!("{method:?} {from:?} {parts:?} -> {outputs}"));
 
     let dy: Vec<T> = as_type(&normal(outs, 7));
     let want = direct_gradient(from, &as_f64(&dy), inputs, &w, outputs, method);
     let mut dx = vec![T::from_f32(f32::NAN); positions * inputs];
     let filter = Filter::of_input_gradient(method, &w, outputs, inputs).unwrap();
-    convolve(
-        pool,
-        to,
-        &Source::new(&dy, outputs),
-        &filter,
-        &Addends::default(),
-        from,
-        &mut dx,
-    )
-    .unwrap();
-    assert_close(
-        &dx,
-        &want,
-        tolerance,
-        &format!("{method:?} gradient {from:?} {parts:?} -> {outputs}"),
-    );
+    convolve(pool, to, &Source::new(&dy, outputs), &filter, &Addends::default(), from, &mut dx).unwrap();
+    assert_close(&dx, &want, tolerance, &format!("{method:?} gradient {from:?} {parts:?} -> {outputs}"));
     [y, dx]
 }
 
@@ -209,10 +139,7 @@ fn check_both<T: Element>(
 fn all_methods_agree_with_the_definition_on_every_instruction_set() {
     for isa in ALL_ISAS {
         with_isa(isa, || {
-            for (case, method) in cases()
-                .into_iter()
-                .flat_map(|case| METHODS.map(|m| (case, m)))
-            {
+            for (case, method) in cases().into_iter().flat_map(|case| METHODS.map(|m| (case, m))) {
                 check_both::<f32>(&Serial, case, method, 3e-6);
             }
         });
@@ -221,10 +148,7 @@ fn all_methods_agree_with_the_definition_on_every_instruction_set() {
 
 #[test]
 fn bfloat16_agrees_to_its_rounding() {
-    for (case, method) in cases()
-        .into_iter()
-        .flat_map(|case| METHODS.map(|m| (case, m)))
-    {
+    for (case, method) in cases().into_iter().flat_map(|case| METHODS.map(|m| (case, m))) {
         check_both::<bf16>(&Scoped(2), case, method, 4e-3);
     }
 }
@@ -232,16 +156,10 @@ fn bfloat16_agrees_to_its_rounding() {
 #[test]
 fn results_do_not_depend_on_threads() {
     with_isa(Isa::Avx512, || {
-        for (case, method) in cases()
-            .into_iter()
-            .flat_map(|case| METHODS.map(|m| (case, m)))
-        {
+        for (case, method) in cases().into_iter().flat_map(|case| METHODS.map(|m| (case, m))) {
             let one = check_both::<f32>(&Serial, case, method, 3e-6);
             for threads in [2, 3, 7] {
-                assert!(
-                    one == check_both(&Scoped(threads), case, method, 3e-6),
-                    "{method:?}, {threads} threads"
-                );
+                assert!(one == check_both(&Scoped(threads), case, method, 3e-6), "{method:?}, {threads} threads");
             }
         }
     });
@@ -255,21 +173,8 @@ fn rounding_stays_small_with_many_channels() {
     for (method, tolerance) in [(Method::F2, 2e-6), (Method::F4, 5e-6)] {
         let filter = Filter::new(method, &w, 16, [512, 0]).unwrap();
         let mut y = vec![0.0; want.len()];
-        convolve(
-            &Serial,
-            from,
-            &Source::new(&x, 512),
-            &filter,
-            &Addends::default(),
-            from,
-            &mut y,
-        )
-        .unwrap();
-        assert!(
-            error(&y, &want) < tolerance,
-            "{method:?} {:.2e}",
-            error(&y, &want)
-        );
+        convolve(&Serial, from, &Source::new(&x, 512), &filter, &Addends::default(), from, &mut y).unwrap();
+        assert!(error(&y, &want) < tolerance, "{method:?} {:.2e}", error(&y, &want));
     }
 }
 
@@ -283,51 +188,12 @@ fn misfits_are_errors() {
     let none = Addends::default();
     let source = Source::new(&x, 3);
     assert!(convolve(&Serial, from, &source, &filter, &none, from, &mut y).is_ok());
-    assert!(convolve(
-        &Serial,
-        from,
-        &source,
-        &filter,
-        &none,
-        images(1, 8, 2),
-        &mut y
-    )
-    .is_err());
+    assert!(convolve(&Serial, from, &source, &filter, &none, images(1, 8, 2), &mut y).is_err());
     assert!(convolve(&Serial, from, &source, &filter, &none, from, &mut y[1..]).is_err());
-    assert!(convolve(
-        &Serial,
-        from,
-        &Source::new(&x[1..], 3),
-        &filter,
-        &none,
-        from,
-        &mut y
-    )
-    .is_err());
-    assert!(convolve(
-        &Serial,
-        from,
-        &source.shifted(&[0.0; 3]),
-        &filter,
-        &none,
-        from,
-        &mut y
-    )
-    .is_err());
-    let short = Addends {
-        bias: Some(&[0.0]),
-        ..none
-    };
-    assert!(convolve(
-        &Serial,
-        from,
-        &Source::new(&x, 3),
-        &filter,
-        &short,
-        from,
-        &mut y
-    )
-    .is_err());
+    assert!(convolve(&Serial, from, &Source::new(&x[1..], 3), &filter, &none, from, &mut y).is_err());
+    assert!(convolve(&Serial, from, &source.shifted(&[0.0; 3]), &filter, &none, from, &mut y).is_err());
+    let short = Addends { bias: Some(&[0.0]), ..none };
+    assert!(convolve(&Serial, from, &Source::new(&x, 3), &filter, &short, from, &mut y).is_err());
 }
 
 /// The gradients of weights and bias by the definition, in f64.
@@ -342,19 +208,14 @@ fn direct_weight_gradient(
     let (h, wd) = (images.height, images.width);
     let (scale, stride) = scales(method);
     let mut dw = vec![0.0; outputs * inputs * 9];
-    for_taps(
-        output(images, method),
-        stride,
-        [h * scale, wd * scale],
-        |b, at, [iy, ix], tap| {
-            let from = &x[((b * h + iy / scale) * wd + ix / scale) * inputs..][..inputs];
-            for (o, dy) in dy[at * outputs..(at + 1) * outputs].iter().enumerate() {
-                for (i, x) in from.iter().enumerate() {
-                    dw[(o * inputs + i) * 9 + tap] += dy * x;
-                }
+    for_taps(output(images, method), stride, [h * scale, wd * scale], |b, at, [iy, ix], tap| {
+        let from = &x[((b * h + iy / scale) * wd + ix / scale) * inputs..][..inputs];
+        for (o, dy) in dy[at * outputs..(at + 1) * outputs].iter().enumerate() {
+            for (i, x) in from.iter().enumerate() {
+                dw[(o * inputs + i) * 9 + tap] += dy * x;
             }
-        },
-    );
+        }
+    });
     let sum = |o: usize| dy.iter().skip(o).step_by(outputs).sum();
     [dw, (0..outputs).map(sum).collect()]
 }
@@ -368,30 +229,13 @@ fn check_weights<T: Element>(
     let positions = from.batch * from.pixels();
     let x = parts.map(|c| as_type::<T>(&normal(positions * c, 1 + c as u64)));
     let dy: Vec<T> = as_type(&normal(to.batch * to.pixels() * outputs, 7));
-    let want = direct_weight_gradient(
-        from,
-        &whole(&x, parts),
-        inputs,
-        &as_f64(&dy),
-        outputs,
-        method,
-    );
+    let want = direct_weight_gradient(from, &whole(&x, parts), inputs, &as_f64(&dy), outputs, method);
     let mut source = Source::new(&x[0], parts[0]);
     if parts[1] > 0 {
         source = source.concat(&x[1], parts[1]);
     }
     let (mut dw, mut dbias) = (vec![f32::NAN; want[0].len()], vec![f32::NAN; outputs]);
-    weight_gradient(
-        pool,
-        method,
-        from,
-        &source,
-        to,
-        &dy,
-        &mut dw,
-        Some(&mut dbias),
-    )
-    .unwrap();
+    weight_gradient(pool, method, from, &source, to, &dy, &mut dw, Some(&mut dbias)).unwrap();
     let what = format!("{method:?} {from:?} {parts:?} -> {outputs}");
     assert_close(&dw, &want[0], 3e-6, &what);
     assert_close(&dbias, &want[1], 2e-6, &what);
@@ -402,16 +246,10 @@ fn check_weights<T: Element>(
 fn weight_gradients_agree_with_the_definition_for_any_threads() {
     for isa in ALL_ISAS {
         with_isa(isa, || {
-            for (case, method) in cases()
-                .into_iter()
-                .flat_map(|case| METHODS.map(|m| (case, m)))
-            {
+            for (case, method) in cases().into_iter().flat_map(|case| METHODS.map(|m| (case, m))) {
                 let one = check_weights::<f32>(&Serial, case, method);
                 for threads in [2, 7] {
-                    assert!(
-                        one == check_weights::<f32>(&Scoped(threads), case, method),
-                        "{threads} threads"
-                    );
+                    assert!(one == check_weights::<f32>(&Scoped(threads), case, method), "{threads} threads");
                 }
                 check_weights::<bf16>(&Scoped(2), case, method);
             }
@@ -424,16 +262,7 @@ fn misfits_of_weight_gradients_are_errors() {
     let (from, x, dy) = (images(1, 4, 4), vec![0.0f32; 48], vec![0.0f32; 32]);
     let attempt = |to, x: &[f32], dw: usize, bias: usize| {
         let (mut dw, mut bias) = (vec![0.0; dw], vec![0.0; bias]);
-        weight_gradient(
-            &Serial,
-            Method::F4,
-            from,
-            &Source::new(x, 3),
-            to,
-            &dy,
-            &mut dw,
-            Some(&mut bias),
-        )
+        weight_gradient(&Serial, Method::F4, from, &Source::new(x, 3), to, &dy, &mut dw, Some(&mut bias))
     };
     assert!(attempt(from, &x, 54, 2).is_ok());
     assert!(attempt(from, &x, 53, 2).is_err());
@@ -449,11 +278,7 @@ fn updated_filters_are_those_of_the_new_weights() {
         let fresh = Filter::new(method, &new, 35, [9, 12]).unwrap();
         let mut updated = Filter::new(method, &old, 35, [9, 12]).unwrap();
         updated.update(&Scoped(2), &new).unwrap();
-        assert!(fresh
-            .lines
-            .iter()
-            .zip(&updated.lines)
-            .all(|(a, b)| a.0 == b.0));
+        assert!(fresh.lines.iter().zip(&updated.lines).all(|(a, b)| a.0 == b.0));
         assert!(updated.update(&Serial, &new[1..]).is_err());
     }
 }

@@ -25,23 +25,13 @@ pub struct Grid {
 impl Grid {
     pub fn new(from: Images, to: Images, shape: Shape) -> Self {
         let tiles = [to.height, to.width].map(|size| size.div_ceil(shape.outputs));
-        Grid {
-            from,
-            to,
-            tiles,
-            step: shape.step,
-            before: shape.before,
-        }
+        Grid { from, to, tiles, step: shape.step, before: shape.before }
     }
 
     /// Image, row and column of a tile.
     fn locate(&self, tile: usize) -> [usize; 3] {
         let [rows, columns] = self.tiles;
-        [
-            tile / (rows * columns),
-            tile / columns % rows,
-            tile % columns,
-        ]
+        [tile / (rows * columns), tile / columns % rows, tile % columns]
     }
 }
 
@@ -154,13 +144,7 @@ impl<T: Element, K: Scheme<W, P, M>, const W: usize, const P: usize, const M: us
                     base = load(s, &bias[own.clone()]);
                 }
                 if let Some(shift) = self.addends.shift {
-                    base = s.add(
-                        base,
-                        load(
-                            s,
-                            &shift[image * channels + own.start..image * channels + own.end],
-                        ),
-                    );
+                    base = s.add(base, load(s, &shift[image * channels + own.start..image * channels + own.end]));
                 }
                 let products = &self.m[k * count + t..];
                 let mut columns = [[s.splat(0.0); M]; P];
@@ -182,8 +166,7 @@ impl<T: Element, K: Scheme<W, P, M>, const W: usize, const P: usize, const M: us
                         if y < height && x < width {
                             let place = (image * height + y) * width + x;
                             let at = place * channels + own.start..place * channels + own.end;
-                            let out = &mut self.y
-                                [at.start - self.first * channels..at.end - self.first * channels];
+                            let out = &mut self.y[at.start - self.first * channels..at.end - self.first * channels];
                             let mut value = s.add(value, base);
                             if let Some(residual) = self.addends.residual {
                                 value = s.add(value, load(s, &residual[at]));
