@@ -37,13 +37,10 @@ def number(name: str, value: Any, low: float | None = None, high: float | None =
     if not math.isfinite(result):
         raise ValueError(f"{name} must be a finite number, got {result}")
     if (low is not None and result < low) or (high is not None and result > high):
-        takes = (
-            f"between {low} and {high}"
-            if None not in (low, high)
-            else f"at least {low}"
-            if high is None
-            else f"at most {high}"
-        )
+        if low is not None and high is not None:
+            takes = f"between {low} and {high}"
+        else:
+            takes = f"at least {low}" if high is None else f"at most {high}"
         raise ValueError(f"{name} must be {takes}, got {result}")
     return result
 

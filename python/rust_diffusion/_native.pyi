@@ -219,12 +219,6 @@ def denormalize_to_01(x: _Array) -> Tensor:
     """
 
 @final
-class Recording:
-    """What the engine's forward pass left behind for its gradients."""
-
-    def backward(self, d_prediction: Tensor, input_wanted: bool) -> tuple[Tensor | None, list[Tensor]]:
-        """From the gradient of the prediction to those of x (or None) and of all parameters, in state-dict order."""
-
 class UNet:
     """The plan of one network. Holds no weights: they come in with each call and stay where they are."""
 
@@ -247,9 +241,6 @@ class UNet:
     @property
     def dropout(self) -> float:
         """Probability of dropping an activation inside a residual block, in training mode."""
-    @property
-    def dropout(self) -> float:
-        """Probability of dropping an activation in training mode."""
     def modules(self) -> list[tuple[str, str, dict[str, Any]]]:
         """(path, class name, arguments) of every module in the order of creation, parents first."""
     def run(
@@ -261,12 +252,6 @@ class UNet:
         """
     def runs_on_engine(self, params: list[Tensor]) -> bool:
         """Tell whether the CPU engine can compute this network with these weights."""
-    def runs_on_engine(self, params: list[Tensor]) -> bool:
-        """Whether the CPU engine can compute this network with these weights."""
-    def run(
-        self, params: list[Tensor], x: Tensor, t: Tensor, training: bool, record: bool, bf16: bool
-    ) -> tuple[Tensor, Recording | None]:
-        """Predict by the CPU engine, outside torch's autograd; with `record`, also what the gradients need."""
     def forward(
         self, params: list[Tensor], x: Tensor, t: Tensor, training: bool, differentiable_twice: bool
     ) -> Tensor:

@@ -140,7 +140,7 @@ class DiffusionUNet(nn.Module):
         ValueError, TypeError
             If shape, dtype or device do not fit; the message names the argument.
         """
-        parameters = list(self.parameters())
+        parameters: list[Tensor] = list(self.parameters())
         if _engine.applies(x, parameters, self._native):
             return _engine.predict(self._native, parameters, x, t, self.training)
         _check_dtype(x, parameters[0].dtype)

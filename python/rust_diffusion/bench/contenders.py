@@ -17,7 +17,7 @@ import rust_diffusion as rd
 from rust_diffusion.bench import course
 from rust_diffusion.bench.measure import wait
 
-COURSE = {
+COURSE: dict[str, Any] = {
     "in_ch": 1,
     "base_ch": 64,
     "channel_mults": (1, 2, 4),
@@ -63,7 +63,7 @@ def ours(device: str, precision: str, size: int, **config: Any) -> Contender:
                 if len(starts) <= steps:
                     yield batch
 
-        options = {"epochs": 1, "learning_rate": LEARNING_RATE, "precision": precision, "progress": False}
+        options: dict[str, Any] = {"epochs": 1, "learning_rate": LEARNING_RATE, "precision": precision, "progress": False}
         rd.train(model, batches, betas=betas, **options)
         return [end - start for start, end in itertools.pairwise(starts)]
 
@@ -91,7 +91,7 @@ def ours(device: str, precision: str, size: int, **config: Any) -> Contender:
 
 
 def plain(
-    name: str, model: nn.Module, device: str, size: int, *, bf16: bool = False, fused: bool = False
+    name: str, model: Any, device: str, size: int, *, bf16: bool = False, fused: bool = False
 ) -> Contender:
     """Return a PyTorch network in the course's own loops."""
     model = model.to(device)
@@ -104,7 +104,7 @@ def plain(
         with torch.no_grad(), autocast():
             return model(x, t)
 
-    fused_adamw = {"fused": True} if fused else {}
+    fused_adamw: dict[str, Any] = {"fused": True} if fused else {}
     optimizer = torch.optim.AdamW(model.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY, **fused_adamw)
     shadow: list[Tensor] = []
 
@@ -177,9 +177,9 @@ class _Attention(course.SelfAttention2d):
         return x + self.attn.out_proj(out).transpose(1, 2).reshape(b, c, h, w)
 
 
-def hand_tuned(**config: Any) -> nn.Module:
+def hand_tuned(**config: Any) -> Any:
     """Return the course's network as an expert would write it in PyTorch: SDPA and channels_last."""
-    model = course.DiffusionUNet(**{**COURSE, **config})
+    model: Any = course.DiffusionUNet(**{**COURSE, **config})
     for module in model.modules():
         if isinstance(module, course.SelfAttention2d):
             module.__class__ = _Attention

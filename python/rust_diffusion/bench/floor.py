@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -58,7 +59,7 @@ def _product(x: Tensor, weight: Tensor) -> Callable[[], Tensor]:
     return lambda: F.linear(x, weight)
 
 
-def _attention(module: nn.MultiheadAttention, x: Tensor) -> list[Callable[[], Tensor]]:
+def _attention(module: Any, x: Tensor) -> list[Callable[[], Tensor]]:
     """List its four products: in, scores, values, out."""
     b, n, c = x.shape
     heads = module.num_heads

@@ -43,7 +43,9 @@ pub fn cosine_betas(num_steps: i64, s: f64) -> Result<Tensor> {
 pub fn linear_betas(num_steps: i64, beta_start: f64, beta_end: f64) -> Result<Tensor> {
     check_steps(num_steps)?;
     for (name, beta) in [("beta_start", beta_start), ("beta_end", beta_end)] {
-        ensure!(beta > 0.0 && beta < 1.0, Value, "{name} must be between 0 and 1 (both excluded), got {beta}");
+        // as float32, which is what the schedule holds
+        let stored = beta as f32;
+        ensure!(stored > 0.0 && stored < 1.0, Value, "{name} must be between 0 and 1 (both excluded), got {beta}");
     }
     Ok(Tensor::f_linspace(beta_start, beta_end, num_steps, (Kind::Float, Device::Cpu))?)
 }
