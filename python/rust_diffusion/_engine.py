@@ -31,7 +31,9 @@ def predict(native: Any, parameters: list[Tensor], x: Tensor, t: Tensor, trainin
     bf16 = torch.is_autocast_enabled("cpu")
     wanted = torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in parameters))
     if wanted:
-        out = _Predict.apply(native, training, bf16, x, t, *parameters)
+        out = _Predict.apply(  # type: ignore[no-untyped-call]
+            native, training, bf16, x, t, *parameters
+        )
     else:
         out = native.run(parameters, x, t, training, False, bf16)[0]
     # under autocast a convolution, the network's last layer, answers in the shorter dtype

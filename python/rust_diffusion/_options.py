@@ -12,7 +12,7 @@ import click
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
-class IntList(click.ParamType):
+class IntList(click.ParamType):  # type: ignore[type-arg]
     """Integers separated by commas: 1,2,4."""
 
     name = "int,int,..."
@@ -35,7 +35,7 @@ def options_of(function: Any, skip: Container[str] = (), aliases: dict[str, str]
     help_of, kind_of = parameters_in(inspect.getdoc(function) or "")
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
-        for parameter in reversed(inspect.signature(function).parameters.values()):
+        for parameter in reversed(list(inspect.signature(function).parameters.values())):
             name = parameter.name
             if name in skip or parameter.default is inspect.Parameter.empty:
                 continue

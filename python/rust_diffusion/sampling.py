@@ -24,7 +24,7 @@ class SamplerStep(NamedTuple):
     """What a sampler's callback is told after each step."""
 
     #: From 0 to ``total - 1``.
-    index: int
+    index: int  # type: ignore[assignment]
     total: int
     #: The timestep at which the model was asked.
     timestep: int

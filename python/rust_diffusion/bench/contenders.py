@@ -63,7 +63,12 @@ def ours(device: str, precision: str, size: int, **config: Any) -> Contender:
                 if len(starts) <= steps:
                     yield batch
 
-        options: dict[str, Any] = {"epochs": 1, "learning_rate": LEARNING_RATE, "precision": precision, "progress": False}
+        options: dict[str, Any] = {
+            "epochs": 1,
+            "learning_rate": LEARNING_RATE,
+            "precision": precision,
+            "progress": False,
+        }
         rd.train(model, batches, betas=betas, **options)
         return [end - start for start, end in itertools.pairwise(starts)]
 
