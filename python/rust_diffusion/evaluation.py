@@ -228,7 +228,7 @@ def _patch_features(a: Tensor, b: Tensor, generator: torch.Generator) -> tuple[T
     filters = torch.randn(_FILTERS, channels, _FILTER_SIDE, _FILTER_SIDE, generator=generator)
     # Without a mean a filter sees structure, not brightness.
     filters = filters - filters.mean((2, 3), keepdim=True)
-    filters = filters / filters.norm(dim=(1, 2, 3), keepdim=True)
+    filters = filters / filters.square().sum(dim=(1, 2, 3), keepdim=True).sqrt()
     pooled = torch.cat([a, b])
     features = []
     for reduction in _REDUCTIONS:
