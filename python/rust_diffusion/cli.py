@@ -222,10 +222,9 @@ def evaluate(
         raise click.UsageError("give either --weights or --samples")
     if out is not None and pictures.check_target(out).suffix != ".png":
         raise click.BadParameter("must end in .png", param_hint="--out")
-    if samples is not None:
-        images = _read(samples, size or COURSE_SIZE)
-    else:
-        images = _draw(context, _load(context.params))
+    images = (
+        _read(samples, size or COURSE_SIZE) if samples is not None else _draw(context, _load(context.params))
+    )
     comparison = compare_sets(images.cpu(), _read(data, images.shape[-1]))
     click.echo(str(comparison))
     if out is not None:
