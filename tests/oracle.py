@@ -1,6 +1,6 @@
 """The course's model, samplers and training loop in plain PyTorch: the judge of the other tests.
 
-Written from the contract alone, with nothing imported from rust_diffusion, and as plainly as possible:
+Written from the contract alone, as plainly as possible; the network, plain PyTorch too, is the benchmark's:
 where the package is fast or careful, this file is short.
 """
 
