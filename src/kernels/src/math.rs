@@ -2,7 +2,8 @@
 
 use crate::raw::{Simd, LANES};
 
-/// e^x to within 2 units in the last place; x is clamped to [-87, 88], where f32 neither overflows nor loses bits.
+/// e^x to within 2 units in the last place; x is clamped to [-87, 88], where f32 neither overflows nor loses bits; NaN
+/// stays NaN.
 ///
 /// x = n ln 2 + r with |r| <= ln 2 / 2, and a polynomial for e^r with the coefficients of Cephes' `expf`.
 #[inline(always)]
@@ -12,7 +13,7 @@ pub fn exp<S: Simd>(s: S, x: S::V) -> S::V {
     const LN2_LOW: f32 = -2.121_944_4e-4;
     const POLYNOMIAL: [f32; 6] = [1.987_569_1e-4, 1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5];
 
-    let x = s.max(s.min(x, s.splat(88.0)), s.splat(-87.0));
+    let x = s.max(s.splat(-87.0), s.min(s.splat(88.0), x));
     let biased = s.fma(x, s.splat(std::f32::consts::LOG2_E), s.splat(ROUND));
     let n = s.sub(biased, s.splat(ROUND));
     let r = s.fma(n, s.splat(-LN2_HIGH), x);
@@ -115,6 +116,13 @@ mod tests {
             }
         }
         assert!(worst[0] < 2.5e-7 && worst[1] < 4e-7 && worst[2] < 2e-5, "{worst:?}");
+    }
+
+    #[test]
+    fn what_is_not_a_number_stays_so() {
+        let mut got = [[0.0; LANES]; 3];
+        dispatch(Each(&[f32::NAN; LANES], &mut got));
+        assert!(got.iter().flatten().all(|x| x.is_nan()));
     }
 
     #[test]

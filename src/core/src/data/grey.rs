@@ -16,14 +16,29 @@ pub fn to_channels(picture: Picture, channels: usize) -> Picture {
     Picture { channels, pixels, ..picture }
 }
 
-fn convert<T: Copy + Into<u32>>(samples: &[T], from: usize, to: usize, luma: impl Fn([T; 3]) -> T) -> Vec<T> {
-    let pixels = samples.chunks_exact(from);
+fn convert<T: Copy + Default>(samples: &[T], from: usize, to: usize, luma: impl Fn([T; 3]) -> T) -> Vec<T> {
     match (from, to) {
-        (1 | 2, 1) => pixels.map(|p| p[0]).collect(),
-        (1 | 2, _) => pixels.flat_map(|p| [p[0]; 3]).collect(),
-        (_, 1) => pixels.map(|p| luma([p[0], p[1], p[2]])).collect(),
-        _ => pixels.flat_map(|p| [p[0], p[1], p[2]]).collect(),
+        (1, _) => each(samples, |[level]: [T; 1]| [level; 3]),
+        (2, 1) => each(samples, |[level, _]| [level]),
+        (2, _) => each(samples, |[level, _]| [level; 3]),
+        (3, _) => each(samples, |rgb| [luma(rgb)]),
+        (_, 1) => each(samples, |[red, green, blue, _]| [luma([red, green, blue])]),
+        _ => each(samples, |[red, green, blue, _]| [red, green, blue]),
     }
+}
+
+/// The numbers of channels are part of the type, so that the compiler can take several pixels at a time.
+fn each<T: Copy + Default, const FROM: usize, const TO: usize>(
+    samples: &[T],
+    pixel: impl Fn([T; FROM]) -> [T; TO],
+) -> Vec<T> {
+    let mut result = vec![T::default(); samples.len() / FROM * TO];
+    let (sources, _) = samples.as_chunks::<FROM>();
+    let (places, _) = result.as_chunks_mut::<TO>();
+    for (place, source) in places.iter_mut().zip(sources) {
+        *place = pixel(*source);
+    }
+    result
 }
 
 /// ITU-R 601-2 luma, 0.299 R + 0.587 G + 0.114 B, in 16-bit fixed point with rounding.

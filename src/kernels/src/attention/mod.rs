@@ -89,13 +89,13 @@ fn penalty(positions: usize) -> Line {
     line
 }
 
-/// 2^x to within 2 units in the last place for x in [-126, 127]; below, 2^-126.
+/// 2^x to within 2 units in the last place for x in [-126, 127]; below, 2^-126; NaN stays NaN.
 #[inline(always)]
 fn exp2<S: Simd>(s: S, x: S::V) -> S::V {
     const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23: adding it leaves no room for a fraction
     #[allow(clippy::approx_constant)] // fitted on [-1/2, 1/2] for the least relative error, 9e-8
     const POLYNOMIAL: [f32; 5] = [1.326_472_5e-3, 9.671_513e-3, 5.550_733_6e-2, 2.402_224_2e-1, 6.931_47e-1];
-    let x = s.max(x, s.splat(-126.0));
+    let x = s.max(s.splat(-126.0), x);
     let n = s.sub(s.add(x, s.splat(ROUND)), s.splat(ROUND));
     let r = s.sub(x, n);
     let mut p = s.splat(POLYNOMIAL[0]);

@@ -99,3 +99,15 @@ fn misfits_are_errors() {
     assert!(forward(&Serial, Heads { heads: 0, ..heads }, &[0.0; 0], &mut [], &mut []).is_err());
     assert!(backward(&Serial, heads, &qkv, (&out, &sums), &[0.0; 7], &mut [0.0; 24]).is_err());
 }
+
+#[test]
+fn what_is_not_a_number_reaches_the_output() {
+    let heads = Heads { batch: 1, positions: 20, heads: 1, width: 8 };
+    for at in [3 * 24, 3 * 24 + 8, 3 * 24 + 16] {
+        let mut qkv = normal(20 * 24, 1);
+        qkv[at] = f32::NAN;
+        let (mut out, mut sums) = (vec![0.0; 20 * 8], vec![0.0; 20]);
+        forward(&Serial, heads, &qkv, &mut out, &mut sums).unwrap();
+        assert!(out.iter().any(|x| x.is_nan()), "NaN at {at}");
+    }
+}

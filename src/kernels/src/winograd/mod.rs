@@ -5,6 +5,8 @@ mod convolve;
 mod filter;
 mod gradient;
 mod method;
+#[cfg(test)]
+mod reference;
 mod scheme;
 #[cfg(test)]
 mod tests;
