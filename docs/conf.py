@@ -13,8 +13,6 @@ release = version = installed_version("rust-diffusion")
 
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
 exclude_patterns = ["_build"]
-# performance.md and reliability.md join the contents by a pattern: their figures are made by commands of their own.
-suppress_warnings = ["toc.empty_glob"]
 
 html_theme = "furo"
 html_title = f"rust_diffusion {release}"

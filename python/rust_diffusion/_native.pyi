@@ -101,7 +101,7 @@ def linear_beta_schedule(num_steps: int, beta_start: float = 1e-4, beta_end: flo
     --------
     >>> import rust_diffusion as rd
     >>> rd.linear_beta_schedule(3)
-    tensor([0.0001, 0.0101, 0.0200])
+    tensor([1.0000e-04, 1.0050e-02, 2.0000e-02])
     """
 
 def extract(coefficients: _Array, t: _Array, x_shape: Sequence[int]) -> Tensor:

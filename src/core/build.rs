@@ -15,14 +15,16 @@ fn main() {
     let libraries = libtorch_libraries();
     // The headers are beside the libraries.
     let include = libraries.with_file_name("include");
-    cc::Build::new()
-        .cpp(true)
-        .std("c++17")
-        .warnings(false)
-        .include(&include)
-        .include(include.join("torch/csrc/api/include"))
-        .file(SHIM)
-        .compile("diffusion_shim");
+    let mut shim = cc::Build::new();
+    shim.cpp(true).std("c++17").warnings(false).file(SHIM);
+    shim.include(&include).include(include.join("torch/csrc/api/include"));
+    // torch's parallel loops are templates: compiled here without OpenMP, they would run on one thread. The library is
+    // the one that torch brings and has loaded by then. Elsewhere than on Linux the kernels do run on one thread.
+    if env::var("CARGO_CFG_TARGET_OS").is_ok_and(|os| os == "linux") {
+        shim.flag("-fopenmp");
+        println!("cargo:rustc-link-lib=gomp");
+    }
+    shim.compile("diffusion_shim");
     if cfg!(unix) {
         println!("cargo:rustc-link-arg=-Wl,-rpath,{}", libraries.display());
     }

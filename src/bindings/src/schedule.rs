@@ -64,7 +64,7 @@ fn cosine_beta_schedule(py: Python<'_>, num_steps: i64, s: f64) -> PyResult<Boun
 /// --------
 /// >>> import rust_diffusion as rd
 /// >>> rd.linear_beta_schedule(3)
-/// tensor([0.0001, 0.0101, 0.0200])
+/// tensor([1.0000e-04, 1.0050e-02, 2.0000e-02])
 #[pyfunction]
 #[pyo3(
     signature = (num_steps, beta_start = LINEAR_START, beta_end = LINEAR_END),

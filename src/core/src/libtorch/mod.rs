@@ -3,7 +3,7 @@
 
 use std::ffi::{c_char, c_int, c_void, CStr};
 use std::panic::{catch_unwind, AssertUnwindSafe};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use diffusion_kernels::pool::Pool;
 use half::bf16;
@@ -51,13 +51,29 @@ pub struct TorchPool;
 
 struct Job<'a> {
     body: &'a (dyn Fn(usize) + Sync),
+    tasks: usize,
+    /// The first task that no worker has taken.
+    next: AtomicUsize,
     panicked: AtomicBool,
 }
 
-extern "C" fn run_task(context: *mut c_void, index: i64) {
+impl Job<'_> {
+    /// Takes tasks until none is left: a thread whose core is busy with something else does fewer, and nobody waits for it.
+    fn work(&self) {
+        loop {
+            let task = self.next.fetch_add(1, Ordering::Relaxed);
+            if task >= self.tasks {
+                return;
+            }
+            (self.body)(task);
+        }
+    }
+}
+
+extern "C" fn run_worker(context: *mut c_void, _worker: i64) {
     // SAFETY: `context` is the `Job` that `TorchPool::run` keeps alive until the shim returns; it is only shared.
     let job = unsafe { &*(context as *const Job) };
-    if catch_unwind(AssertUnwindSafe(|| (job.body)(index as usize))).is_err() {
+    if catch_unwind(AssertUnwindSafe(|| job.work())).is_err() {
         job.panicked.store(true, Ordering::Relaxed);
     }
 }
@@ -69,12 +85,13 @@ impl Pool for TorchPool {
     }
 
     fn run(&self, tasks: usize, body: &(dyn Fn(usize) + Sync)) {
-        let job = Job { body, panicked: AtomicBool::new(false) };
+        let job = Job { body, tasks, next: AtomicUsize::new(0), panicked: AtomicBool::new(false) };
+        let workers = self.threads().min(tasks);
         let mut message = [0; MESSAGE_SIZE];
-        // SAFETY: `run_task` has the signature the shim calls, never unwinds, and `job` outlives the call.
+        // SAFETY: `run_worker` has the signature the shim calls, never unwinds, and `job` outlives the call.
         let code = unsafe {
             let context = std::ptr::from_ref(&job) as *mut c_void;
-            shim_parallel_for(tasks as i64, run_task, context, message.as_mut_ptr(), MESSAGE_SIZE)
+            shim_parallel_for(workers as i64, run_worker, context, message.as_mut_ptr(), MESSAGE_SIZE)
         };
         // A task that did not run leaves wrong numbers behind: stop here; the caller's boundary turns this into an error.
         assert!(code == 0 && !job.panicked.load(Ordering::Relaxed), "a parallel task failed");
@@ -185,16 +202,28 @@ pub fn slice_mut<T: Stored>(tensor: &mut Tensor) -> Result<&mut [T]> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::atomic::AtomicUsize;
+    use std::collections::HashSet;
+    use std::sync::Mutex;
+    use std::time::Duration;
 
     #[test]
-    fn every_task_runs_once_on_torchs_threads() {
+    fn every_task_runs_once() {
         let counts: Vec<AtomicUsize> = (0..100).map(|_| AtomicUsize::new(0)).collect();
         TorchPool.run(100, &|i| {
             counts[i].fetch_add(1, Ordering::Relaxed);
         });
         assert!(counts.iter().all(|c| c.load(Ordering::Relaxed) == 1));
-        assert!(TorchPool.threads() >= 1);
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn as_many_threads_work_as_torch_has() {
+        let seen = Mutex::new(HashSet::new());
+        TorchPool.run(100, &|_| {
+            seen.lock().expect("a set").insert(std::thread::current().id());
+            std::thread::sleep(Duration::from_millis(2));
+        });
+        assert_eq!(seen.into_inner().expect("a set").len(), TorchPool.threads());
     }
 
     #[test]
