@@ -55,6 +55,26 @@ def integers(name: str, values: Any, low: int | None = None, high: int | None = 
     return [integer(f"{name}[{i}]", value, low, high) for i, value in enumerate(values)]
 
 
+def pair(name: str, value: Any, high: int | None = None) -> tuple[int, int]:
+    """`value` as (height, width); one number stands for both."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = (value, value)
+    sizes = integers(name, value, 1, high)
+    if len(sizes) != 2:
+        raise ValueError(f"{name} must be one number or (H, W), got {value!r}")
+    return sizes[0], sizes[1]
+
+
+def schedule(name: str, value: Any) -> torch.Tensor:
+    """`value` as betas: float32 on the CPU, (T,), between 0 and 1."""
+    vector = torch.as_tensor(value, dtype=torch.float32, device="cpu").detach()
+    if vector.ndim != 1 or len(vector) < 1:
+        raise ValueError(f"{name} must have shape (T,) with T >= 1, got {tuple(vector.shape)}")
+    if not bool(((vector > 0) & (vector < 1)).all()):
+        raise ValueError(f"{name} must lie between 0 and 1, both excluded")
+    return vector
+
+
 def device(name: str, value: Any) -> torch.device:
     """`value` as a device that exists here, with its index (so that it compares equal to a tensor's device)."""
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ except ImportError:  # Windows
 
 # POSIX locks do not part two runs of the same process.
 _held: set[str] = set()
+_guard = threading.Lock()
 
 
 @contextlib.contextmanager
@@ -26,19 +28,22 @@ def exclusive(path: Path) -> Iterator[None]:
     RuntimeError
         If another run holds it.
     """
-    key = os.path.realpath(path)
-    if key in _held:
-        raise RuntimeError(_message(path, "of this process"))
-    handle = _open(path)
-    _held.add(key)
+    # One breath for looking and taking, so that of two threads one is refused.
+    with _guard:
+        key = os.path.realpath(path)
+        if key in _held:
+            raise RuntimeError(_message(path, "of this process"))
+        handle = _open(path)
+        _held.add(key)
     try:
         yield
     finally:
-        _held.discard(key)
-        # Removed while still held, so that nobody's lock is removed but our own.
-        with contextlib.suppress(OSError):
-            path.unlink()
-        os.close(handle)
+        with _guard:
+            _held.discard(key)
+            # Removed while still held, so that nobody's lock is removed but our own.
+            with contextlib.suppress(OSError):
+                path.unlink()
+            os.close(handle)
 
 
 def _open(path: Path) -> int:

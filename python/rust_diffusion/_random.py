@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import random
 from collections.abc import Sequence
 from typing import Any
@@ -53,6 +54,23 @@ def restore(
         torch.cuda.set_rng_state(state["cuda"], device)
     elif "mps" in state and device.type == "mps":
         torch.mps.set_rng_state(state["mps"])
+
+
+def check(state: Any) -> None:
+    """Whether `restore` will take a state that comes out of a file; what it refuses raises its own errors.
+
+    NumPy takes any place in its table of 624 words, and would read beside it.
+    """
+    place = operator.index(state["numpy"][2]) if "numpy" in state else 0
+    if not 0 <= place <= 624:
+        raise ValueError(f"NumPy's random state is at word {place} of 624")
+    before = capture()
+    try:
+        restore({key: value for key, value in state.items() if key not in ("cuda", "mps")})
+    finally:
+        restore(before)
+    for own in state["generators"]:
+        torch.Generator().set_state(own)
 
 
 def draw_seed() -> int:

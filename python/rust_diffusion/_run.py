@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from rust_diffusion import _native, _random, checkpoint
+from rust_diffusion import _guards, _native, _random, checkpoint
 from rust_diffusion._state import State
 from rust_diffusion.batches import Batches
 from rust_diffusion.distributed import Group
@@ -67,6 +67,7 @@ class Run:
         self.epochs_run, self.images, self.seconds = 0, 0, 0.0
         self._began = 0.0
         self._running_since: float | None = None
+        self._largest_batch = 0
         self._first_batch = 0
         self._saved: dict[str, Any] | None = None
         self._resume: dict[str, Any] | None = None
@@ -139,6 +140,7 @@ class Run:
             return None
         self.state.note_size(share.images)
         self.images += share.total
+        self._largest_batch = max(self._largest_batch, share.total)
         return share.images, share.total, share.first
 
     def all_reduce(self, flat: Tensor) -> None:
@@ -176,6 +178,12 @@ class Run:
         with _no_interrupts():
             self._save_checkpoint(now or self._random_state())
         self.say(f"Stopped; saved {self.files.path('.ckpt')}. The same call goes on from there.")
+
+    def advice(self) -> str:
+        """What to do when a batch does not fit into memory."""
+        half = "batch_size={0}, and accumulate=2 to make the same updates"
+        where = half if self.batches.sized_here else "a DataLoader, or batches, of {0}"
+        return _guards.try_batch_of(self._largest_batch, where)
 
     # ------------------------------------------------------------------ the end of an epoch, on rank 0
 

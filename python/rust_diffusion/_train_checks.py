@@ -12,6 +12,8 @@ from rust_diffusion import _checks, _native, checkpoint
 from rust_diffusion.batches import Batches, InMemory
 from rust_diffusion.model import DiffusionUNet, _unwrap
 
+_NAME_BYTES = 200
+
 
 def check_model(model: Any) -> DiffusionUNet:
     """Float32, finite, trainable, and with the forward pass that the engine knows."""
@@ -59,6 +61,9 @@ def check_name(name: Any) -> str:
         raise TypeError(f"name must be a str, got {type(name).__name__}")
     if not name or Path(name).name != name or "\0" in name:
         raise ValueError(f"name must be the first part of a file name, got {name!r}")
+    # A file system takes 255 bytes, and what is added for the files while they are written is some thirty.
+    if len(os.fsencode(name)) > _NAME_BYTES:
+        raise ValueError(f"name must have at most {_NAME_BYTES} bytes, got {len(os.fsencode(name))}")
     return name
 
 

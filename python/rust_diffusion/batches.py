@@ -40,6 +40,8 @@ class Batches:
     generators: tuple[torch.Generator, ...] = ()
     #: Whether making a batch runs code that is not ours, which may draw from any generator.
     runs_code = True
+    #: Whether `batch_size` is `train`'s own argument.
+    sized_here = False
     #: Decides, with the epoch's number, an order that is made here; None where the data decide it.
     order_seed: int | None = None
 
@@ -72,6 +74,7 @@ class InMemory(Batches):
     """
 
     runs_code = False
+    sized_here = True
 
     def __init__(self, images: Tensor, batch_size: int, order_seed: int) -> None:
         self.images, self.batch_size, self.order_seed = images, batch_size, order_seed
@@ -233,6 +236,9 @@ def as_batches(
         random_access = shuffle and not isinstance(data, IterableDataset)
         _check_length(name, data)
         data = DataLoader(data, batch_size=batch_size, shuffle=random_access)
+        batches = Loaded(data)
+        batches.sized_here = True
+        return batches
     if isinstance(data, DataLoader):
         if isinstance(data.sampler, DistributedSampler):
             raise ValueError(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from torch import Tensor
 from rust_diffusion import _checks, _native
 from rust_diffusion.model import DiffusionUNet
 from rust_diffusion.sampling import OBJECTIVES, ddim_sample, ddpm_sample
-from rust_diffusion.weights import existing, fill, from_weights
+from rust_diffusion.weights import MAX_SIDE, MAX_STEPS, existing, fill, from_weights, plan
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 SCHEDULES: dict[str, Callable[[int], Tensor]] = {
@@ -52,12 +53,14 @@ def save_pretrained(
         "schedule": _recipe(betas),
         "image_size": image_size,
         "value_range": _VALUE_RANGE,
+        "weights_crc32": None,
     }
     folder = Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     # Each file appears whole or not at all; the configuration last, since it marks the folder as complete.
     save_file(weights, folder / f"{WEIGHTS}.part", metadata={"format": "pt"})
+    config["weights_crc32"] = _crc32(folder / f"{WEIGHTS}.part")
     os.replace(folder / f"{WEIGHTS}.part", folder / WEIGHTS)
     (folder / f"{CONFIG}.part").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     os.replace(folder / f"{CONFIG}.part", folder / CONFIG)
@@ -68,19 +71,33 @@ def from_pretrained(directory: str | os.PathLike[str]) -> DiffusionUNet:
     """Load a folder that `save_pretrained` wrote: see `DiffusionUNet.from_pretrained`."""
     folder = Path(directory)
     config = _read_config(folder / CONFIG)
+    expected = config.get("weights_crc32")
+    if expected is not None and expected != _crc32(existing(folder / WEIGHTS)):
+        raise ValueError(
+            f"{folder / WEIGHTS} is damaged or another file than the one saved with {CONFIG}; if you changed it "
+            f'yourself, take "weights_crc32" out of {CONFIG}'
+        )
     try:
         weights = load_file(existing(folder / WEIGHTS))
     except SafetensorError as error:
         raise ValueError(f"{folder / WEIGHTS} is damaged or no safetensors file: {error}") from None
+    model = fill(plan(config["model"], folder / CONFIG), weights, folder / WEIGHTS)
     try:
-        model = DiffusionUNet(**config["model"])
-    except TypeError as error:
-        raise ValueError(f'{folder / CONFIG}: "model" does not describe a DiffusionUNet: {error}') from None
-    fill(model, weights, folder / WEIGHTS)
-    model.objective = _checks.choice('"objective" in config.json', config["objective"], OBJECTIVES)
-    model.betas = _betas(config["schedule"], folder / CONFIG)
-    model.image_size = _pair('"image_size" in config.json', config["image_size"])
+        model.objective = _checks.choice('"objective"', config["objective"], OBJECTIVES)
+        model.betas = _betas(config["schedule"])
+        model.image_size = _checks.pair('"image_size"', config["image_size"], MAX_SIDE)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{folder / CONFIG}: {error}") from None
     return model.eval()
+
+
+def _crc32(path: Path) -> int:
+    """The checksum of a file: safetensors has none of its own."""
+    checksum = 0
+    with open(path, "rb") as file:
+        while part := file.read(2**20):
+            checksum = zlib.crc32(part, checksum)
+    return checksum
 
 
 def load(
@@ -133,9 +150,9 @@ def load(
     if objective is not None:
         model.objective = _checks.choice("objective", objective, OBJECTIVES)
     if betas is not None:
-        model.betas = _vector("betas", betas)
+        model.betas = _checks.schedule("betas", betas)
     if image_size is not None:
-        model.image_size = _pair("image_size", image_size)
+        model.image_size = _checks.pair("image_size", image_size)
     return model.to(where)
 
 
@@ -176,7 +193,7 @@ def _schedule_of(model: DiffusionUNet, betas: Any) -> Tensor:
     betas = model.betas if betas is None else betas
     if betas is None:
         raise ValueError("betas: this model does not know the schedule it was trained with; give betas=")
-    return _vector("betas", betas)
+    return _checks.schedule("betas", betas)
 
 
 def _size_of(model: DiffusionUNet, image_size: Any) -> tuple[int, int]:
@@ -185,25 +202,7 @@ def _size_of(model: DiffusionUNet, image_size: Any) -> tuple[int, int]:
         raise ValueError(
             "image_size: this model does not know the size of its images; give image_size=(H, W)"
         )
-    return _pair("image_size", image_size)
-
-
-def _vector(name: str, value: Any) -> Tensor:
-    vector = torch.as_tensor(value, dtype=torch.float32, device="cpu").detach()
-    if vector.ndim != 1 or len(vector) < 1:
-        raise ValueError(f"{name} must have shape (T,) with T >= 1, got {tuple(vector.shape)}")
-    if not bool(((vector > 0) & (vector < 1)).all()):
-        raise ValueError(f"{name} must lie between 0 and 1, both excluded")
-    return vector
-
-
-def _pair(name: str, value: Any) -> tuple[int, int]:
-    if isinstance(value, int) and not isinstance(value, bool):
-        value = (value, value)
-    sizes = _checks.integers(name, value, 1)
-    if len(sizes) != 2:
-        raise ValueError(f"{name} must be one number or (H, W), got {value!r}")
-    return sizes[0], sizes[1]
+    return _checks.pair("image_size", image_size)
 
 
 def _recipe(betas: Tensor) -> dict[str, Any]:
@@ -214,21 +213,21 @@ def _recipe(betas: Tensor) -> dict[str, Any]:
     return {"name": "custom", "num_steps": len(betas), "betas": betas.tolist()}
 
 
-def _betas(recipe: Any, where: Path) -> Tensor:
+def _betas(recipe: Any) -> Tensor:
     try:
-        name, steps = recipe["name"], recipe["num_steps"]
-        betas = SCHEDULES[name](steps) if name in SCHEDULES else _vector("betas", recipe["betas"])
+        name, steps = recipe["name"], _checks.integer("num_steps", recipe["num_steps"], 1, MAX_STEPS)
+        betas = SCHEDULES[name](steps) if name in SCHEDULES else _checks.schedule("betas", recipe["betas"])
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f'{where}: "schedule" is not one that can be read: {error}') from None
+        raise ValueError(f'"schedule" is not one that can be read: {error}') from None
     if len(betas) != steps:
-        raise ValueError(f'{where}: "schedule" has {len(betas)} betas and says {steps}')
+        raise ValueError(f'"schedule" has {len(betas)} betas and says {steps}')
     return betas
 
 
 def _read_config(path: Path) -> dict[str, Any]:
     try:
         config = json.loads(existing(path).read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # numbers of thousands of digits, and endless nesting, too
         raise ValueError(f"{path} is not JSON: {error}") from None
     if not isinstance(config, dict) or config.get("format") != _FORMAT:
         raise ValueError(f'{path} was not written by save_pretrained (no "format": "{_FORMAT}")')

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from rust_diffusion import _checks, _native
+from rust_diffusion import _checks, _guards, _native
 from rust_diffusion.model import EMA, DiffusionUNet
 
 SPACINGS = ("course", "leading", "linspace", "trailing")
@@ -91,9 +91,12 @@ def ddpm_sample(
     ------
     ValueError, TypeError
         If an argument cannot be used; the message names it.
+    MemoryError
+        If the images do not fit; the message says how many to try.
     """
     run = _Run(model, num_samples, image_shape, device, generator, x_T, seed, objective, precision)
-    with _Progress("DDPM", len(alpha_bars) if _sized(alpha_bars) else 0, progress, callback) as on_step:
+    bar = _Progress("DDPM", len(alpha_bars) if _sized(alpha_bars) else 0, progress, callback)
+    with _guards.enough_memory(run.advice), bar as on_step:
         return _native.ddpm_sample(
             run.model, run.start(), betas, alphas, alpha_bars, run.objective, run.noise, on_step
         )
@@ -143,7 +146,7 @@ def ddim_sample(
     else:
         grid = _checks.integers("timesteps", timesteps)
     run = _Run(model, num_samples, image_shape, device, generator, x_T, seed, objective, precision)
-    with _Progress("DDIM", len(grid), progress, callback) as on_step:
+    with _guards.enough_memory(run.advice), _Progress("DDIM", len(grid), progress, callback) as on_step:
         return _native.ddim_sample(
             run.model, run.start(), alpha_bars, grid, eta, run.objective, run.noise, on_step
         )
@@ -197,6 +200,13 @@ class _Run:
             raise ValueError("precision 'fp16' needs a GPU; on the CPU take 'fp32' or 'bf16'")
         self.model = _denoiser(model, self.shape, self.device, precision)
         _warn_of_initial_weights(model)
+
+    def advice(self) -> str:
+        """What to do when the images do not fit into memory."""
+        return _guards.try_batch_of(
+            self.shape[0],
+            "{0}, in several calls or by model.sample(..., batch_size={0}); with seed= they stay the same",
+        )
 
     def start(self) -> Tensor:
         if self.x_T is not None:

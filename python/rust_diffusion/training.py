@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from rust_diffusion import _checks, _lock, _train_checks, checkpoint, distributed
+from rust_diffusion import _checks, _guards, _lock, _train_checks, checkpoint, distributed
 from rust_diffusion._run import Files, Run, Surroundings
 from rust_diffusion._state import State
 from rust_diffusion.batches import Batches, InMemory, as_batches
@@ -53,6 +53,7 @@ def train(
     val_data: Any = None,
     max_steps: int | None = None,
     log_dir: str | os.PathLike[str] | None = None,
+    deterministic: bool = False,
 ) -> TrainResult:
     """Train `model` in place to predict noise (Ho et al. 2020, algorithm 1); go on where a run was stopped.
 
@@ -133,6 +134,10 @@ def train(
         End the run after this many updates, counted from its very beginning.
     log_dir : path, optional
         Write the numbers of each epoch to ``{name}.csv`` there, and for TensorBoard if that is installed.
+    deterministic : bool
+        Let torch compute the same bits each time on a GPU too, at some cost in speed: switches on
+        `torch.use_deterministic_algorithms` during the run. On the CPU the bits are the same without it. cuBLAS
+        must not have been used before without ``CUBLAS_WORKSPACE_CONFIG=:4096:8`` in the environment.
 
     Notes
     -----
@@ -152,11 +157,15 @@ def train(
     OSError
         If files cannot be written.
     RuntimeError
-        If the loss is not finite (the message names epoch and step), or another run is writing the same
-        files.
+        If the loss is not finite (the message names epoch and step), another run is writing the same
+        files, the GPU failed, or `deterministic` was asked for after CUDA had been used.
+    MemoryError
+        If a batch does not fit; the message says which size to try.
     KeyboardInterrupt
         After Ctrl-C, once the checkpoint is written.
     """
+    if deterministic:
+        _guards.prepare_cublas()  # before anything here asks CUDA for the device
     model = _train_checks.check_model(model)
     options: dict[str, Any] = {
         "epochs": _checks.integer("epochs", epochs, 1),
@@ -204,12 +213,16 @@ def train(
             checkpoint.clear_leftovers(files.folder, files.name)
         found = group.share(lambda: None if force_restart else _find(files, model, len(betas), options))
         # Neither the caller's autocast nor its inference mode is meant for what happens here.
+        stack.enter_context(_guards.deterministic(bool(deterministic), target))
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.autocast(target.type, enabled=False))
-        model.to(target).train()
-        model.objective, model.betas = options["objective"], betas.detach().to("cpu", torch.float32)
-        group.same_tensors([parameter.detach() for parameter in model.parameters()])
-        state = State(model, EMA(model, options["ema_decay"]), options, len(betas))
+        with _guards.enough_memory(
+            lambda: "weights, averages and moments do not fit; take a smaller base_ch"
+        ):
+            model.to(target).train()
+            model.objective, model.betas = options["objective"], betas.detach().to("cpu", torch.float32)
+            group.same_tensors([parameter.detach() for parameter in model.parameters()])
+            state = State(model, EMA(model, options["ema_decay"]), options, len(betas))
         if isinstance(batches, InMemory):
             state.note_size(batches.images)
         around = Surroundings(
@@ -225,7 +238,11 @@ def train(
         run = Run(state, around)
         _begin(run, found)
         if not (isinstance(found, _Weights) or _finished(state)):
-            run.go()
+            with (
+                _guards.device_errors(lambda: files.paths().get("checkpoint")),
+                _guards.enough_memory(run.advice),
+            ):
+                run.go()
             if files.folder is not None and not files.path(".pth").exists():
                 run.save_weights()
     return _result(run)

@@ -1,24 +1,26 @@
-"""Kill a run with SIGKILL again and again: kill_and_resume.py [KILLS] [EPOCHS] [SECONDS].
+"""Kill a run again and again: kill_and_resume.py [KILLS] [EPOCHS] [SECONDS] [SIGNAL].
 
-Each time it is started anew on the same folder, and has up to SECONDS after its first batch. When it comes
-to its end, everything it wrote is compared bit for bit with a run that was left alone, and the next one begins. Exit
-status 1 at any difference.
+SIGNAL is KILL (the default), TERM, INT or all. Each time the run is started anew on the same folder, and has up to
+SECONDS after its first batch. When it comes to its end, everything it wrote is compared bit for bit with a run that was
+left alone, and the next one begins. Exit status 1 at any difference.
 """
 
 import random
+import signal
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import torch
 
+from ledger import Ledger
 from tools import PROGRAMS, child_environment
 
 KILLS = int(sys.argv[1]) if len(sys.argv) > 1 else 50
 EPOCHS = int(sys.argv[2]) if len(sys.argv) > 2 else 40
 SECONDS = float(sys.argv[3]) if len(sys.argv) > 3 else 0.6
+SIGNALS = ("KILL", "TERM", "INT") if sys.argv[4:] == ["all"] else sys.argv[4:] or ["KILL"]
 FILES = ("DDPMDenoiser.ckpt", "DDPMDenoiser.pth", "DDPMDenoiser_raw.pth")
 
 
@@ -32,16 +34,16 @@ def start(folder):
     )
 
 
-def runs_to_its_end(folder, seconds):
-    """Whether a session of at most `seconds` after its first batch finished the run; else it was killed."""
+def runs_to_its_end(folder, seconds, name="KILL"):
+    """Whether a session of at most `seconds` after its first batch finished the run; else it was sent the signal."""
     process = start(folder)
     lines = iter(process.stdout.readline, "")
     begun = next((line for line in lines if line.startswith(("step", "done"))), "")
     try:
         out, err = process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
-        process.kill()
-        process.communicate()
+        process.send_signal(getattr(signal, f"SIG{name}"))
+        process.communicate(timeout=60)
         return False
     assert process.returncode == 0 and "done" in begun + out, err
     return True
@@ -70,31 +72,36 @@ def loaded(folder):
     return {name: torch.load(folder / name, weights_only=True) for name in FILES}
 
 
+def killed(name, expected, scratch, row, chance):
+    """KILLS signals in all, in one run after the other, each compared with `expected` at its end."""
+    compared = 0
+    while row.tried < KILLS:
+        folder = scratch / f"{name}-{compared}"
+        while not runs_to_its_end(folder, chance.uniform(0.0, SECONDS) if row.tried < KILLS else 3600, name):
+            row.tried += 1
+            there = (folder / FILES[0]).exists()
+            epoch = torch.load(folder / FILES[0], weights_only=True)["epoch"] if there else None
+            half = [path.name for path in folder.glob(".*.tmp")]
+            print(f"SIG{name} {row.tried}: epoch on the disk {epoch}, half-written {half}", flush=True)
+        place = difference(loaded(folder), expected, "files")
+        if place is not None:
+            row.lost.append(f"after {row.tried} signals the files differ at {place}")
+        left = sorted(path.name for path in folder.iterdir())
+        if left != sorted(FILES):
+            row.lost.append(f"left behind: {left}")
+        compared += 1
+    row.remark = f"{compared} runs to their end, compared bit for bit"
+
+
 def main():
-    chance = random.Random(2024)
+    chance, ledger = random.Random(2024), Ledger()
     with tempfile.TemporaryDirectory() as scratch:
-        began = time.monotonic()
         assert runs_to_its_end(Path(scratch) / "alone", 3600)
         expected = loaded(Path(scratch) / "alone")
-        kills = compared = 0
-        while kills < KILLS:
-            folder = Path(scratch) / f"killed-{compared}"
-            while not runs_to_its_end(folder, chance.uniform(0.0, SECONDS) if kills < KILLS else 3600):
-                kills += 1
-                there = (folder / FILES[0]).exists()
-                epoch = torch.load(folder / FILES[0], weights_only=True)["epoch"] if there else None
-                half = [path.name for path in folder.glob(".*.tmp")]
-                print(f"kill {kills}: epoch on the disk {epoch}, half-written {half}", flush=True)
-            place = difference(loaded(folder), expected, "files")
-            if place is not None:
-                raise SystemExit(f"after {kills} kills the files differ at {place}")
-            left = sorted(path.name for path in folder.iterdir())
-            assert left == sorted(FILES), left
-            compared += 1
-        print(
-            f"{kills} kills, {compared} runs to their end, all equal bit for bit "
-            f"({time.monotonic() - began:.0f} s)"
-        )
+        for name in SIGNALS:
+            with ledger.row(f"SIG{name} at a random moment, then resumed") as row:
+                killed(name, expected, Path(scratch), row, chance)
+    ledger.close()
 
 
 if __name__ == "__main__":
