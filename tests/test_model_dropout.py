@@ -53,9 +53,6 @@ def test_the_gradient_belongs_to_the_masks_of_its_forward(model):
     assert torch.isclose((leaf.grad * direction).sum(), slope, rtol=1e-5)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the engine takes the rate from the configuration, not from the modules"
-)
 def test_the_rate_of_the_dropout_modules_is_what_counts(model):
     """Changing p on the submodules, as users do to switch dropout off or up, takes effect."""
     x, t = batch()
@@ -63,6 +60,22 @@ def test_the_rate_of_the_dropout_modules_is_what_counts(model):
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
     assert torch.equal(model(x, t), model(x, t))
+
+
+def test_dropout_can_stay_on_in_eval_mode(model):
+    """As for Monte Carlo estimates of uncertainty: the modules' own mode counts, not the model's."""
+    x, t = batch()
+    model.eval()
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.train()
+    assert not torch.equal(model(x, t), model(x, t))
+
+
+def test_several_rates_in_one_model_are_refused(model):
+    model.mid_block1.dropout.p = 0.5
+    with pytest.raises(ValueError, match=r"several rates, \[0.3, 0.5\]"):
+        model(*batch())
 
 
 def test_outputs_scatter_as_the_courses_do(oracle, model):

@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import Function, FunctionCtx
 
+from rust_diffusion import _native
 
-def applies(x: Any, parameters: list[Tensor], native: Any) -> bool:
+
+def applies(x: Any, parameters: list[Tensor], dropout: float) -> bool:
     """Whether the CPU engine can stand in for libtorch's operations without a visible difference.
 
     Other devices and dtypes, autocast to anything but bfloat16, tensor subclasses and torch's function transforms keep
@@ -22,20 +24,20 @@ def applies(x: Any, parameters: list[Tensor], native: Any) -> bool:
         and (not torch.is_autocast_enabled("cpu") or torch.get_autocast_dtype("cpu") is torch.bfloat16)
         and torch._C._functorch.peek_interpreter_stack() is None
         and torch.autograd.forward_ad._current_level < 0
-        and native.runs_on_engine(parameters)
+        and _native.UNet.runs_on_engine(parameters, dropout)
     )
 
 
-def predict(native: Any, parameters: list[Tensor], x: Tensor, t: Tensor, training: bool) -> Tensor:
+def predict(native: Any, parameters: list[Tensor], x: Tensor, t: Tensor, dropout: float) -> Tensor:
     """Run the forward pass, recorded if gradients are wanted."""
     bf16 = torch.is_autocast_enabled("cpu")
     wanted = torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in parameters))
     if wanted:
         out = _Predict.apply(  # type: ignore[no-untyped-call]
-            native, training, bf16, x, t, *parameters
+            native, dropout, bf16, x, t, *parameters
         )
     else:
-        out = native.run(parameters, x, t, training, False, bf16)[0]
+        out = native.run(parameters, x, t, dropout, False, bf16)[0]
     # under autocast a convolution, the network's last layer, answers in the shorter dtype
     return out.bfloat16() if bf16 else out
 
@@ -43,10 +45,10 @@ def predict(native: Any, parameters: list[Tensor], x: Tensor, t: Tensor, trainin
 class _Predict(Function):
     @staticmethod
     def forward(
-        ctx: Any, native: Any, training: bool, bf16: bool, x: Tensor, t: Tensor, *parameters: Tensor
+        ctx: Any, native: Any, dropout: float, bf16: bool, x: Tensor, t: Tensor, *parameters: Tensor
     ) -> Tensor:
-        out, ctx.recording = native.run(list(parameters), x, t, training, True, bf16)
-        ctx.native, ctx.training, ctx.dropout = native, training, native.dropout
+        out, ctx.recording = native.run(list(parameters), x, t, dropout, True, bf16)
+        ctx.native, ctx.dropout = native, dropout
         # torch checks at the backward pass that these were not changed in place
         ctx.save_for_backward(x, t, *parameters)
         return out
@@ -56,7 +58,7 @@ class _Predict(Function):
         x, t, *parameters = ctx.saved_tensors
         wanted = ctx.needs_input_grad
         if torch.is_grad_enabled():
-            if ctx.training and ctx.dropout > 0:
+            if ctx.dropout > 0:
                 raise RuntimeError(
                     "second derivatives (create_graph=True) need dropout off: call model.eval() or set dropout=0"
                 )
@@ -73,7 +75,7 @@ def _differentiable_gradients(
     """Compute gradients that can be differentiated again (`create_graph=True`), by libtorch's own operations."""
     inputs = [x, *parameters]
     wanted = [i for i, tensor in enumerate(inputs) if tensor.requires_grad]
-    out = ctx.native.forward(parameters, x, t, False, True)  # type: ignore[attr-defined]
+    out = ctx.native.forward(parameters, x, t, 0.0, True)  # type: ignore[attr-defined]
     found = torch.autograd.grad(
         out, [inputs[i] for i in wanted], d_prediction, create_graph=True, allow_unused=True
     )

@@ -238,22 +238,20 @@ class UNet:
     @property
     def size_multiple(self) -> int:
         """Height and width of the images must be multiples of this."""
-    @property
-    def dropout(self) -> float:
-        """Probability of dropping an activation inside a residual block, in training mode."""
     def modules(self) -> list[tuple[str, str, dict[str, Any]]]:
         """(path, class name, arguments) of every module in the order of creation, parents first."""
     def run(
-        self, params: list[Tensor], x: Tensor, t: Tensor, training: bool, record: bool, bf16: bool
+        self, params: list[Tensor], x: Tensor, t: Tensor, dropout: float, record: bool, bf16: bool
     ) -> tuple[Tensor, Recording | None]:
         """Predict by the CPU engine, unseen by torch's autograd; with `record`, also what its gradients need.
 
         With `bf16`, convolutions and matrix products are computed in bfloat16.
         """
-    def runs_on_engine(self, params: list[Tensor]) -> bool:
-        """Tell whether the CPU engine can compute this network with these weights."""
+    @staticmethod
+    def runs_on_engine(params: list[Tensor], dropout: float) -> bool:
+        """Tell whether the CPU engine can compute the network with these weights and this rate of dropout."""
     def forward(
-        self, params: list[Tensor], x: Tensor, t: Tensor, training: bool, differentiable_twice: bool
+        self, params: list[Tensor], x: Tensor, t: Tensor, dropout: float, differentiable_twice: bool
     ) -> Tensor:
         """Predict in libtorch's operations, recorded by autograd, under autocast as the caller says."""
 

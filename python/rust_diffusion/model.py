@@ -141,10 +141,21 @@ class DiffusionUNet(nn.Module):
             If shape, dtype or device do not fit; the message names the argument.
         """
         parameters: list[Tensor] = list(self.parameters())
-        if _engine.applies(x, parameters, self._native):
-            return _engine.predict(self._native, parameters, x, t, self.training)
+        dropout = self._dropout_rate()
+        if _engine.applies(x, parameters, dropout):
+            return _engine.predict(self._native, parameters, x, t, dropout)
         _check_dtype(x, parameters[0].dtype)
-        return self._native.forward(parameters, x, t, self.training, False)
+        return self._native.forward(parameters, x, t, dropout, False)
+
+    def _dropout_rate(self) -> float:
+        """What the Dropout modules say now: zero for those in eval mode."""
+        modules = (module for module in self.modules() if isinstance(module, nn.Dropout))
+        rates = {module.p if module.training else 0.0 for module in modules}
+        if len(rates) > 1:
+            raise ValueError(
+                f"the Dropout modules of the model have several rates, {sorted(rates)}; all blocks share one"
+            )
+        return rates.pop() if rates else 0.0
 
     def sample(
         self,

@@ -296,7 +296,7 @@ def _denoiser(model: Any, shape: list[int], device: torch.device, precision: str
     plain = type(model).forward is DiffusionUNet.forward and not (
         model._forward_hooks or model._forward_pre_hooks
     )
-    return (model._native, parameters, model.training, precision) if plain else model
+    return (model._native, parameters, model._dropout_rate(), precision) if plain else model
 
 
 def _prediction(output: Any) -> Any:

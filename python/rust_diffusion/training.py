@@ -220,6 +220,7 @@ def train(
             lambda: "weights, averages and moments do not fit; take a smaller base_ch"
         ):
             model.to(target).train()
+            options["dropout"] = model._dropout_rate()
             model.objective, model.betas = options["objective"], betas.detach().to("cpu", torch.float32)
             group.same_tensors([parameter.detach() for parameter in model.parameters()])
             state = State(model, EMA(model, options["ema_decay"]), options, len(betas))

@@ -41,20 +41,20 @@ impl Noise for PythonNoise {
 /// What Python says the model is: our network with its weights, or something to call.
 #[derive(FromPyObject)]
 enum Model<'py> {
-    /// plan, weights, training mode, precision
-    Native(PyRef<'py, UNet>, Bound<'py, PyList>, bool, String),
+    /// plan, weights, rate of dropout, precision
+    Native(PyRef<'py, UNet>, Bound<'py, PyList>, f64, String),
     Callable(PyObject),
 }
 
 impl Model<'_> {
     fn denoiser(self) -> PyResult<Box<dyn Denoiser + Send>> {
         Ok(match self {
-            Model::Native(unet, params, training, precision) => {
+            Model::Native(unet, params, dropout, precision) => {
                 let precision = Precision::parse(&precision).map_err(to_py)?;
                 let params = list_from_python(&params, "params")?;
                 let py = unet.py();
                 let plan = Arc::clone(&unet.blueprint);
-                Box::new(detached(py, move || Predictor::new(&plan, params, precision, training))?)
+                Box::new(detached(py, move || Predictor::new(&plan, params, precision, dropout))?)
             }
             Model::Callable(call) => Box::new(Callable(call)),
         })

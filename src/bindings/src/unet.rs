@@ -61,11 +61,6 @@ impl UNet {
         self.blueprint.size_multiple()
     }
 
-    #[getter]
-    fn dropout(&self) -> f64 {
-        self.blueprint.config.dropout
-    }
-
     /// (path, class name, arguments) of every module in the order of creation, parents first.
     fn modules<'py>(&self, py: Python<'py>) -> PyResult<Vec<(String, &'static str, Bound<'py, PyDict>)>> {
         self.blueprint.entries.iter().map(|entry| describe(py, entry)).collect()
@@ -79,7 +74,7 @@ impl UNet {
         params: &Bound<'py, PyList>,
         x: &Bound<'py, PyAny>,
         t: &Bound<'py, PyAny>,
-        training: bool,
+        dropout: f64,
         record: bool,
         bf16: bool,
     ) -> PyResult<(Bound<'py, PyAny>, Option<Recording>)> {
@@ -89,7 +84,7 @@ impl UNet {
         let kind = if bf16 { Kind::BFloat16 } else { Kind::Float };
         let (out, recording) = detached(py, move || {
             check_inputs(plan.config.in_ch, plan.size_multiple(), &params, &plan.shapes, &x, &t)?;
-            let run = |weights: &Weights| engine::forward(weights, &x, &t, training, record);
+            let run = |weights: &Weights| engine::forward(weights, &x, &t, dropout, record);
             let (out, tape) = prepared.with(&plan, &params, kind, run)?;
             let recording = tape.map(|tape| {
                 let inner = Recorded { plan, prepared, params, kind, tape };
@@ -100,9 +95,10 @@ impl UNet {
         Ok((to_python(py, out)?, recording))
     }
 
-    /// Whether the CPU engine can compute this network with these weights.
-    fn runs_on_engine(&self, params: &Bound<'_, PyList>) -> PyResult<bool> {
-        Ok(engine::supports(&self.blueprint, &list_from_python(params, "params")?))
+    /// Whether the CPU engine can compute the network with these weights and this rate of dropout.
+    #[staticmethod]
+    fn runs_on_engine(params: &Bound<'_, PyList>, dropout: f64) -> PyResult<bool> {
+        Ok(engine::supports(&list_from_python(params, "params")?, dropout))
     }
 
     /// The same in libtorch operations, recorded by torch's autograd when the caller records, under its autocast.
@@ -112,13 +108,13 @@ impl UNet {
         params: &Bound<'py, PyList>,
         x: &Bound<'py, PyAny>,
         t: &Bound<'py, PyAny>,
-        training: bool,
+        dropout: f64,
         differentiable_twice: bool,
     ) -> PyResult<Bound<'py, PyAny>> {
         let params = list_from_python(params, "params")?;
         let (x, t) = (from_python(x, "x")?, from_python(t, "t")?);
         let blueprint = Arc::clone(&self.blueprint);
-        let out = detached(py, move || forward_aten(&blueprint, &params, &x, &t, training, differentiable_twice))?;
+        let out = detached(py, move || forward_aten(&blueprint, &params, &x, &t, dropout, differentiable_twice))?;
         to_python(py, out)
     }
 }

@@ -10,18 +10,17 @@ use super::{engine, Blueprint};
 use crate::error::{ensure, Error, Result};
 use crate::sampler::Denoiser;
 
-/// One forward pass through torch's autograd. `training` switches dropout on; `differentiable_twice` avoids the fused
-/// attention kernels, which have no second derivative.
+/// One forward pass through torch's autograd, with a rate of dropout. `differentiable_twice` avoids the fused attention
+/// kernels, which have no second derivative.
 pub fn forward_aten(
     blueprint: &Blueprint,
     params: &[Tensor],
     x: &Tensor,
     t: &Tensor,
-    training: bool,
+    dropout: f64,
     differentiable_twice: bool,
 ) -> Result<Tensor> {
     check_inputs(blueprint.config.in_ch, blueprint.size_multiple(), params, &blueprint.shapes, x, t)?;
-    let dropout = if training { blueprint.config.dropout } else { 0.0 };
     let mut backend = Aten { params, dropout, compute: None, explicit_attention: differentiable_twice };
     forward(&blueprint.net, &mut backend, x, t)
 }
@@ -64,8 +63,8 @@ impl Precision {
     }
 
     /// The engine's weights, if the engine computes this network at this precision.
-    fn engine(self, blueprint: &Arc<Blueprint>, params: &[Tensor]) -> Result<Option<engine::Weights>> {
-        if self == Self::Fp16 || !engine::supports(blueprint, params) {
+    fn engine(self, blueprint: &Arc<Blueprint>, params: &[Tensor], dropout: f64) -> Result<Option<engine::Weights>> {
+        if self == Self::Fp16 || !engine::supports(params, dropout) {
             return Ok(None);
         }
         engine::Weights::new(Arc::clone(blueprint), params, self.compute().unwrap_or(Kind::Float)).map(Some)
@@ -78,14 +77,14 @@ pub struct Predictor {
     params: Vec<Tensor>,
     engine: Option<engine::Weights>,
     compute: Option<Kind>,
-    training: bool,
+    dropout: f64,
 }
 
 impl Predictor {
-    /// `training` leaves dropout on, for a model that is in training mode.
-    pub fn new(blueprint: &Arc<Blueprint>, params: Vec<Tensor>, precision: Precision, training: bool) -> Result<Self> {
-        let engine = precision.engine(blueprint, &params)?;
-        Ok(Self { blueprint: Arc::clone(blueprint), params, engine, compute: precision.compute(), training })
+    /// `dropout` is zero but for a model in training mode.
+    pub fn new(blueprint: &Arc<Blueprint>, params: Vec<Tensor>, precision: Precision, dropout: f64) -> Result<Self> {
+        let engine = precision.engine(blueprint, &params, dropout)?;
+        Ok(Self { blueprint: Arc::clone(blueprint), params, engine, compute: precision.compute(), dropout })
     }
 }
 
@@ -94,9 +93,9 @@ impl Denoiser for Predictor {
         let plan = &self.blueprint;
         check_inputs(plan.config.in_ch, plan.size_multiple(), &self.params, &plan.shapes, x, t)?;
         if let Some(weights) = &self.engine {
-            return Ok(engine::forward(weights, x, t, self.training, false)?.0);
+            return Ok(engine::forward(weights, x, t, self.dropout, false)?.0);
         }
-        let dropout = if self.training { plan.config.dropout } else { 0.0 };
+        let dropout = self.dropout;
         let mut backend = Aten { params: &self.params, dropout, compute: self.compute, explicit_attention: false };
         forward(&plan.net, &mut backend, x, t)
     }
@@ -107,11 +106,12 @@ pub fn differentiable(
     blueprint: &Arc<Blueprint>,
     params: Vec<Tensor>,
     precision: Precision,
+    dropout: f64,
 ) -> Result<Box<dyn Differentiable + Send>> {
-    if let Some(weights) = precision.engine(blueprint, &params)? {
-        return Ok(Box::new(engine::Trained::new(weights)));
+    if let Some(weights) = precision.engine(blueprint, &params, dropout)? {
+        return Ok(Box::new(engine::Trained::new(weights, dropout)));
     }
-    Ok(Box::new(Autograd::new(Arc::clone(blueprint), params, precision.compute())))
+    Ok(Box::new(Autograd::new(Arc::clone(blueprint), params, precision.compute(), dropout)))
 }
 
 /// [`Differentiable`] by way of torch's autograd, for every device.
@@ -119,13 +119,14 @@ pub struct Autograd {
     blueprint: Arc<Blueprint>,
     params: Vec<Tensor>,
     compute: Option<Kind>,
+    dropout: f64,
     prediction: Option<Tensor>,
 }
 
 impl Autograd {
     /// `params` are the module's own float32 tensors; `compute` is the dtype of convolutions and matrix products.
-    pub fn new(blueprint: Arc<Blueprint>, params: Vec<Tensor>, compute: Option<Kind>) -> Self {
-        Self { blueprint, params, compute, prediction: None }
+    pub fn new(blueprint: Arc<Blueprint>, params: Vec<Tensor>, compute: Option<Kind>, dropout: f64) -> Self {
+        Self { blueprint, params, compute, dropout, prediction: None }
     }
 }
 
@@ -133,12 +134,8 @@ impl Differentiable for Autograd {
     fn forward(&mut self, x: &Tensor, t: &Tensor) -> Result<Tensor> {
         let plan = &self.blueprint;
         check_inputs(plan.config.in_ch, plan.size_multiple(), &self.params, &plan.shapes, x, t)?;
-        let mut backend = Aten {
-            params: &self.params,
-            dropout: plan.config.dropout,
-            compute: self.compute,
-            explicit_attention: false,
-        };
+        let mut backend =
+            Aten { params: &self.params, dropout: self.dropout, compute: self.compute, explicit_attention: false };
         // the conversion too: outside, it would cut the prediction off from its graph
         let prediction =
             tch::with_grad(|| -> Result<_> { Ok(forward(&plan.net, &mut backend, x, t)?.f_to_kind(Kind::Float)?) })?;

@@ -35,6 +35,8 @@ pub struct Options {
     /// Let the decay grow with the number of updates, so that the initial weights are forgotten sooner.
     pub ema_warmup: bool,
     pub precision: Precision,
+    /// Of the residual blocks.
+    pub dropout: f64,
     pub objective: Objective,
     /// Cap of the signal-to-noise ratio in the loss weights (Hang et al. 2023); None: every timestep weighs the same.
     pub min_snr: Option<f64>,

@@ -24,7 +24,6 @@ pub struct Trainer {
     state: State,
     grads: Flat,
     position: Position,
-    dropout: f64,
     /// An update has begun and its weights are not changed yet.
     within_step: bool,
     /// The weights cannot be trusted any more: not to be saved.
@@ -44,12 +43,11 @@ impl Trainer {
         let device = state.weights[0].device();
         let weights: Vec<Tensor> = state.weights.iter().map(Tensor::shallow_clone).collect();
         Ok(Self {
-            net: differentiable(blueprint, weights, options.precision)?,
+            net: differentiable(blueprint, weights, options.precision, options.dropout)?,
             noising: Noising::new(schedule, options.objective, options.min_snr, device)?,
             adamw: AdamW::new(options.weight_decay),
             // one more number: the loss, so that it travels with the gradients
             grads: Flat::zeros(&blueprint.shapes, 1, device)?,
-            dropout: blueprint.config.dropout,
             state,
             options,
             position,
@@ -160,7 +158,7 @@ impl Trainer {
 
     /// Processes draw the same timesteps and noise, but each its own dropout. Gives the seed to go on with together.
     fn part_streams(&self) -> Result<Option<i64>> {
-        if self.options.processes == 1 || self.dropout == 0.0 {
+        if self.options.processes == 1 || self.options.dropout == 0.0 {
             return Ok(None);
         }
         let seeds = Tensor::f_randint(i64::MAX / 2, [2], (Kind::Int64, Device::Cpu))?;

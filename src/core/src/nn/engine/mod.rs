@@ -44,12 +44,11 @@ pub fn forward(
     weights: &Weights,
     x: &Tensor,
     t: &Tensor,
-    dropout: bool,
+    dropout: f64,
     record: bool,
 ) -> Result<(Tensor, Option<Tape>)> {
     let _modes = (tch::no_grad_guard(), AutocastOff::new());
-    let p = weights.plan.config.dropout;
-    let dropout = if dropout && p > 0.0 { Some(Dropout { p: p as f32, seed: draw_seed()? }) } else { None };
+    let dropout = if dropout > 0.0 { Some(Dropout { p: dropout as f32, seed: draw_seed()? }) } else { None };
     let tape = record.then(Tape::default);
     let mut engine = Engine { weights, dropout, blocks: 0, activations: 0, tape };
     let out = wiring::forward(&weights.plan.net, &mut engine, x, t)?;
@@ -59,10 +58,10 @@ pub fn forward(
     Ok((prediction, tape))
 }
 
-/// Whether the engine computes this network: float32 weights on the CPU, dropout that leaves something.
-pub fn supports(plan: &super::Blueprint, params: &[Tensor]) -> bool {
+/// Whether the engine computes a network: float32 weights on the CPU, dropout that leaves something.
+pub fn supports(params: &[Tensor], dropout: f64) -> bool {
     let plain = |p: &Tensor| p.device() == Device::Cpu && p.f_kind().ok() == Some(Kind::Float) && p.is_contiguous();
-    plan.config.dropout < 1.0 && params.iter().all(plain)
+    dropout < 1.0 && params.iter().all(plain)
 }
 
 /// A zero per parameter, all in one stretch of memory.
@@ -171,12 +170,13 @@ impl Backend for Engine<'_> {
 /// [`super::model::Differentiable`] on the engine.
 pub struct Trained {
     weights: Weights,
+    dropout: f64,
     tape: Option<Tape>,
 }
 
 impl Trained {
-    pub fn new(weights: Weights) -> Self {
-        Self { weights, tape: None }
+    pub fn new(weights: Weights, dropout: f64) -> Self {
+        Self { weights, dropout, tape: None }
     }
 }
 
@@ -184,7 +184,7 @@ impl super::model::Differentiable for Trained {
     fn forward(&mut self, x: &Tensor, t: &Tensor) -> Result<Tensor> {
         let plan = &self.weights.plan;
         wiring::check_inputs(plan.config.in_ch, plan.size_multiple(), &self.weights.params, &plan.shapes, x, t)?;
-        let (prediction, tape) = forward(&self.weights, x, t, true, true)?;
+        let (prediction, tape) = forward(&self.weights, x, t, self.dropout, true)?;
         self.tape = tape;
         Ok(prediction)
     }
