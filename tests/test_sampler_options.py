@@ -155,3 +155,15 @@ def test_samplers_can_be_nested(draw, exact):
 
     assert draw("ddim", model, sample_steps=3).shape == (3, *TINY_SHAPE)
     assert len(inner) == 3
+
+
+def test_more_images_than_the_engine_takes_at_once_are_drawn_in_parts(rd, alpha_bars):
+    """A thousand images of 16 x 16 and some: the parts are joined in order."""
+    model = rd.DiffusionUNet(**TINY).eval()
+    start = torch.randn(1100, *TINY_SHAPE)
+
+    def draw(x_T):
+        return rd.ddim_sample(model, len(x_T), TINY_SHAPE, alpha_bars, "cpu", 2, x_T=x_T, progress=False)
+
+    parts = torch.cat([draw(part) for part in start.split(300)])
+    assert torch.allclose(draw(start), parts, atol=1e-4)

@@ -13,12 +13,12 @@ import torch
 from tqdm.auto import tqdm
 
 import rust_diffusion as rd
-from rust_diffusion.bench import report
+from rust_diffusion.bench import report, scaling
 from rust_diffusion.bench.contenders import COURSE, Contender, contenders
 from rust_diffusion.bench.floor import floor
 from rust_diffusion.bench.measure import Timing, alternate, import_time, peak_memory, wait
 
-ALL = ("forward", "train", "ddim", "ddpm", "memory", "import")
+ALL = ("forward", "train", "ddim", "ddpm", "memory", "import", "scaling")
 T = 400
 DDIM_STEPS = 50
 SAMPLES = 8
@@ -79,6 +79,10 @@ def main(
         "rounds": rounds,
     }
     text = report.table(machine, rows, memory, imports)
+    if "scaling" in chosen:
+        series = scaling.measure(rounds, device)
+        text += "\n" + scaling.table(series)
+        scaling.plot(series, folder / "scaling.png")
     (folder / "table.md").write_text(text, encoding="utf-8")
     raw = {"machine": machine, "seconds": {w: {n: t.seconds for n, t in r.items()} for w, r in rows.items()}}
     raw |= {"peak MiB": memory, "import seconds": {m: t.seconds for m, t in imports.items()}}

@@ -7,7 +7,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -32,7 +32,7 @@ class Timing:
 
 
 def alternate(
-    work: dict[str, Callable[[], object]], rounds: int, device: str, title: str
+    work: Mapping[str, Callable[[], object]], rounds: int, device: str, title: str
 ) -> dict[str, Timing]:
     """Time each piece of work once per round, in turn, after one untimed run of each."""
     timings = {name: Timing() for name in work}

@@ -88,12 +88,31 @@ impl Predictor {
     }
 }
 
+/// Pixels that the engine takes at a time: enough to keep every thread busy, and few enough for the activations of any
+/// number of images to fit.
+const MOST_PIXELS: i64 = 64 * 64 * 64;
+
+impl Predictor {
+    /// The engine's prediction, some images at a time.
+    fn by_parts(&self, weights: &engine::Weights, x: &Tensor, t: &Tensor) -> Result<Tensor> {
+        let (images, _, height, width) = x.size4()?;
+        let most = (MOST_PIXELS / (height * width)).max(1);
+        let part = |x: &Tensor, t: &Tensor| Ok(engine::forward(weights, x, t, self.dropout, false)?.0);
+        if images <= most {
+            return part(x, t);
+        }
+        let (x, t) = (x.f_split(most, 0)?, t.f_split(most, 0)?);
+        let parts = x.iter().zip(&t).map(|(x, t)| part(x, t)).collect::<Result<Vec<_>>>()?;
+        Ok(Tensor::f_cat(&parts, 0)?)
+    }
+}
+
 impl Denoiser for Predictor {
     fn predict(&mut self, x: &Tensor, t: &Tensor) -> Result<Tensor> {
         let plan = &self.blueprint;
         check_inputs(plan.config.in_ch, plan.size_multiple(), &self.params, &plan.shapes, x, t)?;
         if let Some(weights) = &self.engine {
-            return Ok(engine::forward(weights, x, t, self.dropout, false)?.0);
+            return self.by_parts(weights, x, t);
         }
         let dropout = self.dropout;
         let mut backend = Aten { params: &self.params, dropout, compute: self.compute, explicit_attention: false };
