@@ -9,7 +9,6 @@ from importlib.metadata import version
 import torch
 
 from rust_diffusion import _native
-from rust_diffusion._versions import TORCH
 from rust_diffusion.model import get_device
 
 
@@ -17,7 +16,7 @@ def about() -> dict[str, str]:
     """Collect versions, device, threads and what the extension was linked with, as text by name."""
     facts = {
         "rust-diffusion": version("rust-diffusion"),
-        "linked with torch": TORCH,
+        "linked with torch": _native.LINKED_TORCH,
         "torch": torch.__version__,
         "Python": f"{platform.python_version()} ({platform.system()} {platform.machine()})",
         "extension": str(_native.__file__),

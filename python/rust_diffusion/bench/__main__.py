@@ -62,12 +62,13 @@ def main(
         rows[f"forward, batch {batch}"] = alternate(pieces, rounds, device, "forward")
     if "train" in chosen:
         rows[f"training step, batch {batch}"] = _steps(field, x.clamp(-1, 1), betas, rounds, device)
-    if "ddim" in chosen:
-        pieces = {c.name: _sampling(c, betas, DDIM_STEPS) for c in field}
-        rows[f"DDIM-{DDIM_STEPS}, {SAMPLES} samples"] = alternate(pieces, max(1, rounds // 2), device, "DDIM")
-    if "ddpm" in chosen:
-        pieces = {c.name: _sampling(c, betas, None) for c in field}
-        rows[f"DDPM-{T}, {SAMPLES} samples"] = alternate(pieces, 1, device, "DDPM")
+    for name, title, steps in (("ddim", f"DDIM-{DDIM_STEPS}", DDIM_STEPS), ("ddpm", f"DDPM-{T}", None)):
+        if name in chosen:
+            for contender in field:
+                contender.sample(SAMPLES, betas, 2)
+            pieces = {c.name: _sampling(c, betas, steps) for c in field}
+            # Long in themselves: one round says enough.
+            rows[f"{title}, {SAMPLES} samples"] = alternate(pieces, 1, device, title, warm=True)
     memory = _memory(field, batch, size) if "memory" in chosen and device == "cpu" else {}
     imports = {m: import_time(m, rounds) for m in ("rust_diffusion", "torch")} if "import" in chosen else {}
 

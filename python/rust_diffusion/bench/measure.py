@@ -32,19 +32,20 @@ class Timing:
 
 
 def alternate(
-    work: Mapping[str, Callable[[], object]], rounds: int, device: str, title: str
+    work: Mapping[str, Callable[[], object]], rounds: int, device: str, title: str, *, warm: bool = False
 ) -> dict[str, Timing]:
-    """Time each piece of work once per round, in turn, after one untimed run of each."""
+    """Time each piece of work once per round, in turn; unless all are `warm`, after one untimed run of each."""
     timings = {name: Timing() for name in work}
-    bar = tqdm(total=(rounds + 1) * len(work), desc=title, unit="run", leave=False)
-    for index in range(rounds + 1):
+    untimed = 0 if warm else 1
+    bar = tqdm(total=(rounds + untimed) * len(work), desc=title, unit="run", leave=False)
+    for index in range(rounds + untimed):
         for name, run in work.items():
             gc.collect()
             wait(device)
             start = time.perf_counter()
             run()
             wait(device)
-            if index > 0:
+            if index >= untimed:
                 timings[name].seconds.append(time.perf_counter() - start)
             bar.update()
     bar.close()
