@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 from collections.abc import Callable
 from pathlib import Path
@@ -54,43 +53,40 @@ def main(
     x = torch.randn(batch, COURSE["in_ch"], size, size, device=device)
     t = torch.randint(0, T, (batch,), device=device)
 
-    rows: dict[str, dict[str, Timing]] = {}
+    about = {
+        "machine": report.machine(device),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "rounds": rounds,
+    }
+    # Written after each piece of work: what is done is not lost if the rest fails.
+    results = report.Results(folder, about)
     if "forward" in chosen:
         pieces: dict[str, Callable[[], Any]] = {c.name: _forward(c, x, t) for c in field}
         pieces["floor fp32"] = floor(device, batch, size, torch.float32)
         pieces["floor bf16"] = floor(device, batch, size, torch.bfloat16)
-        rows[f"forward, batch {batch}"] = alternate(pieces, rounds, device, "forward")
+        results.add_row(f"forward, batch {batch}", alternate(pieces, rounds, device, "forward"))
     if "train" in chosen:
-        rows[f"training step, batch {batch}"] = _steps(field, x.clamp(-1, 1), betas, rounds, device)
+        timings = _steps(field, x.clamp(-1, 1), betas, rounds, device)
+        results.add_row(f"training step, batch {batch}", timings)
     for name, title, steps in (("ddim", f"DDIM-{DDIM_STEPS}", DDIM_STEPS), ("ddpm", f"DDPM-{T}", None)):
         if name in chosen:
             for contender in field:
                 contender.sample(SAMPLES, betas, 2)
             pieces = {c.name: _sampling(c, betas, steps) for c in field}
             # Long in themselves: one round says enough.
-            rows[f"{title}, {SAMPLES} samples"] = alternate(pieces, 1, device, title, warm=True)
-    memory = _memory(field, batch, size) if "memory" in chosen and device == "cpu" else {}
-    imports = {m: import_time(m, rounds) for m in ("rust_diffusion", "torch")} if "import" in chosen else {}
-
-    machine = {
-        "machine": report.machine(device),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "threads": torch.get_num_threads(),
-        "rounds": rounds,
-    }
-    text = report.table(machine, rows, memory, imports)
+            results.add_row(f"{title}, {SAMPLES} samples", alternate(pieces, 1, device, title, warm=True))
+    if "memory" in chosen and device == "cpu":
+        results.memory = _memory(field, batch, size)
+    if "import" in chosen:
+        results.imports = {m: import_time(m, rounds).median for m in ("rust_diffusion", "torch")}
     if "scaling" in chosen:
         series = scaling.measure(rounds, device)
-        text += "\n" + scaling.table(series)
+        results.scaling = scaling.table(series)
         scaling.plot(series, folder / "scaling.png")
-    (folder / "table.md").write_text(text, encoding="utf-8")
-    raw = {"machine": machine, "seconds": {w: {n: t.seconds for n, t in r.items()} for w, r in rows.items()}}
-    raw |= {"peak MiB": memory, "import seconds": {m: t.seconds for m, t in imports.items()}}
-    (folder / "seconds.json").write_text(json.dumps(raw, indent=1), encoding="utf-8")
-    report.plot(rows, folder / "speed.png")
-    click.echo(text)
-    click.echo(f"Table, plot and raw seconds are in {folder}")
+    results.write()
+    click.echo(results.table())
+    click.echo(f"Table, plots and raw seconds are in {folder}")
 
 
 def _forward(contender: Contender, x: torch.Tensor, t: torch.Tensor) -> Callable[[], Any]:

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 
 import rust_diffusion as rd
 from rust_diffusion.bench import report
-from rust_diffusion.bench.measure import Timing, alternate
+from rust_diffusion.bench.measure import Timing, alternate, peak, reset_peak
 
 SIZE = 64
 COURSE = "course, num_workers=0"
@@ -130,17 +130,9 @@ def peak_above_set(folder: Path) -> float:
 
 def report_peak(folder: str) -> None:
     """Print the peak of this process while it loads `folder`, in MiB above what it held before and the result."""
-    # The kernel's high-water mark still has the imports in it; 5 resets it (proc(5), Linux).
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    before = _status("VmHWM")
+    before = reset_peak()
     images = rd.load_images(folder, SIZE, progress=False)
-    print(_status("VmHWM") - before - images.numel() * images.element_size() / 2**20)
-
-
-def _status(key: str) -> float:
-    """Read an entry of this process's status, in MiB."""
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(key + ":")) / 1024
+    print(peak() - before - images.numel() * images.element_size() / 2**20)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from tqdm.auto import tqdm
@@ -72,3 +73,18 @@ def peak_memory(program: Iterable[str]) -> float:
     """Return the number of MiB that `program` prints as its last line."""
     out = subprocess.run([sys.executable, "-m", *program], check=True, capture_output=True, text=True).stdout
     return float(out.strip().splitlines()[-1])
+
+
+def reset_peak() -> float:
+    """Forget this process's peak of memory, so that `peak` tells what comes from now on; return what it holds, in MiB.
+
+    The kernel's mark, which `resource` reads, begins at what the parent process had, and has the imports in it.
+    """
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # proc(5), Linux
+    return peak()
+
+
+def peak() -> float:
+    """Return the most that this process has held, in MiB."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) / 1024

@@ -5,13 +5,13 @@
 
 from __future__ import annotations
 
-import resource
 import sys
 
 import torch
 
 import rust_diffusion as rd
 from rust_diffusion.bench import contenders
+from rust_diffusion.bench.measure import peak, reset_peak
 
 
 def main() -> None:
@@ -19,9 +19,9 @@ def main() -> None:
     name, batch, size = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     contender = next(c for c in contenders.contenders("cpu", size, compiled=False) if c.name == name)
     images = torch.randn(batch, 1, size, size).clamp(-1, 1)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = reset_peak()
     contender.train(images, rd.cosine_beta_schedule(400), 2)
-    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+    print(peak() - before)
 
 
 if __name__ == "__main__":

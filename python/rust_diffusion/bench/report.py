@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import platform
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,39 +28,55 @@ def machine(device: str) -> str:
     return f"{name}, {torch.get_num_threads()} threads"
 
 
-def table(
-    about: dict[str, Any],
-    rows: dict[str, dict[str, Timing]],
-    memory: dict[str, float],
-    imports: dict[str, Timing],
-) -> str:
-    """Write everything as Markdown: seconds, spread, and how many times faster than the course module."""
-    lines = [", ".join(f"{key}: {value}" for key, value in about.items()), ""]
-    for work, timings in rows.items():
-        lines += [
-            f"### {work}",
-            "",
-            "| | median | spread | times faster than the course module |",
-            "|---|---|---|---|",
-        ]
-        for name, timing in timings.items():
-            ratio = timings[BASELINE].median / timing.median
-            lines.append(f"| {name} | {timing.median:.3f} s | {100 * timing.spread:.0f} % | {ratio:.2f} |")
-        lines.append("")
-    if memory:
-        lines += [
-            "### Peak memory of a training step",
-            "",
-            "| | MiB | of the course module's |",
-            "|---|---|---|",
-        ]
-        lines += [f"| {name} | {mib:.0f} | {mib / memory[BASELINE]:.2f} |" for name, mib in memory.items()]
-        lines.append("")
-    if imports:
-        lines += ["### Import", "", "| | median |", "|---|---|"]
-        lines += [f"| import {module} | {timing.median:.2f} s |" for module, timing in imports.items()]
-        lines.append("")
-    return "\n".join(lines)
+@dataclass
+class Results:
+    """All that was measured, and the files that say so."""
+
+    folder: Path
+    about: dict[str, Any]
+    rows: dict[str, dict[str, Timing]] = field(default_factory=dict)
+    #: Peak of a training step in MiB.
+    memory: dict[str, float] = field(default_factory=dict)
+    #: Seconds.
+    imports: dict[str, float] = field(default_factory=dict)
+    scaling: str = ""
+
+    def add_row(self, work: str, timings: dict[str, Timing]) -> None:
+        """Keep the timings of a piece of work, and write what there is."""
+        self.rows[work] = timings
+        self.write()
+
+    def write(self) -> None:
+        """Write table, plot and raw seconds."""
+        (self.folder / "table.md").write_text(self.table(), encoding="utf-8")
+        seconds = {work: {n: t.seconds for n, t in timings.items()} for work, timings in self.rows.items()}
+        raw = {"about": self.about, "seconds": seconds, "peak MiB": self.memory, "import": self.imports}
+        (self.folder / "seconds.json").write_text(json.dumps(raw, indent=1), encoding="utf-8")
+        plot(self.rows, self.folder / "speed.png")
+
+    def table(self) -> str:
+        """Everything as Markdown: seconds, spread, and how many times faster than the course module."""
+        lines = [", ".join(f"{key}: {value}" for key, value in self.about.items()), ""]
+        for work, timings in self.rows.items():
+            lines += [f"### {work}", "", "| | median | spread | times faster than the course module |"]
+            lines += ["|---|---|---|---|"]
+            for name, timing in timings.items():
+                ratio = timings[BASELINE].median / timing.median
+                lines.append(
+                    f"| {name} | {timing.median:.3f} s | {100 * timing.spread:.0f} % | {ratio:.2f} |"
+                )
+            lines.append("")
+        if self.memory:
+            lines += ["### Peak memory of a training step", "", "| | MiB | of the course module's |"]
+            lines += ["|---|---|---|"]
+            most = self.memory[BASELINE]
+            lines += [f"| {name} | {mib:.0f} | {mib / most:.2f} |" for name, mib in self.memory.items()]
+            lines.append("")
+        if self.imports:
+            lines += ["### Import", "", "| | median |", "|---|---|"]
+            lines += [f"| import {module} | {seconds:.2f} s |" for module, seconds in self.imports.items()]
+            lines.append("")
+        return "\n".join([*lines, self.scaling])
 
 
 def plot(rows: dict[str, dict[str, Timing]], path: Path) -> None:
