@@ -1,7 +1,7 @@
 """Run the notebooks from top to bottom and keep their outputs, ready to be committed: run.py [NAME ...].
 
-A progress bar is a widget, which shows nothing without its server: its last state is kept as a line of text. Paths of this
-machine are taken out.
+A progress bar is a widget, which shows nothing without its server: its last state is kept as a line of text. Paths of
+this machine are taken out.
 """
 
 import html
@@ -20,7 +20,10 @@ STATE = "application/vnd.jupyter.widget-state+json"
 
 def as_text(output, states):
     """The line that tqdm's bar shows: a box of text, bar and text."""
-    parts = [states[child.removeprefix("IPY_MODEL_")] for child in states[output.data[WIDGET]["model_id"]]["children"]]
+    parts = [
+        states[child.removeprefix("IPY_MODEL_")]
+        for child in states[output.data[WIDGET]["model_id"]]["children"]
+    ]
     left, bar, right = (part.get("value", "") for part in parts)
     filled = round(10 * bar / max(parts[1]["max"], 1))
     return html.unescape(f"{left}|{'█' * filled}{' ' * (10 - filled)}|{right}".replace("\xa0", " "))
@@ -28,7 +31,7 @@ def as_text(output, states):
 
 def without_paths(text):
     text = re.sub(rf"{re.escape(str(FOLDER.parent.resolve()))}/?", "", text)
-    return re.sub(r"/(?:tmp|root|home)/[^\s'\"]*/", "", text)
+    return re.sub(r"/(?:tmp|root|home)/[^\s'\"<>]*/", "", text)
 
 
 def clean(notebook):
@@ -42,6 +45,9 @@ def clean(notebook):
         for output in cell.outputs:
             if WIDGET in output.get("data", {}):
                 output = nbformat.v4.new_output("stream", name="stderr", text=as_text(output, states) + "\n")
+            for kind, text in output.get("data", {}).items():
+                if kind.startswith("text/"):
+                    output.data[kind] = without_paths(text)
             if output.output_type == "stream":
                 output.text = without_paths(output.text)
                 if kept and kept[-1].output_type == "stream" and kept[-1].name == output.name:
