@@ -38,7 +38,7 @@ help:
 	@echo 'rust_diffusion: make ...'
 	@sed -nE 's/^([a-z]+):.*## (.*)/  \1\t\2/p' Makefile | expand -t 13
 
-.PHONY: demo test lint bench fuzz notebook docs wheel develop cargo clean
+.PHONY: demo test lint bench fuzz reliability notebook docs wheel develop cargo clean
 
 demo: $(INSTALLED)  ## train a small denoiser on phantoms and draw slices, into demo-output/ (some minutes)
 	$(say) 'Training on phantoms and sampling; the pictures go to demo-output/'
@@ -68,8 +68,11 @@ bench: $(INSTALLED)  ## speed against the peers, into bench-output/
 	$(say) 'Benchmark; the table and the plot go to bench-output/'
 	$(BIN)/python -m rust_diffusion.bench --out bench-output
 
-fuzz: $(INSTALLED) $(TEST_TOOLS)  ## the property-based tests with many more cases than `make test` tries
-	FUZZ_CASES=3000 $(BIN)/python -m pytest tests/test_fuzz.py
+fuzz: $(INSTALLED) $(TEST_TOOLS)  ## the property-based tests with at least 20,000 cases (some minutes)
+	FUZZ_CASES=3000 $(BIN)/python -m pytest tests/test_fuzz.py -o faulthandler_timeout=3600
+
+reliability: $(INSTALLED) $(TEST_TOOLS)  ## kills, full disks, threads, damaged files: the tables, into test-output/ (an hour)
+	PYTHONPATH=tests $(BIN)/python tests/programs/reliability.py --out test-output/reliability.md
 
 notebook: $(INSTALLED)  ## open the course notebook in JupyterLab
 	$(PIP) install --quiet "$(WHEEL)[notebook]"

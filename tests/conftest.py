@@ -7,6 +7,7 @@ tests: whatever the oracle offers must then pass.
 import importlib
 import os
 import random
+import sys
 
 # Before torch is loaded: its threads give the cores back while they wait, which matters on a busy machine.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -27,6 +28,14 @@ def pytest_collection_modifyitems(config, items):
         for item in items:
             if item.get_closest_marker("cuda"):
                 item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+def pytest_terminal_summary(terminalreporter):
+    fuzz = sys.modules.get("test_fuzz")
+    if fuzz is not None and fuzz.RAN["cases"]:
+        terminalreporter.write_line(
+            f"Fuzzed: {fuzz.RAN['cases']} cases, {fuzz.RAN['calls']} calls of public functions"
+        )
 
 
 @pytest.fixture(autouse=True)

@@ -1,8 +1,8 @@
-"""Kill a run again and again: kill_and_resume.py [KILLS] [EPOCHS] [SECONDS] [SIGNAL].
+"""Kill a run again and again: kill_and_resume.py [KILLS] [EPOCHS] [SHARE] [SIGNAL].
 
-SIGNAL is KILL (the default), TERM, INT or all. Each time the run is started anew on the same folder, and has up to
-SECONDS after its first batch. When it comes to its end, everything it wrote is compared bit for bit with a run that was
-left alone, and the next one begins. Exit status 1 at any difference.
+SIGNAL is KILL (the default), TERM, INT or all. Each time the run is started anew on the same folder, and has after its
+first batch up to SHARE (0.4) of the time that a run takes which is left alone. When it comes to its end, everything it
+wrote is compared bit for bit with that one, and the next one begins. Exit status 1 at any difference.
 """
 
 import random
@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import torch
@@ -19,7 +20,7 @@ from tools import PROGRAMS, child_environment
 
 KILLS = int(sys.argv[1]) if len(sys.argv) > 1 else 50
 EPOCHS = int(sys.argv[2]) if len(sys.argv) > 2 else 40
-SECONDS = float(sys.argv[3]) if len(sys.argv) > 3 else 0.6
+SHARE = float(sys.argv[3]) if len(sys.argv) > 3 else 0.4
 SIGNALS = ("KILL", "TERM", "INT") if sys.argv[4:] == ["all"] else sys.argv[4:] or ["KILL"]
 FILES = ("DDPMDenoiser.ckpt", "DDPMDenoiser.pth", "DDPMDenoiser_raw.pth")
 
@@ -72,17 +73,28 @@ def loaded(folder):
     return {name: torch.load(folder / name, weights_only=True) for name in FILES}
 
 
-def killed(name, expected, scratch, row, chance):
+def left_alone(folder):
+    """How long an undisturbed run takes after its first batch."""
+    process = start(folder)
+    process.stdout.readline()
+    began = time.monotonic()
+    process.communicate()
+    assert process.returncode == 0
+    return time.monotonic() - began
+
+
+def killed(name, seconds, expected, scratch, row, chance):
     """KILLS signals in all, in one run after the other, each compared with `expected` at its end."""
-    compared = 0
+    compared, inside, scraps = 0, 0, 0
     while row.tried < KILLS:
         folder = scratch / f"{name}-{compared}"
-        while not runs_to_its_end(folder, chance.uniform(0.0, SECONDS) if row.tried < KILLS else 3600, name):
+        while not runs_to_its_end(folder, chance.uniform(0.0, seconds) if row.tried < KILLS else 3600, name):
             row.tried += 1
             there = (folder / FILES[0]).exists()
             epoch = torch.load(folder / FILES[0], weights_only=True)["epoch"] if there else None
             half = [path.name for path in folder.glob(".*.tmp")]
             print(f"SIG{name} {row.tried}: epoch on the disk {epoch}, half-written {half}", flush=True)
+            inside, scraps = inside + there, scraps + bool(half)
         place = difference(loaded(folder), expected, "files")
         if place is not None:
             row.lost.append(f"after {row.tried} signals the files differ at {place}")
@@ -90,17 +102,19 @@ def killed(name, expected, scratch, row, chance):
         if left != sorted(FILES):
             row.lost.append(f"left behind: {left}")
         compared += 1
-    row.remark = f"{compared} runs to their end, compared bit for bit"
+    row.remark = (
+        f"{inside} with a checkpoint there, {scraps} within a write; {compared} runs compared bit for bit"
+    )
 
 
 def main():
     chance, ledger = random.Random(2024), Ledger()
     with tempfile.TemporaryDirectory() as scratch:
-        assert runs_to_its_end(Path(scratch) / "alone", 3600)
+        seconds = SHARE * left_alone(Path(scratch) / "alone")
         expected = loaded(Path(scratch) / "alone")
         for name in SIGNALS:
             with ledger.row(f"SIG{name} at a random moment, then resumed") as row:
-                killed(name, expected, Path(scratch), row, chance)
+                killed(name, seconds, expected, Path(scratch), row, chance)
     ledger.close()
 
 
