@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from rust_diffusion import _guards, _run
+from rust_diffusion import _guards, _random, _run, checkpoint
 from tools import PROGRAMS, TINY, run_python, same_state, slices
 
 FEW = {
@@ -237,7 +237,22 @@ def test_a_random_state_is_put_back_after_a_checkpoint_was_checked(fit, tmp_path
     torch.manual_seed(5)
     np.random.seed(5)  # noqa: NPY002
     saved = torch.load(tmp_path / "weights" / "DDPMDenoiser.ckpt", weights_only=True)
-    from rust_diffusion import _random
-
     _random.check(saved["rust_diffusion"]["random"]["now"])
     assert torch.equal(torch.rand(3), expected[0]) and np.random.rand() == expected[1]  # noqa: NPY002
+
+
+def test_threads_may_look_at_a_folder_at_once(tmp_path):
+    start, errors = threading.Barrier(6), []
+
+    def look():
+        start.wait()
+        try:
+            for _ in range(200):
+                checkpoint.check_folder(tmp_path)
+        except OSError as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=look) for _ in range(6)]
+    [thread.start() for thread in threads]
+    [thread.join(60) for thread in threads]
+    assert not errors and not list(tmp_path.iterdir())

@@ -7,6 +7,7 @@ import glob
 import io
 import os
 import pickle
+import threading
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -80,7 +81,8 @@ def check_folder(folder: Path) -> None:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".writable.{os.getpid()}.tmp"
+        # a name for each thread: two may look at once
+        probe = folder / f".writable.{os.getpid()}.{threading.get_ident()}.tmp"
         probe.touch()
         probe.unlink()
     except OSError as error:
