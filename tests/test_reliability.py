@@ -256,3 +256,39 @@ def test_threads_may_look_at_a_folder_at_once(tmp_path):
     [thread.start() for thread in threads]
     [thread.join(60) for thread in threads]
     assert not errors and not list(tmp_path.iterdir())
+
+
+class Liar:
+    """Says that it is a tensor, which isinstance believes, and torch.as_tensor too, to its end."""
+
+    shape, dtype, device = torch.Size((4,)), torch.float32, torch.device("cpu")
+
+    @property
+    def __class__(self):
+        return torch.Tensor
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "rd.train(model, x, betas=liar, epochs=1)",
+        "rd.train(model, liar, betas=bars, epochs=1)",
+        "rd.ddim_sample(model, 1, (1, 8, 8), bars, 'cpu', 2, x_T=liar)",
+        "rd.ddim_sample(lambda x, t: liar, 1, (1, 8, 8), bars, 'cpu', 2)",
+        "model.save_pretrained('nowhere', betas=liar, image_size=8)",
+        "model(liar, torch.tensor([0]))",
+    ],
+)
+def test_an_object_that_lies_about_its_type_ends_no_process(call):
+    program = f"""
+import torch, rust_diffusion as rd
+from test_reliability import Liar
+from tools import TINY
+liar, x, bars, model = Liar(), torch.zeros(1, 1, 8, 8), torch.linspace(0.9, 0.1, 4), rd.DiffusionUNet(**TINY)
+try:
+    {call}
+except (TypeError, AttributeError) as error:
+    print("refused:", error)
+"""
+    done = run_python("-c", program)
+    assert done.returncode == 0 and "refused" in done.stdout, done.report

@@ -65,9 +65,16 @@ def pair(name: str, value: Any, high: int | None = None) -> tuple[int, int]:
     return sizes[0], sizes[1]
 
 
+def tensor(name: str, value: Any, dtype: torch.dtype | None = None) -> torch.Tensor:
+    """`torch.as_tensor(value, dtype=dtype)`; an object that only says it is a tensor would bring torch down."""
+    if isinstance(value, torch.Tensor) and not issubclass(type(value), torch.Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor or a NumPy array, got {type(value).__name__}")
+    return torch.as_tensor(value, dtype=dtype)
+
+
 def schedule(name: str, value: Any) -> torch.Tensor:
     """`value` as betas: float32 on the CPU, (T,), between 0 and 1."""
-    vector = torch.as_tensor(value, dtype=torch.float32, device="cpu").detach()
+    vector = tensor(name, value, torch.float32).detach().cpu()
     if vector.ndim != 1 or len(vector) < 1:
         raise ValueError(f"{name} must have shape (T,) with T >= 1, got {tuple(vector.shape)}")
     if not bool(((vector > 0) & (vector < 1)).all()):

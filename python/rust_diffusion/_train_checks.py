@@ -39,7 +39,7 @@ def check_betas(betas: Any) -> torch.Tensor:
     """A schedule: (T,), floating point, between 0 and 1."""
     if not hasattr(betas, "shape"):
         raise TypeError(f"betas must be a torch.Tensor or a NumPy array, got {type(betas).__name__}")
-    tensor: torch.Tensor = torch.as_tensor(betas)
+    tensor = _checks.tensor("betas", betas)
     _native.check_betas(tensor)
     return tensor
 

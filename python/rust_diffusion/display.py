@@ -37,7 +37,7 @@ def show_batch(batch: Any, title: str | None = None, ncols: int = 6) -> Figure:
     import matplotlib.pyplot as plt
 
     ncols = _checks.integer("ncols", ncols, 1)
-    images = torch.as_tensor(batch).detach().cpu()
+    images = _checks.tensor("batch", batch).detach().cpu()
     if images.ndim == 2:
         images = images[None, None]
     elif images.ndim == 3:

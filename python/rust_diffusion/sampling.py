@@ -217,7 +217,7 @@ class _Run:
 
 
 def _start(x_T: Any, shape: list[int], device: torch.device) -> Tensor:
-    x = torch.as_tensor(x_T)
+    x = _checks.tensor("x_T", x_T)
     if list(x.shape) != shape:
         raise ValueError(f"x_T must have shape {tuple(shape)}, got {tuple(x.shape)}")
     if not x.is_floating_point():
