@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from rust_diffusion import _checks, _native
 
 if TYPE_CHECKING:
