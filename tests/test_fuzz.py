@@ -252,12 +252,14 @@ def test_the_average(model, decay, other):
     ),
 )
 def test_training(data, options):
+    torch.manual_seed(0)
     network = rd.DiffusionUNet(base_ch=8, channel_mults=(1,), attn_levels=(), time_dim=4, num_heads=1)
     usual = dict(betas=torch.linspace(0.1, 0.5, 4), epochs=1, batch_size=2, device="cpu", max_steps=2)
     good = torch.zeros(2, 1, 4, 4)
     for images, changes in ((data, {}), (good, options)):
         survives(rd.train, network, images, **{**usual, **changes, "progress": False})
-    if all(bool(p.isfinite().all()) for p in network.parameters()):
+    # a learning rate of a hundred leaves numbers with which any run diverges
+    if all(bool((p.abs() < 10).all()) for p in network.parameters()):
         assert rd.train(network, good, **{**usual, "progress": False}).epochs_run == 1
 
 
