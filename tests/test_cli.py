@@ -215,7 +215,7 @@ def test_info_says_what_is_linked(cli):
     from rust_diffusion._versions import TORCH
 
     status, out, _ = cli("info")
-    assert status == 0 and re.search(rf"^linked with torch +{re.escape(TORCH)}$", out, re.MULTILINE)
+    assert status == 0 and re.search(rf"^linked with torch +{re.escape(TORCH)}(\+\w+)?$", out, re.MULTILINE)
     assert re.search(rf"^torch threads +{torch.get_num_threads()}$", out, re.MULTILINE)
 
 

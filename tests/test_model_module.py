@@ -4,6 +4,7 @@ import copy
 import io
 import pickle
 import threading
+import warnings
 
 import pytest
 import torch
@@ -265,3 +266,21 @@ def test_a_subclass_works_as_its_parent(rd, batch):
     plain = rd.DiffusionUNet(**TINY).eval()
     plain.load_state_dict(scaled.state_dict())
     assert torch.equal(scaled(*batch), 2 * plain(*batch))
+
+
+def test_a_replaced_submodule_is_refused_rather_than_ignored(rd):
+    model = rd.DiffusionUNet(**TINY)
+    model.out_act = torch.nn.ReLU()
+    with pytest.raises(TypeError, match="out_act is a ReLU where the architecture has a SiLU"):
+        model(torch.randn(1, 1, 16, 16), torch.tensor([3]))
+
+
+def test_hooks_on_submodules_are_said_once_not_to_be_called(rd):
+    model = rd.DiffusionUNet(**TINY)
+    model.mid_attn.register_forward_hook(lambda *_: None)
+    x, t = torch.randn(1, 1, 16, 16), torch.tensor([3])
+    with pytest.warns(UserWarning, match="hooks on submodules"):
+        model(x, t)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model(x, t)

@@ -277,6 +277,10 @@ class Liar:
         "rd.ddim_sample(lambda x, t: liar, 1, (1, 8, 8), bars, 'cpu', 2)",
         "model.save_pretrained('nowhere', betas=liar, image_size=8)",
         "model(liar, torch.tensor([0]))",
+        "model(x, liar)",
+        "rd.extract(liar, torch.tensor([0, 1]), (2, 1, 8, 8))",
+        "rd.denormalize_to_01(liar)",
+        "rd.ddim_sample(model, 1, (1, 8, 8), liar, 'cpu', 2)",
     ],
 )
 def test_an_object_that_lies_about_its_type_ends_no_process(call):

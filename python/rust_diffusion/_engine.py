@@ -11,7 +11,7 @@ from torch.autograd.function import Function, FunctionCtx
 from rust_diffusion import _native
 
 
-def applies(x: Any, parameters: list[Tensor], dropout: float) -> bool:
+def applies(x: Any, t: Any, parameters: list[Tensor], dropout: float) -> bool:
     """Whether the CPU engine can stand in for libtorch's operations without a visible difference.
 
     Other devices and dtypes, autocast to anything but bfloat16, tensor subclasses and torch's function transforms keep
@@ -19,6 +19,7 @@ def applies(x: Any, parameters: list[Tensor], dropout: float) -> bool:
     """
     return (
         type(x) is Tensor
+        and issubclass(type(t), Tensor)  # torch ends the process at an object that only says so
         and x.device.type == "cpu"
         and x.dtype == torch.float32
         and (not torch.is_autocast_enabled("cpu") or torch.get_autocast_dtype("cpu") is torch.bfloat16)

@@ -169,7 +169,7 @@ def compare_sets(a: Any, b: Any, *, max_images: int = 1000, seed: int = 0) -> Se
 
 def _images(name: str, value: Any) -> Tensor:
     try:
-        images = torch.as_tensor(value).detach().cpu()
+        images = _checks.tensor(name, value).detach().cpu()
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(f"{name} must be a tensor or an array, got {type(value).__name__}") from error
     if images.ndim != 4 or len(images) < 3 or images[0].numel() == 0:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,8 @@ class DiffusionUNet(nn.Module):
         for path, class_name, arguments in self._native.modules():
             parent, _, name = path.rpartition(".")
             self.get_submodule(parent).add_module(name, _CLASSES[class_name](**arguments))
+        self._kinds = [type(module) for module in self.modules()]
+        self._warned_of_hooks = False
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         """Predict the noise in `x` at timesteps `t`.
@@ -140,12 +143,31 @@ class DiffusionUNet(nn.Module):
         ValueError, TypeError
             If shape, dtype or device do not fit; the message names the argument.
         """
+        self._check_submodules()
         parameters: list[Tensor] = list(self.parameters())
         dropout = self._dropout_rate()
-        if _engine.applies(x, parameters, dropout):
+        if _engine.applies(x, t, parameters, dropout):
             return _engine.predict(self._native, parameters, x, t, dropout)
         _check_dtype(x, parameters[0].dtype)
         return self._native.forward(parameters, x, t, dropout, False)
+
+    def _check_submodules(self) -> None:
+        """Refuse what the forward pass in Rust, which does not call the submodules, would silently leave out."""
+        for module, kind in zip(self.modules(), self._kinds, strict=False):
+            if type(module) is not kind:
+                name = next(name for name, found in self.named_modules() if found is module)
+                raise TypeError(
+                    f"{name or 'model'} is a {type(module).__name__} where the architecture has a {kind.__name__}; "
+                    f"the forward pass runs in Rust on the architecture of the configuration"
+                )
+            hooked = module._forward_hooks or module._forward_pre_hooks
+            if hooked and module is not self and not self._warned_of_hooks:
+                self._warned_of_hooks = True
+                warnings.warn(
+                    "hooks on submodules of a DiffusionUNet are not called: its forward pass runs in Rust as a "
+                    "whole. Hooks on the model itself are.",
+                    stacklevel=2,
+                )
 
     def _dropout_rate(self) -> float:
         """What the Dropout modules say now: zero for those in eval mode."""

@@ -27,8 +27,12 @@ pub fn from_python(value: &Bound<'_, PyAny>, name: &str) -> PyResult<Tensor> {
 }
 
 fn is_numpy_array(value: &Bound<'_, PyAny>) -> PyResult<bool> {
-    let numpy = value.py().import("numpy")?;
-    value.is_instance(&numpy.getattr("ndarray")?)
+    is_really(value, &value.py().import("numpy")?.getattr("ndarray")?)
+}
+
+/// Whether the object's own type says so: `isinstance` believes what an object claims in `__class__`.
+fn is_really(value: &Bound<'_, PyAny>, class: &Bound<'_, PyAny>) -> PyResult<bool> {
+    value.get_type().is_subclass(class)
 }
 
 fn unpack(value: &Bound<'_, PyAny>, name: &str) -> PyResult<Tensor> {
@@ -37,7 +41,7 @@ fn unpack(value: &Bound<'_, PyAny>, name: &str) -> PyResult<Tensor> {
         let got = value.get_type().name().map_or_else(|_| "an unknown type".to_owned(), |n| n.to_string());
         PyTypeError::new_err(format!("{name} must be a torch.Tensor or a NumPy array, got {got}"))
     };
-    if !value.is_instance(&torch.getattr("Tensor")?)? {
+    if !is_really(value, &torch.getattr("Tensor")?)? {
         return Err(wrong_type());
     }
     let device: String = value.getattr("device")?.getattr("type")?.extract()?;

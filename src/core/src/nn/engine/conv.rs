@@ -23,9 +23,19 @@ pub enum Resize {
     Double,
 }
 
+/// What is computed: the samplers amplify the rounding of predictions by thousands in their first steps, gradients bear
+/// some more of it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Pass {
+    Forward,
+    Backward,
+}
+
 impl Resize {
-    fn method(self) -> Method {
+    /// F2 rounds as a direct convolution does, F4 twice as much, which bfloat16 hides.
+    fn method(self, pass: Pass, kind: Kind) -> Method {
         match self {
+            Resize::Keep if pass == Pass::Forward && kind == Kind::Float => Method::F2,
             Resize::Keep => Method::F4,
             Resize::Halve => Method::Downsample,
             Resize::Double => Method::Upsample,
@@ -82,7 +92,7 @@ fn fast_forward<T: Stored>(
     residual: Option<&Tensor>,
 ) -> Result<Tensor> {
     let (b, h, w, _) = x.size4()?;
-    let method = resize.method();
+    let method = resize.method(Pass::Forward, T::KIND);
     let (h, w) = (method.output_size(h as usize) as i64, method.output_size(w as usize) as i64);
     let mut y = Tensor::f_empty([b, h, w, conv.cout], (T::KIND, x.device()))?;
     let bias = Some(slice::<f32>(&weights.params[conv.param + 1])?);
@@ -154,7 +164,7 @@ fn fast_layer_gradients<T: Stored>(
     let mut db = Tensor::f_empty([conv.cout], float)?;
     winograd::weight_gradient(
         &TorchPool,
-        resize.method(),
+        resize.method(Pass::Backward, T::KIND),
         images(x)?,
         &Source::new(slice::<T>(x)?, conv.cin as usize),
         images(dy)?,
@@ -174,7 +184,7 @@ fn fast_input_gradient<T: Stored>(
     dy: &Tensor,
 ) -> Result<Tensor> {
     let mut dx = x.f_empty_like()?;
-    let filter = weights.filter(conv, resize.method(), Direction::InputGradient)?;
+    let filter = weights.filter(conv, resize.method(Pass::Backward, T::KIND), Direction::InputGradient)?;
     let source = Source::new(slice::<T>(dy)?, conv.cout as usize);
     let to = images(&dx)?;
     let addends = Addends::default();
