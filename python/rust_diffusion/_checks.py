@@ -21,8 +21,9 @@ def integer(name: str, value: Any, low: int | None = None, high: int | None = No
         raise TypeError(f"{name} must be an integer, got {_describe(value)}") from None
     low, high = -_INT64 if low is None else low, _INT64 - 1 if high is None else high
     if not low <= number <= high:
-        above = f"at least {low}" if high == _INT64 - 1 else f"between {low} and {high}"
-        raise ValueError(f"{name} must be {above}, got {number}")
+        unbounded = high == _INT64 - 1 and number < low
+        takes = f"at least {low}" if unbounded else f"between {low} and {high}"
+        raise ValueError(f"{name} must be {takes}, got {number}")
     return number
 
 
@@ -67,9 +68,13 @@ def pair(name: str, value: Any, high: int | None = None) -> tuple[int, int]:
 
 def tensor(name: str, value: Any, dtype: torch.dtype | None = None) -> torch.Tensor:
     """`torch.as_tensor(value, dtype=dtype)`; an object that only says it is a tensor would bring torch down."""
+    wrong = TypeError(f"{name} must be a torch.Tensor or a NumPy array, got {type(value).__name__}")
     if isinstance(value, torch.Tensor) and not issubclass(type(value), torch.Tensor):
-        raise TypeError(f"{name} must be a torch.Tensor or a NumPy array, got {type(value).__name__}")
-    return torch.as_tensor(value, dtype=dtype)
+        raise wrong
+    try:
+        return torch.as_tensor(value, dtype=dtype)
+    except (TypeError, ValueError, RuntimeError):
+        raise wrong from None
 
 
 def schedule(name: str, value: Any) -> torch.Tensor:

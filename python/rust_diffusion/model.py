@@ -339,6 +339,8 @@ class EMA:
         ValueError
             If a key is missing. RuntimeError if the shadow's keys or shapes do not fit.
         """
+        if not isinstance(state_dict, dict):
+            raise TypeError(f"state_dict must be a dict, got {type(state_dict).__name__}")
         missing = [key for key in ("decay", "shadow") if key not in state_dict]
         if missing:
             raise ValueError(f"state_dict must have the keys 'decay' and 'shadow', {missing[0]!r} is missing")

@@ -140,6 +140,8 @@ def load(
     >>> images = rd.load("weights/DDPMDenoiser.pth").sample(8, sampler="ddim", seed=0)  # doctest: +SKIP
     """
     where = _checks.device("device", device)
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(f"path must be a str or a path, got {type(path).__name__}")
     source = _locate(Path(path))
     if source.is_dir():
         if num_heads is not None:
