@@ -326,3 +326,19 @@ def test_fp16_gives_up_after_many_updates_without_a_gradient(rd, betas, tmp_path
         rd.train(model, [slices(2)] * 40, **fit, **{**FIXED, "precision": "fp16"})
     assert torch.equal(model.out_conv.weight, before), "nothing was learnt from what is not finite"
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "option", ["force_restart", "horizontal_flip", "ema_warmup", "deterministic", "progress"]
+)
+def test_a_switch_is_true_or_false_and_no_text(rd, betas, option):
+    """A "False" from a configuration file must not replace files."""
+    model = rd.DiffusionUNet(**TINY)
+    with pytest.raises(TypeError, match=f"{option} must be True or False, got 'False'"):
+        rd.train(model, slices(2), betas=betas, epochs=1, **{option: "False"})
+
+
+@pytest.mark.parametrize("folder", ["", "a\0b"])
+def test_a_weights_dir_without_a_usable_name_is_refused(rd, betas, folder):
+    with pytest.raises(ValueError, match="weights_dir must be the path of a folder"):
+        rd.train(rd.DiffusionUNet(**TINY), slices(2), betas=betas, epochs=1, weights_dir=folder)

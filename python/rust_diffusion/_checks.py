@@ -7,6 +7,7 @@ import operator
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 # What fits the 64-bit integers on the other side of the line.
@@ -25,6 +26,13 @@ def integer(name: str, value: Any, low: int | None = None, high: int | None = No
         takes = f"at least {low}" if unbounded else f"between {low} and {high}"
         raise ValueError(f"{name} must be {takes}, got {number}")
     return number
+
+
+def flag(name: str, value: Any) -> bool:
+    """`value` as a bool; text and numbers are not taken for one."""
+    if isinstance(value, (bool, np.bool_)):
+        return bool(value)
+    raise TypeError(f"{name} must be True or False, got {_describe(value)}")
 
 
 def number(name: str, value: Any, low: float | None = None, high: float | None = None) -> float:

@@ -50,6 +50,8 @@ def weights_folder(folder: Any) -> Path | None:
         return None
     if not isinstance(folder, (str, os.PathLike)):
         raise TypeError(f"weights_dir must be a path, got {type(folder).__name__}")
+    if not os.fspath(folder) or "\0" in os.fsdecode(folder):
+        raise ValueError(f"weights_dir must be the path of a folder, got {folder!r}")
     path = Path(folder)
     checkpoint.check_folder(path)
     return path

@@ -164,7 +164,7 @@ def train(
     KeyboardInterrupt
         After Ctrl-C, once the checkpoint is written.
     """
-    if deterministic:
+    if _checks.flag("deterministic", deterministic):
         _guards.prepare_cublas()  # before anything here asks CUDA for the device
     model = _train_checks.check_model(model)
     options: dict[str, Any] = {
@@ -175,13 +175,13 @@ def train(
         "weight_decay": _checks.number("weight_decay", weight_decay, 0.0),
         "grad_clip": _train_checks.positive("grad_clip", grad_clip),
         "ema_decay": _checks.number("ema_decay", ema_decay, 0.0, 1.0),
-        "ema_warmup": bool(ema_warmup),
+        "ema_warmup": _checks.flag("ema_warmup", ema_warmup),
         "objective": _checks.choice("objective", objective, OBJECTIVES),
         "min_snr_gamma": (
             None if min_snr_gamma is None else _train_checks.positive("min_snr_gamma", min_snr_gamma)
         ),
         "accumulate": _checks.integer("accumulate", accumulate, 1),
-        "horizontal_flip": bool(horizontal_flip),
+        "horizontal_flip": _checks.flag("horizontal_flip", horizontal_flip),
         "max_steps": None if max_steps is None else _checks.integer("max_steps", max_steps, 1),
     }
     batch_size = _checks.integer("batch_size", batch_size, 1)
@@ -195,6 +195,8 @@ def train(
     if seed is not None:
         seed = _checks.integer("seed", seed, -(2**63), 2**64 - 1)
     name = _train_checks.check_name(name)
+    force_restart = _checks.flag("force_restart", force_restart)
+    progress = _checks.flag("progress", progress)
 
     with contextlib.ExitStack() as stack:
         group = stack.enter_context(distributed.group(target))
@@ -213,7 +215,7 @@ def train(
             checkpoint.clear_leftovers(files.folder, files.name)
         found = group.share(lambda: None if force_restart else _find(files, model, len(betas), options))
         # Neither the caller's autocast nor its inference mode is meant for what happens here.
-        stack.enter_context(_guards.deterministic(bool(deterministic), target))
+        stack.enter_context(_guards.deterministic(deterministic, target))
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.autocast(target.type, enabled=False))
         with _guards.enough_memory(
