@@ -7,6 +7,7 @@ tests: whatever the oracle offers must then pass.
 import importlib
 import os
 import random
+import signal
 import sys
 
 # Before torch is loaded: its threads give the cores back while they wait, which matters on a busy machine.
@@ -17,6 +18,9 @@ import pytest
 import torch
 
 import oracle as course
+
+# What is started in the background of a script ignores Ctrl-C, and so would every program that a test starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser):
