@@ -194,3 +194,14 @@ def test_the_samplers_take_the_saved_weights(rd, betas, loader, tmp_path):
     alpha_bars = torch.cumprod(1 - betas, 0)
     samples = rd.ddim_sample(model, 2, (1, 16, 16), alpha_bars, "cpu", 5, progress=False)
     assert samples.shape == (2, 1, 16, 16) and torch.isfinite(samples).all()
+
+
+def test_a_checkpoint_of_another_number_of_heads_is_refused(rd, tmp_path):
+    """The shapes of its weights fit, and its attention would be another."""
+    options = dict(
+        betas=rd.cosine_beta_schedule(10), epochs=1, weights_dir=tmp_path, progress=False, device="cpu"
+    )
+    rd.train(rd.DiffusionUNet(**TINY), slices(2), **options)
+    other = rd.DiffusionUNet(**{**TINY, "num_heads": 2})
+    with pytest.raises(ValueError, match="num_heads=2, but .* was trained with num_heads=4"):
+        rd.train(other, slices(2), **{**options, "epochs": 2})

@@ -281,6 +281,7 @@ def _find(
         saved = checkpoint.read(path)
         checkpoint.check(saved, model, path)
         _compare(saved, timesteps, options, path)
+        _compare_heads(saved, model, path)
         return dict(saved)
     path = files.path(".pth")
     if path.exists():
@@ -303,6 +304,16 @@ def _compare(saved: dict[str, Any], timesteps: int, options: dict[str, Any], pat
         if key in config and config[key] != options[key]:
             text = f"the run in {path} had {key}={config[key]}; it goes on with {options[key]}"
             warnings.warn(text, stacklevel=5)
+
+
+def _compare_heads(saved: dict[str, Any], model: DiffusionUNet, path: Path) -> None:
+    """The one part of an architecture that leaves no trace in the shapes of the weights."""
+    theirs = saved.get(checkpoint.OWN, {}).get("model")
+    ours = model.config["num_heads"]
+    if isinstance(theirs, dict) and theirs.get("num_heads", ours) != ours:
+        raise ValueError(
+            f"model has num_heads={ours}, but {path} was trained with num_heads={theirs['num_heads']}"
+        )
 
 
 def _begin(run: Run, found: dict[str, Any] | None) -> None:
