@@ -203,5 +203,5 @@ def test_a_checkpoint_of_another_number_of_heads_is_refused(rd, tmp_path):
     )
     rd.train(rd.DiffusionUNet(**TINY), slices(2), **options)
     other = rd.DiffusionUNet(**{**TINY, "num_heads": 2})
-    with pytest.raises(ValueError, match="num_heads=2, but .* was trained with num_heads=4"):
+    with pytest.raises(ValueError, match=r"num_heads=2, but .* was trained with num_heads=4"):
         rd.train(other, slices(2), **{**options, "epochs": 2})
