@@ -3,6 +3,8 @@
 //! Arguments come in as Python objects and are checked here; tensors cross without a copy; the GIL is released around
 //! the core; every error becomes a built-in exception. No tensor arithmetic happens here.
 
+#![deny(unsafe_code)]
+
 mod data;
 mod detach;
 mod error;

@@ -3,10 +3,13 @@
 //! This crate has never heard of its host language. What it needs from outside (a denoiser that is not ours, noise,
 //! batches, a place to report to) it asks for through traits.
 
+#![deny(unsafe_code)]
+
 pub mod data;
 pub mod ema;
 pub mod error;
 pub mod forward;
+#[allow(unsafe_code)]
 mod libtorch;
 pub mod nn;
 pub mod sampler;

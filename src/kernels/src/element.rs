@@ -1,6 +1,6 @@
 //! What a tensor may be made of: f32, or bf16 that is widened on reading and rounded on writing.
 
-use crate::raw::{Simd, LANES};
+use crate::simd::{Simd, LANES};
 use half::bf16;
 
 /// A stored number; all arithmetic is in f32.

@@ -3,7 +3,8 @@
 use crate::element::{load, store, Element};
 use crate::error::{check_len, Result};
 use crate::pool::Pool;
-use crate::raw::{dispatch, Kernel, Simd, Split, LANES};
+use crate::simd::{dispatch, Kernel, Simd, LANES};
+use crate::split::Split;
 
 /// Elements per task.
 const PIECE: usize = 32 * 1024;

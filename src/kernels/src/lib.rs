@@ -22,6 +22,9 @@
 //! | [`winograd::convolve`] | y = filter * source + bias(C) + shift(N, C) + residual(N, H, W, C) + (own: what y held), each addend optional |
 //! | [`winograd::weight_gradient`] | from the source and dy: dw (O, I, 3, 3) and, if asked for, dbias (both written) |
 //! | [`elementwise::add`], [`elementwise::accumulate`], [`elementwise::convert`] | y = a + b; y += x; y = x in another element type |
+
+#![forbid(unsafe_code)]
+
 pub mod attention;
 pub mod element;
 pub mod elementwise;
@@ -31,8 +34,9 @@ pub mod norm;
 pub mod optim;
 pub mod pool;
 mod product;
-pub mod raw;
+pub mod simd;
 pub mod source;
+pub mod split;
 #[cfg(test)]
 mod testing;
 pub mod winograd;

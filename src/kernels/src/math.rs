@@ -1,6 +1,6 @@
 //! Functions on registers: the exponential, SiLU with its derivative, and the dropout mask.
 
-use crate::raw::{Simd, LANES};
+use crate::simd::{Simd, LANES};
 
 /// e^x to within 2 units in the last place; x is clamped to [-87, 88], where f32 neither overflows nor loses bits; NaN
 /// stays NaN.
@@ -84,7 +84,7 @@ pub struct PixelKey(u32, u32);
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::raw::{dispatch, Kernel};
+    use crate::simd::{dispatch, Kernel};
 
     struct Each<'a>(&'a [f32; LANES], &'a mut [[f32; LANES]; 3]);
     impl Kernel for Each<'_> {

@@ -3,7 +3,8 @@
 use crate::element::{load, store};
 use crate::error::{check_len, Error, Result};
 use crate::pool::Pool;
-use crate::raw::{dispatch, Kernel, Simd, Split, LANES};
+use crate::simd::{dispatch, Kernel, Simd, LANES};
+use crate::split::Split;
 use half::bf16;
 
 /// AdamW (Loshchilov and Hutter 2019) at its `step`-th step, counted from 1.

@@ -6,7 +6,7 @@
 
 #![allow(clippy::needless_range_loop)] // the indices are the formulas'
 
-use crate::raw::{dispatch, Kernel, Line, Simd, LANES};
+use crate::simd::{dispatch, Kernel, Line, Simd, LANES};
 
 /// Panels of output channels that are worked on together, at most (what the widest register file takes).
 pub const PANELS: usize = 2;

@@ -1,7 +1,7 @@
 //! What tests share: numbers to fill tensors with, and the distance of two results.
 
 use crate::element::Element;
-use crate::raw::{limit_isa, Isa};
+use crate::simd::{limit_isa, Isa};
 use std::sync::Mutex;
 
 /// `n` numbers from a normal-like distribution (mean 0, deviation 1), the same for the same seed.

@@ -17,6 +17,8 @@ use crate::error::{Error, Result};
 
 const MAGIC: &[u8; 16] = b"rust-diffusion 1";
 
+const EXTENSION: &str = "cache";
+
 /// Bytes handled at a time: few calls, little memory.
 const BLOCK: usize = 1 << 22;
 
@@ -44,10 +46,10 @@ impl Key {
     /// Where the set is kept: `place` itself, or a file in it if it is a folder.
     ///
     /// # Errors
-    /// `Value` if `place` is an image: no mistaken argument may overwrite data.
+    /// `Value` if `place` is an image or a file of something else: no mistaken argument may overwrite data.
     pub fn file(&self, place: &Path, files: &[PathBuf]) -> Result<PathBuf> {
         if place.is_dir() {
-            return Ok(place.join(format!("images-{:016x}.cache", self.name)));
+            return Ok(place.join(format!("images-{:016x}.{EXTENSION}", self.name)));
         }
         if folder::has_image_extension(place) || files.iter().any(|file| file == place) {
             return Err(Error::Value(format!(
@@ -55,7 +57,25 @@ impl Key {
                 place.display()
             )));
         }
+        if is_of_something_else(place) {
+            return Err(Error::Value(format!(
+                "cache: {} holds something else, takes a folder or a file of its own",
+                place.display()
+            )));
+        }
         Ok(place.to_path_buf())
+    }
+}
+
+/// Whether `place` is a file that was no cache, not even before it was damaged: by its name, or by half of its first bytes.
+fn is_of_something_else(place: &Path) -> bool {
+    if place.extension().is_some_and(|extension| extension == EXTENSION) {
+        return false;
+    }
+    let mut start = Vec::new();
+    match File::open(place).and_then(|file| file.take(MAGIC.len() as u64).read_to_end(&mut start)) {
+        Ok(_) => 2 * start.iter().zip(MAGIC).filter(|(byte, expected)| byte == expected).count() < start.len(),
+        Err(_) => false,
     }
 }
 

@@ -4,10 +4,10 @@ use std::fs::{self, File};
 use std::io::{self, Cursor, Read};
 use std::path::Path;
 
-use image::codecs::{png::PngDecoder, tiff::TiffDecoder};
+use image::codecs::tiff::TiffDecoder;
 use image::{DynamicImage, ImageDecoder, ImageFormat, Limits};
 
-use super::jpeg;
+use super::{jpeg, png};
 
 /// Pixels that a file may declare before it is refused as a decompression bomb: 8192 x 8192.
 pub const MAX_PIXELS: u64 = 1 << 26;
@@ -62,16 +62,16 @@ pub fn decode_bytes(bytes: &[u8], window: Option<Window>, max_pixels: u64) -> Re
     if is_dicom(bytes) {
         return decode_dicom(bytes, window, max_pixels);
     }
-    let reader = Cursor::new(bytes);
     match image::guess_format(bytes) {
-        Ok(ImageFormat::Png) => finish(PngDecoder::new(reader).map_err(image_error)?, max_pixels),
+        Ok(ImageFormat::Png) => png::decode(bytes, max_pixels),
         Ok(ImageFormat::Jpeg) => jpeg::decode(bytes, max_pixels),
-        Ok(ImageFormat::Tiff) => finish(TiffDecoder::new(reader).map_err(image_error)?, max_pixels),
+        Ok(ImageFormat::Tiff) => finish(TiffDecoder::new(Cursor::new(bytes)).map_err(image_error)?, max_pixels),
         _ => Err(DecodeError::Content("not a PNG, JPEG, TIFF or DICOM image".into())),
     }
 }
 
-fn finish<D: ImageDecoder>(mut decoder: D, max_pixels: u64) -> Result<Picture, DecodeError> {
+/// The picture that a decoder of the `image` crate gives.
+pub(super) fn finish<D: ImageDecoder>(mut decoder: D, max_pixels: u64) -> Result<Picture, DecodeError> {
     let (width, height) = decoder.dimensions();
     check_size(width.into(), height.into(), max_pixels)?;
     let mut limits = Limits::no_limits();
@@ -132,7 +132,7 @@ fn decode_dicom(_: &[u8], _: Option<Window>, _: u64) -> Result<Picture, DecodeEr
     Err(DecodeError::Content("this build reads no DICOM".into()))
 }
 
-fn image_error(error: image::ImageError) -> DecodeError {
+pub(super) fn image_error(error: image::ImageError) -> DecodeError {
     let text = match &error {
         image::ImageError::IoError(cause) if cause.kind() == io::ErrorKind::UnexpectedEof => {
             "the file is truncated".into()

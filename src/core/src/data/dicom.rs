@@ -2,10 +2,18 @@
 
 use std::io::Cursor;
 
-use dicom_object::{FileDicomObject, InMemDicomObject, OpenFileOptions, Tag};
+use dicom_encoding::TransferSyntaxIndex;
+use dicom_object::{FileDicomObject, FileMetaTable, InMemDicomObject, OpenFileOptions, Tag};
+use dicom_parser::dataset::lazy_read::LazyDataSetReader;
+use dicom_parser::dataset::LazyDataToken;
+use dicom_parser::StatefulDecode;
 use dicom_pixeldata::{ConvertOptions, PhotometricInterpretation, PixelDecoder, VoiLutOption};
+use dicom_transfer_syntax_registry::TransferSyntaxRegistry;
 
 use super::decode::{check_size, DecodeError, Picture, Pixels, Window};
+
+/// Where the first element stands, and before it the letters DICM.
+const PREAMBLE_SIZE: usize = 128;
 
 const ROWS: Tag = Tag(0x0028, 0x0010);
 const COLUMNS: Tag = Tag(0x0028, 0x0011);
@@ -17,6 +25,7 @@ pub(super) fn decode(bytes: &[u8], window: Option<Window>, max_pixels: u64) -> R
             "a DICOM file needs window=(level, width) in Hounsfield units, such as (-600, 1500) for lungs",
         ));
     };
+    check_lengths(bytes)?;
     let object = OpenFileOptions::new().from_reader(Cursor::new(bytes)).map_err(damaged)?;
     let (height, width) = (side(&object, ROWS)?, side(&object, COLUMNS)?);
     check_size(width.into(), height.into(), max_pixels)?;
@@ -35,6 +44,30 @@ pub(super) fn decode(bytes: &[u8], window: Option<Window>, max_pixels: u64) -> R
     let levels =
         units.into_iter().map(|unit| window.shade(unit)).map(|shade| if inverted { u16::MAX - shade } else { shade });
     Ok(Picture { width, height, channels: 1, pixels: Pixels::U16(levels.collect()) })
+}
+
+/// Refuses an element that claims more bytes than the file has left: the parser sets the memory aside before it looks.
+fn check_lengths(bytes: &[u8]) -> Result<(), DecodeError> {
+    let bytes = &bytes[PREAMBLE_SIZE..];
+    let mut input = Cursor::new(bytes);
+    let meta = FileMetaTable::from_reader(&mut input).map_err(damaged)?;
+    let Some(syntax) = TransferSyntaxRegistry.get(meta.transfer_syntax()) else {
+        return Err(content("its transfer syntax is not supported"));
+    };
+    let mut elements = LazyDataSetReader::new_with_ts(input, syntax).map_err(damaged)?;
+    while let Some(token) = elements.advance() {
+        let token = token.map_err(damaged)?;
+        let (start, claimed) = match &token {
+            LazyDataToken::LazyValue { header, decoder } => (decoder.position(), header.len.0),
+            LazyDataToken::LazyItemValue { len, decoder } => (decoder.position(), *len),
+            _ => continue,
+        };
+        if start.saturating_add(claimed.into()) > bytes.len() as u64 {
+            return Err(content("the file is truncated"));
+        }
+        token.skip().map_err(damaged)?;
+    }
+    Ok(())
 }
 
 impl Window {

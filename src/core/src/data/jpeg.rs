@@ -1,6 +1,9 @@
-//! JPEG. Of the decoders in Rust this one follows libjpeg's upsampling of the colours, and so Pillow's grey levels.
+//! JPEG by libjpeg, as Pillow reads it: no other decoder rounds the same way, and three levels of difference in the colours show.
 
-use jpeg_decoder::{Decoder, PixelFormat};
+use std::any::Any;
+use std::panic::{catch_unwind, AssertUnwindSafe};
+
+use mozjpeg::{ColorSpace, Decompress};
 
 use super::decode::{check_size, DecodeError, Picture, Pixels};
 
@@ -11,26 +14,36 @@ pub(super) fn decode(bytes: &[u8], max_pixels: u64) -> Result<Picture, DecodeErr
     if !is_complete(bytes) {
         return Err(DecodeError::Content("the file is truncated".into()));
     }
-    let mut decoder = Decoder::new(bytes);
-    decoder.read_info().map_err(damaged)?;
-    let info = decoder.info().ok_or_else(|| damaged("no image in it"))?;
-    let (width, height) = (u32::from(info.width), u32::from(info.height));
-    check_size(width.into(), height.into(), max_pixels)?;
-    let samples = decoder.decode().map_err(damaged)?;
-    let (channels, pixels) = match info.pixel_format {
-        PixelFormat::L8 => (1, Pixels::U8(samples)),
-        PixelFormat::L16 => (1, Pixels::U16(bytemuck::pod_collect_to_vec(&samples))),
-        PixelFormat::RGB24 => (3, Pixels::U8(samples)),
-        PixelFormat::CMYK32 => (3, Pixels::U8(samples.chunks_exact(4).flat_map(to_rgb).collect())),
-    };
-    Ok(Picture { width, height, channels, pixels })
+    // libjpeg leaves by unwinding when something is wrong.
+    catch_unwind(AssertUnwindSafe(|| read(bytes, max_pixels))).unwrap_or_else(|cause| Err(damaged(words(&*cause))))
 }
 
-/// Printing inks to light, with Pillow's rounding of a product of bytes.
+fn read(bytes: &[u8], max_pixels: u64) -> Result<Picture, DecodeError> {
+    let file = Decompress::new_mem(bytes).map_err(damaged)?;
+    let (width, height) = file.size();
+    check_size(width as u64, height as u64, max_pixels)?;
+    let to = match file.color_space() {
+        ColorSpace::JCS_GRAYSCALE => ColorSpace::JCS_GRAYSCALE,
+        ColorSpace::JCS_CMYK | ColorSpace::JCS_YCCK => ColorSpace::JCS_CMYK,
+        _ => ColorSpace::JCS_RGB,
+    };
+    let mut rows = file.to_colorspace(to).map_err(damaged)?;
+    let samples: Vec<u8> = rows.read_scanlines().map_err(damaged)?;
+    rows.finish().map_err(damaged)?;
+    let (channels, samples) = match to {
+        ColorSpace::JCS_GRAYSCALE => (1, samples),
+        ColorSpace::JCS_CMYK => (3, samples.chunks_exact(4).flat_map(to_rgb).collect()),
+        _ => (3, samples),
+    };
+    Ok(Picture { width: width as u32, height: height as u32, channels, pixels: Pixels::U8(samples) })
+}
+
+/// Printing inks to light, with Pillow's rounding of a product of bytes. As Adobe's programs write them and Pillow
+/// takes them for granted, the inks are stored inverted: 255 is none.
 fn to_rgb(inks: &[u8]) -> [u8; 3] {
-    let light = 255 - u32::from(inks[3]);
+    let light = u32::from(inks[3]);
     [0, 1, 2].map(|ink| {
-        let product = u32::from(inks[ink]) * light + 128;
+        let product = u32::from(255 - inks[ink]) * light + 128;
         (light - (((product >> 8) + product) >> 8)) as u8
     })
 }
@@ -73,4 +86,10 @@ fn segment_length(bytes: &[u8], at: usize) -> Option<usize> {
 
 fn damaged(error: impl std::fmt::Display) -> DecodeError {
     DecodeError::Content(format!("not a JPEG image that can be read: {error}"))
+}
+
+/// What libjpeg said on leaving.
+fn words(cause: &(dyn Any + Send)) -> &str {
+    let text = cause.downcast_ref::<String>().map(String::as_str).or_else(|| cause.downcast_ref::<&str>().copied());
+    text.unwrap_or("the decoder failed")
 }

@@ -13,6 +13,7 @@ mod jpeg;
 pub mod load;
 mod parallel;
 pub mod phantom;
+mod png;
 pub mod resize;
 mod rng;
 pub mod sample;

@@ -1,5 +1,5 @@
-//! Below tch: libtorch's thread pool, what tch leaves out, and the memory of tensors as slices. The only file of this
-//! crate with `unsafe`; each block says why it holds.
+//! Below tch: libtorch's thread pool, what tch leaves out, and the memory of tensors as slices. The only file with
+//! `unsafe`; each block says why it holds.
 
 use std::ffi::{c_char, c_int, c_void, CStr};
 use std::panic::{catch_unwind, AssertUnwindSafe};

@@ -8,7 +8,8 @@ use crate::element::Element;
 use crate::error::{check_len, Result};
 use crate::pool::Pool;
 use crate::product::{multiply, Correlations, Operands};
-use crate::raw::{dispatch, Kernel, Line, Simd, Split, LANES};
+use crate::simd::{dispatch, Kernel, Line, Simd, LANES};
+use crate::split::Split;
 use std::f32::consts::{LN_2, LOG2_E};
 
 /// Writes dqkv (N, positions, 3 C) from dout (N, positions, C), what went into [`super::forward`] and what came out.

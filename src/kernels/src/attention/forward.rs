@@ -6,7 +6,8 @@ use crate::element::Element;
 use crate::error::Result;
 use crate::pool::Pool;
 use crate::product::{multiply, Operands};
-use crate::raw::{dispatch, Kernel, Line, Simd, Split, LANES};
+use crate::simd::{dispatch, Kernel, Line, Simd, LANES};
+use crate::split::Split;
 use std::f32::consts::LN_2;
 
 /// From qkv (N, positions, 3 C), the queries, keys and values of all heads side by side, writes out (N, positions, C) and

@@ -14,7 +14,7 @@ pub use backward::backward;
 pub use forward::forward;
 
 use crate::error::{check_len, Error, Result};
-use crate::raw::{Line, Simd, LANES};
+use crate::simd::{Line, Simd, LANES};
 use std::cell::Cell;
 use std::f32::consts::LOG2_E;
 

@@ -1,7 +1,7 @@
 //! Matrices brought into lines, and back.
 
 use crate::element::{load, store, Element};
-use crate::raw::{Kernel, Line, Simd, LANES};
+use crate::simd::{Kernel, Line, Simd, LANES};
 
 /// Rows of `width` numbers that begin `stride` apart.
 #[derive(Clone, Copy)]

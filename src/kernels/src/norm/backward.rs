@@ -9,8 +9,9 @@ use crate::element::{load, store, Element};
 use crate::error::{check_len, Result};
 use crate::math::{silu_slope, Dropout, PixelKey};
 use crate::pool::Pool;
-use crate::raw::{dispatch, Kernel, Simd, Split, LANES};
+use crate::simd::{dispatch, Kernel, Simd, LANES};
 use crate::source::{Images, Source};
+use crate::split::Split;
 use std::ops::Range;
 
 /// A gradient of one part of the input: written, or added to what is there.

@@ -5,8 +5,9 @@ use crate::element::{load, store, Element};
 use crate::error::{check_len, Result};
 use crate::math::sigmoid;
 use crate::pool::Pool;
-use crate::raw::{dispatch, Kernel, Simd, Split, LANES};
+use crate::simd::{dispatch, Kernel, Simd, LANES};
 use crate::source::{Images, Source};
+use crate::split::Split;
 use std::ops::Range;
 
 /// Writes y (N, H, W, C) and the groups' mean and rstd (N, groups).

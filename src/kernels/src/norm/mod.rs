@@ -14,7 +14,7 @@ pub use forward::forward;
 use crate::error::{check_len, Error, Result};
 use crate::math::Dropout;
 use crate::pool::{Pool, Serial};
-use crate::raw::{Line, LANES};
+use crate::simd::{Line, LANES};
 use crate::source::{Images, Source};
 use std::ops::Range;
 

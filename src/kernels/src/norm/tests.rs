@@ -1,7 +1,7 @@
 use super::*;
 use crate::element::Element;
 use crate::pool::Scoped;
-use crate::raw::Isa;
+use crate::simd::Isa;
 use crate::testing::{as_f64, as_type, assert_close, normal, with_isa, ALL_ISAS};
 use half::bf16;
 

@@ -9,8 +9,9 @@ use crate::element::Element;
 use crate::error::{check_len, Error, Result};
 use crate::pool::Pool;
 use crate::product::{Products, PANELS};
-use crate::raw::{dispatch, Line, Split, LANES};
+use crate::simd::{dispatch, Line, LANES};
 use crate::source::{Images, Source};
+use crate::split::Split;
 use std::marker::PhantomData;
 use std::ops::Range;
 

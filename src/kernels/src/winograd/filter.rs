@@ -7,7 +7,8 @@ use super::scheme::Scheme;
 use super::unroll;
 use crate::error::{check_len, Error, Result};
 use crate::pool::{Pool, Serial};
-use crate::raw::{dispatch, Kernel, Line, Simd, Split, LANES};
+use crate::simd::{dispatch, Kernel, Line, Simd, LANES};
+use crate::split::Split;
 use std::marker::PhantomData;
 
 /// A filter ready for [`super::convolve`].

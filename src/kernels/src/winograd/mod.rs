@@ -20,7 +20,7 @@ pub use tile::Addends;
 
 use crate::element::Element;
 use crate::error::{Error, Result};
-use crate::raw::Line;
+use crate::simd::Line;
 use crate::source::{Images, Source};
 use std::cell::Cell;
 

@@ -5,7 +5,7 @@
 //! Besides the plain filter there are schemes for the UNet's changes of resolution, each derived from its definition:
 //! a filter after nearest-neighbour doubling, a filter of stride 2, and the gradients of both with respect to the input.
 
-use crate::raw::Simd;
+use crate::simd::Simd;
 use std::f32::consts::{FRAC_1_SQRT_2, SQRT_2};
 
 /// A one-dimensional scheme: windows of `W` inputs, `P` points, `M` outputs.

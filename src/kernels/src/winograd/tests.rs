@@ -2,7 +2,7 @@ use super::reference::{direct, direct_gradient, direct_weight_gradient, output};
 use super::*;
 use crate::element::Element;
 use crate::pool::{Pool, Scoped, Serial};
-use crate::raw::Isa;
+use crate::simd::Isa;
 use crate::source::{Images, Source};
 use crate::testing::{as_f64, as_type, assert_close, error, normal, with_isa, ALL_ISAS};
 use half::bf16;

@@ -6,7 +6,7 @@ use super::method::Shape;
 use super::scheme::Scheme;
 use super::unroll;
 use crate::element::{load, store, Element};
-use crate::raw::{Kernel, Line, Simd, LANES};
+use crate::simd::{Kernel, Line, Simd, LANES};
 use crate::source::{Images, Source};
 use std::marker::PhantomData;
 use std::ops::Range;
