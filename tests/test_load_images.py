@@ -344,7 +344,7 @@ def test_a_cache_that_cannot_be_written_is_a_warning_and_an_image_is_never_overw
 def test_a_file_of_something_else_is_never_overwritten_by_a_cache(rd, folder, tmp_path):
     notes = tmp_path / "thesis.txt"
     notes.write_text("four years of work")
-    with pytest.raises(ValueError, match="thesis.txt holds something else"):
+    with pytest.raises(ValueError, match=r"thesis\.txt holds something else"):
         rd.load_images(folder, 8, cache=notes)
     assert notes.read_text() == "four years of work"
     # A cache of that name is one's own, also when its first byte is damaged.

@@ -306,8 +306,9 @@ def train_network(
     options: dict[str, Any],
     position: dict[str, Any],
     host: Any,
+    recorder: Any = None,
 ) -> None:
-    """Train in place; `host` gives batches and is told how the run goes."""
+    """Train in place; `host` gives batches and is told how the run goes, `recorder` records the usual update."""
 
 IMAGE_EXTENSIONS: list[str]
 MAX_PIXELS: int

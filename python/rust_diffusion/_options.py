@@ -12,19 +12,22 @@ import click
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
-class IntList(click.ParamType):  # type: ignore[type-arg]
-    """Integers separated by commas: 1,2,4."""
+class NumberList(click.ParamType):  # type: ignore[type-arg]
+    """Numbers separated by commas: 1,2,4."""
 
-    name = "int,int,..."
+    def __init__(self, kind: type[int] | type[float]) -> None:
+        self._kind = kind
+        self.name = f"{kind.__name__},{kind.__name__},..."
 
-    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int, ...]:
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[float, ...]:
         """Take a tuple as it is and a text apart; an empty text is the empty list."""
         if isinstance(value, (tuple, list)):
             return tuple(value)
         try:
-            return tuple(int(part) for part in value.split(",") if part.strip())
+            return tuple(self._kind(part) for part in value.split(",") if part.strip())
         except ValueError:
-            self.fail(f"{value!r} is not a list of integers such as 1,2,4", param, ctx)
+            plural = {int: "integers such as 1,2,4", float: "numbers such as -600,1500"}[self._kind]
+            self.fail(f"{value!r} is not a list of {plural}", param, ctx)
 
 
 def options_of(function: Any, skip: Container[str] = (), aliases: dict[str, str] | None = None) -> Decorator:
@@ -69,11 +72,12 @@ def given(context: click.Context, names: Container[str]) -> dict[str, Any]:
 
 
 def _type(default: Any, annotation: str, documented: str) -> Any:
-    choices = re.match(r"\{(.*?)\}", documented)
+    choices = re.match(r"\{(\".*?)\}", documented)
     if choices:
         return click.Choice(re.findall(r'"(.*?)"', choices.group(1)))
-    if isinstance(default, tuple) or re.search(r"(Sequence|tuple|list)\[int", annotation):
-        return IntList()
+    several = re.search(r"(?:Sequence|tuple|list)\[(int|float)", annotation)
+    if isinstance(default, tuple) or several:
+        return NumberList(float if several and several.group(1) == "float" else int)
     if default is not None:
         return type(default)
     scalars = (kind for kind in (bool, int, float) if re.search(rf"\b{kind.__name__}\b", annotation))

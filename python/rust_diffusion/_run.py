@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from rust_diffusion import _guards, _native, _random, checkpoint
+from rust_diffusion import _graphs, _guards, _native, _random, checkpoint
 from rust_diffusion._state import State
 from rust_diffusion.batches import Batches
 from rust_diffusion.distributed import Group
@@ -100,6 +100,7 @@ class Run:
                 state.options,
                 state.position,
                 self,
+                _graphs.recorder(self.device),
             )
         finally:
             self._close_bar()

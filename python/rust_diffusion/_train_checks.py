@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,11 @@ def pick_precision(precision: str, device: torch.device) -> str:
     if device.type != "cuda":
         return "fp32"
     return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp16"
+
+
+def norm_limit(name: str, value: Any) -> float:
+    """A number above 0, or infinity for no limit."""
+    return math.inf if isinstance(value, float) and value == math.inf else positive(name, value)
 
 
 def positive(name: str, value: Any) -> float:

@@ -8,6 +8,7 @@ usage, 130 interrupted.
 from __future__ import annotations
 
 import inspect
+import re
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -19,6 +20,7 @@ import torch
 
 from rust_diffusion import about, pictures, pretrained
 from rust_diffusion._options import given, options_of
+from rust_diffusion.data import load_images, phantoms
 from rust_diffusion.demo import epoch_lines
 from rust_diffusion.demo import run as run_demo
 from rust_diffusion.model import DiffusionUNet, get_device
@@ -27,8 +29,10 @@ from rust_diffusion.training import train as train_model
 from rust_diffusion.weights import COURSE_SIZE, COURSE_STEPS
 
 INTERRUPTED = 130
-#: Arguments of `train` that are objects, or that the command line decides.
+#: Arguments of `train` that are objects, or options here in another form.
 _IN_PYTHON_ONLY = ("weights_dir", "callback", "progress", "val_data")
+#: Arguments of `load_images` that are options here.
+_ABOUT_IMAGES = ("channels", "on_error", "cache", "window")
 
 
 class _State:
@@ -44,9 +48,18 @@ _DEBUG = click.option(
 )
 #: Arguments of the samplers that are no options here, and what an option is called in short.
 _NOT_OPTIONS = ("generator", "x_T", "seed", "objective", "progress", "callback")
+#: What DDPM has no use for.
+_DDIM_ONLY = ("sample_steps", "eta", "timesteps", "spacing")
+#: What only matters where images are drawn.
+_DRAWING = (*_DDIM_ONLY, "sampler", "seed", "batch_size", "precision", "num_samples")
 _ALIASES = {"sample_steps": "--steps"}
 _SCHEDULE = click.Choice(list(pretrained.SCHEDULES))
 _PATH = click.Path(path_type=Path)
+
+
+_about_images = options_of(
+    load_images, skip=set(inspect.signature(load_images).parameters).difference(_ABOUT_IMAGES)
+)
 
 
 def _about_weights(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -54,7 +67,9 @@ def _about_weights(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
         click.option("--num-heads", type=int, help="Likewise, the heads of its attention."),
         click.option("--schedule", type=_SCHEDULE, help="Likewise, the noise schedule."),
-        click.option("--num-steps", type=int, help="Likewise, T."),
+        click.option(
+            "--num-steps", type=int, help="Likewise, T of the schedule (how many steps DDIM takes: --steps)."
+        ),
         click.option(
             "--objective", type=click.Choice(OBJECTIVES), help="What it predicts, if no checkpoint says."
         ),
@@ -99,20 +114,26 @@ def demo(out: Path, seed: int, quick: bool) -> None:
     rust-diffusion train --data slices/ --epochs 60 --out weights
     rust-diffusion train --data phantoms:1024 --size 32 --base-ch 32 --epochs 20 --out tiny
     rust-diffusion train --data 'scans/*/*.png' --precision bf16 --batch-size 16 --out weights
+    rust-diffusion train --data dicom/ --window -600,1500 --val-data dicom-test/ --out weights
 """)
 @click.option("--data", required=True, help="Folder of images, a glob in quotes, or phantoms[:N].")
-@click.option("--out", required=True, type=_PATH, help="Folder for weights and checkpoint.")
+@click.option("--val-data", help="Likewise, images for a validation loss after each epoch.")
+@click.option(
+    "--out", "--weights-dir", "out", required=True, type=_PATH, help="Folder for weights and checkpoint."
+)
 @click.option("--size", type=int, default=COURSE_SIZE, show_default=True, help="Height and width, in pixels.")
 @click.option("--num-steps", type=int, default=COURSE_STEPS, show_default=True, help="Diffusion steps T.")
 @click.option("--schedule", type=_SCHEDULE, default="cosine", show_default=True, help="Of the noise.")
 @options_of(DiffusionUNet, skip=("in_ch",))
 @options_of(train_model, skip=(*_IN_PYTHON_ONLY, "device"))
+@_about_images
 @click.option("--device", default=get_device, help="cpu, cuda or mps.  [default: the best there is]")
 @click.pass_context
 def train(
     context: click.Context,
     /,
     data: str,
+    val_data: str | None,
     out: Path,
     size: int,
     num_steps: int,
@@ -124,7 +145,8 @@ def train(
 
     A run that was interrupted or killed goes on when the same command is given again.
     """
-    images = _read(data, size)
+    images = _read(context, "--data", data, size)
+    val_images = None if val_data is None else _read(context, "--val-data", val_data, size)
     if context.params["seed"] is not None:
         torch.manual_seed(context.params["seed"])
     betas = pretrained.SCHEDULES[schedule](num_steps)
@@ -140,6 +162,7 @@ def train(
             images,
             betas=betas,
             weights_dir=out,
+            val_data=val_images,
             device=device,
             progress=_on_terminal(),
             callback=None if _on_terminal() else epoch_lines(context.params["epochs"], click.echo),
@@ -202,6 +225,7 @@ def sample(context: click.Context, /, out: Sequence[Path], num_samples: int, sam
 @options_of(DiffusionUNet.sample, skip=("image_size",))
 @options_of(ddim_sample, skip=_NOT_OPTIONS, aliases=_ALIASES)
 @click.option("--size", type=int, help="Height and width.  [default: what it was trained on]")
+@_about_images
 @_about_weights
 @click.option("--device", default=get_device, help="cpu, cuda or mps.  [default: the best there is]")
 @click.pass_context
@@ -220,12 +244,17 @@ def evaluate(
 
     if (weights is None) == (samples is None):
         raise click.UsageError("give either --weights or --samples")
-    if out is not None and pictures.check_target(out).suffix != ".png":
-        raise click.BadParameter("must end in .png", param_hint="--out")
-    images = (
-        _read(samples, size or COURSE_SIZE) if samples is not None else _draw(context, _load(context.params))
-    )
-    comparison = compare_sets(images.cpu(), _read(data, images.shape[-1]))
+    if samples is not None and (unused := given(context, _DRAWING)):
+        raise click.UsageError(f"{', '.join(unused)}: only with --weights; --samples are drawn already")
+    if out is not None:
+        if out.suffix != ".png":
+            raise click.BadParameter(f"must end in .png, got {out}", param_hint="--out")
+        pictures.check_target(out)
+    if samples is not None:
+        images = _read(context, "--samples", samples, size or COURSE_SIZE)
+    else:
+        images = _draw(context, _load(context.params))
+    comparison = compare_sets(images.cpu(), _read(context, "--data", data, images.shape[-1]))
     click.echo(str(comparison))
     if out is not None:
         comparison.figure().savefig(out)
@@ -274,25 +303,24 @@ def _names(function: Any) -> frozenset[str]:
     return frozenset(p.name for p in parameters if p.default is not p.empty) - {*_IN_PYTHON_ONLY, "device"}
 
 
-def _read(data: str, size: int) -> torch.Tensor:
-    """Read the images that `--data` names."""
-    from rust_diffusion.data import load_images, phantoms
-
+def _read(context: click.Context, option: str, data: str, size: int) -> torch.Tensor:
+    """Read the images that an option names."""
     name, _, count = data.partition(":")
-    if name != "phantoms" or Path(data).exists():
-        return load_images(data, size=size, progress=_on_terminal())
-    if not (count or "1024").isdigit():
-        raise click.BadParameter(
-            f"{data} names no number of images, as phantoms:1024 does", param_hint="--data"
-        )
-    return phantoms(int(count or 1024), size=size)
+    try:
+        if name != "phantoms" or Path(data).exists():
+            return load_images(data, size=size, progress=_on_terminal(), **given(context, _ABOUT_IMAGES))
+        return phantoms(int(count or 1024), size=size)
+    except (OSError, ValueError) as error:
+        # The words of `load_images` and `phantoms`, whose arguments are this option here.
+        words = re.sub(r"^(path: |n\b)", "", str(error))
+        raise type(error)(f"{option} {data}: {words}") from error
 
 
 def _draw(
     context: click.Context, model: DiffusionUNet, frames: pictures.Frames | None = None
 ) -> torch.Tensor:
     """Draw the images that the options of `sample` and `evaluate` ask for."""
-    options = given(context, ("sample_steps", "eta", "timesteps", "spacing"))
+    options = given(context, _DDIM_ONLY)
     sampler = context.params["sampler"]
     if sampler == "ddpm" and options:
         raise click.UsageError(
@@ -301,7 +329,7 @@ def _draw(
     return model.sample(
         context.params["num_samples"],
         sampler,
-        **given(context, ("seed", "batch_size")),
+        **given(context, ("seed", "batch_size", "precision")),
         image_size=context.params["size"],
         progress=_on_terminal(),
         callback=frames,
@@ -314,10 +342,17 @@ def _load(options: dict[str, Any]) -> DiffusionUNet:
     betas = None
     if options["num_steps"] is not None or options["schedule"] is not None:
         betas = pretrained.SCHEDULES[options["schedule"] or "cosine"](options["num_steps"] or COURSE_STEPS)
-    return pretrained.load(
+    model = pretrained.load(
         options["weights"],
         device=options["device"],
         num_heads=options["num_heads"],
-        betas=betas,
         objective=options["objective"],
     )
+    if betas is not None and not torch.equal(betas, torch.as_tensor(model.betas)):
+        if model._knows_schedule:
+            raise click.UsageError(
+                f"--num-steps, --schedule: {options['weights']} was trained with another schedule of "
+                f"{len(model.betas)} steps, which it brings along (how many steps DDIM takes: --steps)"
+            )
+        model.betas = betas
+    return model

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -70,16 +71,20 @@ class SetComparison:
     b: Tensor
 
     def __str__(self) -> str:
-        def similarity(value: float | None) -> str:
-            return "not computed" if value is None else f"{value:.3f}"
+        def similarities() -> str:
+            values = (self.ms_ssim_a, self.ms_ssim_b, self.ms_ssim_across)
+            if None not in values:
+                return ", ".join(f"{value:.3f}" for value in values)
+            if find_spec("torchmetrics") is None:
+                return "not computed; it needs pip install 'rust-diffusion[evaluate]'"
+            return f"not computed; the images must be larger than {_MS_SSIM_WINDOW} x {_MS_SSIM_WINDOW}"
 
         return "\n".join(
             [
                 f"{len(self.a)} against {len(self.b)} images",
                 f"MMD^2, images:   {self.raw.mmd2:+.5f}  (p = {self.raw.p_value:.3f})",
                 f"MMD^2, patches:  {self.patches.mmd2:+.5f}  (p = {self.patches.p_value:.3f})",
-                f"MS-SSIM within a, within b, across: {similarity(self.ms_ssim_a)}, "
-                f"{similarity(self.ms_ssim_b)}, {similarity(self.ms_ssim_across)}",
+                f"MS-SSIM within a, within b, across: {similarities()}",
                 f"distance to the nearest of b, median: {self.nearest.median():.4f} "
                 f"(within b: {self.nearest_within_b.median():.4f})",
                 f"near copies: {self.copied:.1%}",

@@ -90,6 +90,8 @@ class DiffusionUNet(nn.Module):
     objective: str
     #: The noise schedule it was trained with, float32 of shape (T,) on the CPU. Set by `train`, None before.
     betas: Tensor | None
+    #: Whether `betas` is more than a guess.
+    _knows_schedule = True
     #: Height and width of the images it was trained on, in pixels. Set by `train`, None before.
     image_size: tuple[int, int] | None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -99,8 +100,12 @@ def check_target(path: str | os.PathLike[str]) -> Path:
         raise IsADirectoryError(f"out: {target} is a folder")
     if not target.suffix and target.exists() and not target.is_dir():
         raise NotADirectoryError(f"out: {target} is a file, not a folder")
-    if not os.access(target if target.exists() else target.parent, os.W_OK):
+    if target.exists() and not os.access(target, os.W_OK):
         raise PermissionError(f"out: no permission to write {target}")
+    try:
+        tempfile.TemporaryFile(dir=target if target.is_dir() else target.parent).close()
+    except OSError as error:
+        raise PermissionError(f"out: {target} cannot be written: {error.strerror}") from None
     return target
 
 

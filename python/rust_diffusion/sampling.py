@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from rust_diffusion import _checks, _guards, _native
+from rust_diffusion import _checks, _graphs, _guards, _native
 from rust_diffusion.model import EMA, DiffusionUNet
 
 SPACINGS = ("course", "leading", "linspace", "trailing")
@@ -123,10 +123,19 @@ def ddim_sample(
 ) -> Tensor:
     """Draw images with DDIM (Song, Meng and Ermon 2021, equation 12), `sample_steps` model calls in all.
 
-    Parameters are those of `ddpm_sample`, and:
-
     Parameters
     ----------
+    model : DiffusionUNet, EMA or callable
+        Called as ``model(x_t, t)`` with t of shape (B,), int64; gives eps, or what `objective` says. A
+        DiffusionUNet runs without Python between the steps.
+    num_samples : int
+        How many images.
+    image_shape : sequence of int
+        (C, H, W).
+    alpha_bars : Tensor
+        The schedule, shape (T,).
+    device : str or torch.device
+        Where to sample; the model must be there.
     sample_steps : int
         Between 1 and T.
     eta : float
@@ -136,6 +145,22 @@ def ddim_sample(
     spacing : {"course", "leading", "linspace", "trailing"}
         How `sample_steps` timesteps are spread: "course" truncates linspace(T-1, 0, n), the others are as diffusers
         names them.
+    generator, x_T, seed, objective, progress, callback : optional
+        As in `ddpm_sample`.
+    precision : {"fp32", "bf16", "fp16"}
+        What a DiffusionUNet computes its convolutions and matrix products in; the result stays float32.
+
+    Returns
+    -------
+    Tensor
+        Images in [-1, 1], float32, (num_samples, C, H, W).
+
+    Raises
+    ------
+    ValueError, TypeError
+        If an argument cannot be used; the message names it.
+    MemoryError
+        If the images do not fit; the message says how many to try.
     """
     eta = _checks.number("eta", eta, 0.0)
     total = _schedule_length(alpha_bars)
@@ -296,7 +321,9 @@ def _denoiser(model: Any, shape: list[int], device: torch.device, precision: str
     plain = type(model).forward is DiffusionUNet.forward and not (
         model._forward_hooks or model._forward_pre_hooks
     )
-    return (model._native, parameters, model._dropout_rate(), precision) if plain else model
+    if not plain:
+        return model
+    return model._native, parameters, model._dropout_rate(), precision, _graphs.recorder(device)
 
 
 def _prediction(output: Any) -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from rust_diffusion import _checks, _guards, _lock, _train_checks, checkpoint, distributed
+from rust_diffusion import _checks, _graphs, _guards, _lock, _train_checks, checkpoint, distributed
 from rust_diffusion._run import Files, Run, Surroundings
 from rust_diffusion._state import State
 from rust_diffusion.batches import Batches, InMemory, as_batches
@@ -90,7 +90,7 @@ def train(
     ema_decay : float
         Of the averaged weights, between 0 and 1.
     grad_clip : float
-        Largest norm of the gradient.
+        Largest norm of the gradient; ``inf`` leaves it as it is.
     precision : {"auto", "fp32", "bf16", "fp16"}
         What convolutions and matrix products are computed in; weights, group statistics and loss stay
         float32. "auto" is fp32 on the CPU, and on a GPU bf16 if it has it, else fp16. fp16 works with a loss
@@ -173,7 +173,7 @@ def train(
         "lr_schedule": _checks.choice("lr_schedule", lr_schedule, LR_SCHEDULES),
         "warmup_steps": _checks.integer("warmup_steps", warmup_steps, 0),
         "weight_decay": _checks.number("weight_decay", weight_decay, 0.0),
-        "grad_clip": _train_checks.positive("grad_clip", grad_clip),
+        "grad_clip": _train_checks.norm_limit("grad_clip", grad_clip),
         "ema_decay": _checks.number("ema_decay", ema_decay, 0.0, 1.0),
         "ema_warmup": _checks.flag("ema_warmup", ema_warmup),
         "objective": _checks.choice("objective", objective, OBJECTIVES),
@@ -201,6 +201,7 @@ def train(
     with contextlib.ExitStack() as stack:
         group = stack.enter_context(distributed.group(target))
         options["processes"], options["rank"] = group.processes, group.rank
+        options["queued"] = _graphs.queues(target)
         folder = group.share(lambda: _train_checks.weights_folder(weights_dir))
         files = Files(folder if group.rank == 0 else None, name)
         if seed is not None:

@@ -47,6 +47,7 @@ def from_weights(path: Path, num_heads: int | None = None) -> DiffusionUNet:
     model.betas = (
         about["betas"] if "betas" in about else cosine_beta_schedule(about.get("steps", COURSE_STEPS))
     )
+    model._knows_schedule = "betas" in about or "steps" in about
     model.image_size = about.get("image_size", (COURSE_SIZE, COURSE_SIZE))
     return model.eval()
 

@@ -9,6 +9,7 @@ mod data;
 mod detach;
 mod error;
 mod forward;
+mod graph;
 mod sampler;
 mod schedule;
 mod tensor;

@@ -1,9 +1,9 @@
 //! The samplers: the loop runs in the core without the GIL; models, noise and callbacks of Python are called back into.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use diffusion_core::nn::model::{Precision, Predictor};
-use diffusion_core::sampler::{self, Denoiser, Noise, Objective, Spacing, Step, TorchNoise};
+use diffusion_core::sampler::{self, Denoiser, Noise, Objective, Recorded, Spacing, Step, TorchNoise};
 use diffusion_core::schedule::{alpha_bar_values, coefficients, Schedule};
 use diffusion_core::{Error, Result};
 use pyo3::prelude::*;
@@ -12,6 +12,7 @@ use tch::{Device, Tensor};
 
 use crate::detach::{attached, check_signals, detached};
 use crate::error::to_py;
+use crate::graph::PythonRecorder;
 use crate::tensor::{from_python, list_from_python, to_python};
 use crate::unet::UNet;
 
@@ -41,23 +42,64 @@ impl Noise for PythonNoise {
 /// What Python says the model is: our network with its weights, or something to call.
 #[derive(FromPyObject)]
 enum Model<'py> {
-    /// plan, weights, rate of dropout, precision
-    Native(PyRef<'py, UNet>, Bound<'py, PyList>, f64, String),
+    /// plan, weights, rate of dropout, precision, what records the network's work (see `PythonRecorder`)
+    Native(PyRef<'py, UNet>, Bound<'py, PyList>, f64, String, Option<PyObject>),
     Callable(PyObject),
 }
 
 impl Model<'_> {
-    fn denoiser(self) -> PyResult<Box<dyn Denoiser + Send>> {
-        Ok(match self {
-            Model::Native(unet, params, dropout, precision) => {
-                let precision = Precision::parse(&precision).map_err(to_py)?;
-                let params = list_from_python(&params, "params")?;
-                let py = unet.py();
-                let plan = Arc::clone(&unet.blueprint);
-                Box::new(detached(py, move || Predictor::new(&plan, params, precision, dropout))?)
-            }
-            Model::Callable(call) => Box::new(Callable(call)),
+    /// What predicts for batches like `x`.
+    fn denoiser(self, x: &Tensor) -> PyResult<Box<dyn Denoiser + Send>> {
+        let (unet, params, dropout, precision, recorder) = match self {
+            Model::Native(unet, params, dropout, precision, recorder) => (unet, params, dropout, precision, recorder),
+            Model::Callable(call) => return Ok(Box::new(Callable(call))),
+        };
+        let precision = Precision::parse(&precision).map_err(to_py)?;
+        let params = list_from_python(&params, "params")?;
+        let (plan, home, x) = (Arc::clone(&unet.blueprint), Arc::clone(&unet.recorded), x.shallow_clone());
+        detached(unet.py(), move || -> Result<Box<dyn Denoiser + Send>> {
+            let Some(recorder) = recorder else {
+                return Ok(Box::new(Predictor::new(&plan, params, precision, dropout)?));
+            };
+            let mut kept = home.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let recorded = match &mut kept {
+                Some(old) if old.fits(&x) && old.inner().is_of(&params, precision, dropout) => {
+                    old.inner_mut().refresh()?;
+                    kept
+                }
+                _ => {
+                    drop(kept);
+                    let predictor = Predictor::new(&plan, params, precision, dropout)?;
+                    Some(Recorded::new(predictor, PythonRecorder::boxed(recorder), &x)?)
+                }
+            };
+            Ok(Box::new(Borrowed { recorded, home }))
         })
+    }
+}
+
+/// A recorded network on loan: it goes back to where the next run finds it, unless it failed.
+struct Borrowed {
+    recorded: Option<Recorded<Predictor>>,
+    home: Arc<Mutex<Option<Recorded<Predictor>>>>,
+}
+
+impl Denoiser for Borrowed {
+    fn predict(&mut self, x: &Tensor, t: &Tensor) -> Result<Tensor> {
+        let recorded = self.recorded.as_mut().ok_or_else(|| Error::Runtime("the network failed before".into()))?;
+        let prediction = recorded.predict(x, t);
+        if prediction.is_err() {
+            self.recorded = None;
+        }
+        prediction
+    }
+}
+
+impl Drop for Borrowed {
+    fn drop(&mut self) {
+        if let Some(recorded) = self.recorded.take() {
+            *self.home.lock().unwrap_or_else(PoisonError::into_inner) = Some(recorded);
+        }
     }
 }
 
@@ -93,8 +135,8 @@ fn ddpm_sample<'py>(
     noise: Option<PyObject>,
     on_step: Option<PyObject>,
 ) -> PyResult<Bound<'py, PyAny>> {
-    let mut model = model.denoiser()?;
     let x_t = from_python(x_t, "x_T")?;
+    let mut model = model.denoiser(&x_t)?;
     let (betas, alphas) = (from_python(betas, "betas")?, from_python(alphas, "alphas")?);
     let alpha_bars = from_python(alpha_bars, "alpha_bars")?;
     let objective = Objective::parse(objective).map_err(to_py)?;
@@ -127,8 +169,8 @@ fn ddim_sample<'py>(
     noise: Option<PyObject>,
     on_step: Option<PyObject>,
 ) -> PyResult<Bound<'py, PyAny>> {
-    let mut model = model.denoiser()?;
     let x_t = from_python(x_t, "x_T")?;
+    let mut model = model.denoiser(&x_t)?;
     let alpha_bars = from_python(alpha_bars, "alpha_bars")?;
     let objective = Objective::parse(objective).map_err(to_py)?;
     let mut noise = noise_source(noise);

@@ -15,6 +15,7 @@ use tch::Tensor;
 
 use crate::detach::{attached, check_signals, detached};
 use crate::error::to_py;
+use crate::graph::PythonRecorder;
 use crate::tensor::{from_python, list_from_python, to_python};
 use crate::unet::UNet;
 
@@ -42,6 +43,7 @@ struct Options {
     max_steps: Option<i64>,
     processes: i64,
     rank: i64,
+    queued: bool,
 }
 
 impl Options {
@@ -67,6 +69,7 @@ impl Options {
             max_steps: self.max_steps,
             processes: self.processes,
             rank: self.rank,
+            queued: self.queued,
         })
     }
 }
@@ -166,16 +169,16 @@ impl Host for PythonHost {
         })
     }
 
+    fn watch(&mut self) -> Result<bool> {
+        check_signals()?;
+        Ok(self.shown.is_none_or(|at| at.elapsed() >= SHOW_EVERY))
+    }
+
     fn step_done(&mut self, report: &StepReport) -> Result<()> {
-        let due = self.shown.is_none_or(|at| at.elapsed() >= SHOW_EVERY);
-        if !due {
-            return check_signals();
-        }
         self.shown = Some(Instant::now());
         let p = report.position;
         let mean = p.loss_sum / p.losses.max(1) as f64;
         attached(|py| {
-            py.check_signals()?;
             let args = (p.batch, report.loss, mean, report.images_per_second);
             self.host.call_method1(py, "show", args).map(|_| ())
         })
@@ -204,8 +207,10 @@ impl Host for PythonHost {
     }
 }
 
-/// Train in place: `params` and `shadow` are the modules' own parameters, `moments` two flat float32 buffers.
+/// Train in place: `params` and `shadow` are the modules' own parameters, `moments` two flat float32 buffers. `recorder`
+/// records the usual update (see [`PythonRecorder`]).
 #[pyfunction]
+#[pyo3(signature = (unet, params, shadow, moments, betas, options, position, host, recorder = None))]
 #[allow(clippy::too_many_arguments)]
 fn train_network(
     py: Python<'_>,
@@ -217,6 +222,7 @@ fn train_network(
     options: Options,
     position: Position,
     host: PyObject,
+    recorder: Option<PyObject>,
 ) -> PyResult<()> {
     let blueprint = unet.blueprint.clone();
     let weights = list_from_python(params, "model.parameters()")?;
@@ -233,7 +239,8 @@ fn train_network(
             second: Flat::over(second, &blueprint.shapes)?,
         };
         let schedule = Schedule::from_betas(&betas)?;
-        Trainer::new(&blueprint, state, &schedule, options, position.into())?.run(&mut host)
+        let recorder = recorder.map(PythonRecorder::boxed);
+        Trainer::new(&blueprint, state, &schedule, options, position.into(), recorder)?.run(&mut host)
     })
 }
 

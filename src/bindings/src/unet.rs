@@ -4,10 +4,10 @@ use std::sync::{Arc, Mutex};
 
 use diffusion_core::nn::blueprint::{Entry, Layer};
 use diffusion_core::nn::engine::{self, Prepared, Weights};
-use diffusion_core::nn::model::forward_aten;
+use diffusion_core::nn::model::{forward_aten, Predictor};
 use diffusion_core::nn::wiring::check_inputs;
 use diffusion_core::nn::{Blueprint, UNetConfig};
-use diffusion_core::Error;
+use diffusion_core::{sampler, Error};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
 use tch::{Kind, Tensor};
@@ -21,6 +21,8 @@ use crate::tensor::{from_python, list_from_python, to_python};
 pub struct UNet {
     pub blueprint: Arc<Blueprint>,
     prepared: Arc<Prepared>,
+    /// The recording that samplers made last; it is as good for the next images of that size.
+    pub recorded: Arc<Mutex<Option<sampler::Recorded<Predictor>>>>,
 }
 
 #[pymethods]
@@ -37,7 +39,7 @@ impl UNet {
     ) -> PyResult<Self> {
         let config = UNetConfig { in_ch, base_ch, channel_mults, time_dim, dropout, attn_levels, num_heads };
         let blueprint = Blueprint::new(config).map_err(to_py)?;
-        Ok(Self { blueprint: Arc::new(blueprint), prepared: Arc::default() })
+        Ok(Self { blueprint: Arc::new(blueprint), prepared: Arc::default(), recorded: Arc::default() })
     }
 
     /// The defaults of the configuration, as keyword arguments.
@@ -84,7 +86,10 @@ impl UNet {
         let kind = if bf16 { Kind::BFloat16 } else { Kind::Float };
         let (out, recording) = detached(py, move || {
             check_inputs(plan.config.in_ch, plan.size_multiple(), &params, &plan.shapes, &x, &t)?;
-            let run = |weights: &Weights| engine::forward(weights, &x, &t, dropout, record);
+            let run = |weights: &Weights| match record {
+                true => engine::forward(weights, &x, &t, dropout, true),
+                false => Ok((engine::predict(weights, &x, &t, dropout)?, None)),
+            };
             let (out, tape) = prepared.with(&plan, &params, kind, run)?;
             let recording = tape.map(|tape| {
                 let inner = Recorded { plan, prepared, params, kind, tape };

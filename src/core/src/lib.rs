@@ -9,6 +9,7 @@ pub mod data;
 pub mod ema;
 pub mod error;
 pub mod forward;
+pub mod graph;
 #[allow(unsafe_code)]
 mod libtorch;
 pub mod nn;

@@ -35,6 +35,32 @@ extern "C" {
         message: *mut c_char,
         size: usize,
     ) -> c_int;
+    fn shim_add_each(
+        to: *const *const C_tensor,
+        from: *const *const C_tensor,
+        count: usize,
+        message: *mut c_char,
+        size: usize,
+    ) -> c_int;
+    fn shim_move_each_towards(
+        which: *const *const C_tensor,
+        towards: *const *const C_tensor,
+        count: usize,
+        share: *const C_tensor,
+        message: *mut c_char,
+        size: usize,
+    ) -> c_int;
+    fn shim_adamw(
+        weights: *const *const C_tensor,
+        gradients: *const *const C_tensor,
+        first: *const *const C_tensor,
+        second: *const *const C_tensor,
+        count: usize,
+        numbers: *const *const C_tensor,
+        constants: *const f64,
+        message: *mut c_char,
+        size: usize,
+    ) -> c_int;
 }
 
 fn check(code: c_int, message: &[c_char; MESSAGE_SIZE]) -> Result<()> {
@@ -155,6 +181,82 @@ pub fn convolution_backward(
     check(code, &message)?;
     // SAFETY: a pointer that is not null is a new tensor on the heap that the shim hands over.
     Ok(out.map(|ptr| (!ptr.is_null()).then(|| unsafe { Tensor::from_ptr(ptr) })))
+}
+
+/// What an operation on lists of tensors reads; the tensors live as long as the slice they come from.
+fn pointers<'a>(tensors: impl IntoIterator<Item = &'a Tensor>) -> Vec<*const C_tensor> {
+    tensors.into_iter().map(|tensor| tensor.as_ptr()).collect()
+}
+
+fn ensure_same_count(lists: &[&[Tensor]]) -> Result<usize> {
+    let count = lists[0].len();
+    ensure!(lists.iter().all(|list| list.len() == count), Value, "lists of tensors must have the same length");
+    Ok(count)
+}
+
+/// to += from, each with each, in a few launches.
+pub fn add_each(to: &[Tensor], from: &[Tensor]) -> Result<()> {
+    let count = ensure_same_count(&[to, from])?;
+    let (to, from, mut message) = (pointers(to), pointers(from), [0; MESSAGE_SIZE]);
+    // SAFETY: `count` pointers each to tensors that the arguments keep alive; the shim reads no more of them.
+    let code = unsafe { shim_add_each(to.as_ptr(), from.as_ptr(), count, message.as_mut_ptr(), MESSAGE_SIZE) };
+    check(code, &message)
+}
+
+/// which += share * (towards - which), each with each, in a few launches; `share` is one number on their device.
+pub fn move_each_towards(which: &[Tensor], towards: &[Tensor], share: &Tensor) -> Result<()> {
+    let count = ensure_same_count(&[which, towards])?;
+    let (which, towards, mut message) = (pointers(which), pointers(towards), [0; MESSAGE_SIZE]);
+    // SAFETY: as above; `share` lives through the call.
+    let code = unsafe {
+        let share = share.as_ptr();
+        shim_move_each_towards(which.as_ptr(), towards.as_ptr(), count, share, message.as_mut_ptr(), MESSAGE_SIZE)
+    };
+    check(code, &message)
+}
+
+/// What [`adamw`] changes, and the gradients it reads, which it divides in place.
+pub struct Moving<'a> {
+    pub weights: &'a [Tensor],
+    pub gradients: &'a [Tensor],
+    pub first: &'a [Tensor],
+    pub second: &'a [Tensor],
+}
+
+/// Numbers on the device of the weights, float32.
+pub struct OnDevice<'a> {
+    pub rate: &'a Tensor,
+    /// Steps made, this one among them.
+    pub updates: &'a Tensor,
+    /// What to divide the gradients by.
+    pub divisor: &'a Tensor,
+    /// 1 to leave the step out, 0 to make it.
+    pub left_out: &'a Tensor,
+}
+
+/// One step of torch's fused AdamW, without a word to the host. `constants` are the two betas, weight decay and eps.
+pub fn adamw(moving: &Moving, numbers: &OnDevice, constants: [f64; 4]) -> Result<()> {
+    let Moving { weights, gradients, first, second } = *moving;
+    let count = ensure_same_count(&[weights, gradients, first, second])?;
+    let [weights, gradients, first, second] = [weights, gradients, first, second].map(pointers);
+    let numbers = pointers([numbers.rate, numbers.updates, numbers.divisor, numbers.left_out]);
+    let mut message = [0; MESSAGE_SIZE];
+    // SAFETY: `count` pointers in each list and the four numbers, all to tensors that the arguments keep alive; `constants`
+    // has the four values that the shim reads.
+    let code = unsafe {
+        shim_adamw(
+            weights.as_ptr(),
+            gradients.as_ptr(),
+            first.as_ptr(),
+            second.as_ptr(),
+            count,
+            numbers.as_ptr(),
+            constants.as_ptr(),
+            message.as_mut_ptr(),
+            MESSAGE_SIZE,
+        )
+    };
+    check(code, &message)
 }
 
 /// Elements that tensors and kernels both know.

@@ -1,18 +1,31 @@
-// What the Rust face of libtorch leaves out: its thread pool, the CPU's autocast, and the gradients of a convolution.
+// What the Rust face of libtorch leaves out: its thread pool, the CPU's autocast, the gradients of a convolution, and
+// operations on many tensors at once.
 //
 // Every function catches all exceptions; those that can fail return 0 for success or write a message and return 1.
 
 #include <ATen/Parallel.h>
 #include <ATen/autocast_mode.h>
 #include <ATen/core/Tensor.h>
+#include <ATen/ops/_foreach_add.h>
+#include <ATen/ops/_foreach_mul.h>
+#include <ATen/ops/_foreach_sub.h>
+#include <ATen/ops/_fused_adamw.h>
 #include <ATen/ops/convolution_backward.h>
 #include <c10/util/Exception.h>
 
 #include <array>
 #include <cstdint>
 #include <cstring>
+#include <vector>
 
 namespace {
+
+std::vector<at::Tensor> list(const at::Tensor *const *tensors, std::size_t count) {
+  std::vector<at::Tensor> result;
+  result.reserve(count);
+  for (std::size_t i = 0; i < count; ++i) result.push_back(*tensors[i]);
+  return result;
+}
 
 void write_message(const char *text, char *message, std::size_t size) {
   std::strncpy(message, text, size - 1);
@@ -67,6 +80,36 @@ int shim_convolution_backward(at::Tensor **out, const at::Tensor *dy, const at::
     if (mask[0]) out[0] = new at::Tensor(std::get<0>(gradients));
     if (mask[1]) out[1] = new at::Tensor(std::get<1>(gradients));
     if (mask[2]) out[2] = new at::Tensor(std::get<2>(gradients));
+  });
+}
+
+// to[i] += from[i].
+int shim_add_each(const at::Tensor *const *to, const at::Tensor *const *from, std::size_t count, char *message,
+                  std::size_t size) {
+  return guarded(message, size, [&] { at::_foreach_add_(list(to, count), list(from, count)); });
+}
+
+// which[i] += share * (towards[i] - which[i]).
+int shim_move_each_towards(const at::Tensor *const *which, const at::Tensor *const *towards, std::size_t count,
+                           const at::Tensor *share, char *message, std::size_t size) {
+  return guarded(message, size, [&] {
+    auto moving = list(which, count);
+    auto way = at::_foreach_sub(list(towards, count), moving);
+    at::_foreach_mul_(way, *share);
+    at::_foreach_add_(moving, way);
+  });
+}
+
+// One step of torch's fused AdamW: numbers = {rate, updates, divisor of the gradient, whether to leave the step out},
+// constants = {beta1, beta2, weight decay, eps}.
+int shim_adamw(const at::Tensor *const *weights, const at::Tensor *const *gradients, const at::Tensor *const *first,
+               const at::Tensor *const *second, std::size_t count, const at::Tensor *const *numbers,
+               const double *constants, char *message, std::size_t size) {
+  return guarded(message, size, [&] {
+    auto updates = std::vector<at::Tensor>(count, *numbers[1]);
+    at::_fused_adamw_(list(weights, count), list(gradients, count), list(first, count), list(second, count), {}, updates,
+                      *numbers[0], constants[0], constants[1], constants[2], constants[3], false, false, *numbers[2],
+                      *numbers[3]);
   });
 }
 

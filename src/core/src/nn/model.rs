@@ -8,6 +8,7 @@ use super::aten::Aten;
 use super::wiring::{check_inputs, forward};
 use super::{engine, Blueprint};
 use crate::error::{ensure, Error, Result};
+use crate::libtorch::add_each;
 use crate::sampler::Denoiser;
 
 /// One forward pass through torch's autograd, with a rate of dropout. `differentiable_twice` avoids the fused attention
@@ -74,6 +75,9 @@ impl Precision {
 /// A network that only predicts, without gradients: what the samplers call, prepared once for all steps.
 pub struct Predictor {
     blueprint: Arc<Blueprint>,
+    /// The model's own weights.
+    source: Vec<Tensor>,
+    /// The same, those of convolutions and matrix products already in the dtype they are computed in.
     params: Vec<Tensor>,
     engine: Option<engine::Weights>,
     compute: Option<Kind>,
@@ -84,35 +88,52 @@ impl Predictor {
     /// `dropout` is zero but for a model in training mode.
     pub fn new(blueprint: &Arc<Blueprint>, params: Vec<Tensor>, precision: Precision, dropout: f64) -> Result<Self> {
         let engine = precision.engine(blueprint, &params, dropout)?;
-        Ok(Self { blueprint: Arc::clone(blueprint), params, engine, compute: precision.compute(), dropout })
+        let compute = precision.compute();
+        let source = params.iter().map(Tensor::shallow_clone).collect();
+        let params = if engine.is_some() { params } else { cast_products(params, compute)? };
+        Ok(Self { blueprint: Arc::clone(blueprint), source, params, engine, compute, dropout })
+    }
+
+    /// Whether it was made of these weights and settings (and not for the CPU's engine, which repacks weights).
+    pub fn is_of(&self, params: &[Tensor], precision: Precision, dropout: f64) -> bool {
+        let same = |a: &Tensor, b: &Tensor| a.data_ptr() == b.data_ptr() && a.kind() == b.kind();
+        self.engine.is_none()
+            && self.compute == precision.compute()
+            && self.dropout == dropout
+            && self.source.len() == params.len()
+            && self.source.iter().zip(params).all(|(a, b)| same(a, b))
+    }
+
+    /// Takes over what the model's weights are now, in place.
+    pub fn refresh(&mut self) -> Result<()> {
+        for (own, source) in self.params.iter_mut().zip(&self.source) {
+            if own.data_ptr() != source.data_ptr() {
+                own.f_copy_(source)?;
+            }
+        }
+        Ok(())
     }
 }
 
-/// Pixels that the engine takes at a time: enough to keep every thread busy, and few enough for the activations of any
-/// number of images to fit.
-const MOST_PIXELS: i64 = 64 * 64 * 64;
-
-impl Predictor {
-    /// The engine's prediction, some images at a time.
-    fn by_parts(&self, weights: &engine::Weights, x: &Tensor, t: &Tensor) -> Result<Tensor> {
-        let (images, _, height, width) = x.size4()?;
-        let most = (MOST_PIXELS / (height * width)).max(1);
-        let part = |x: &Tensor, t: &Tensor| Ok(engine::forward(weights, x, t, self.dropout, false)?.0);
-        if images <= most {
-            return part(x, t);
-        }
-        let (x, t) = (x.f_split(most, 0)?, t.f_split(most, 0)?);
-        let parts = x.iter().zip(&t).map(|(x, t)| part(x, t)).collect::<Result<Vec<_>>>()?;
-        Ok(Tensor::f_cat(&parts, 0)?)
-    }
+/// Weights of two and more dimensions, and the biases behind them, in the dtype of the products; norms keep theirs.
+fn cast_products(params: Vec<Tensor>, compute: Option<Kind>) -> Result<Vec<Tensor>> {
+    let Some(kind) = compute else { return Ok(params) };
+    let mut after_weight = false;
+    let cast = |param: Tensor| {
+        let is_weight = param.dim() > 1;
+        let of_product = is_weight || after_weight;
+        after_weight = is_weight;
+        Ok(if of_product { param.f_to_kind(kind)? } else { param })
+    };
+    params.into_iter().map(cast).collect()
 }
 
 impl Denoiser for Predictor {
     fn predict(&mut self, x: &Tensor, t: &Tensor) -> Result<Tensor> {
         let plan = &self.blueprint;
-        check_inputs(plan.config.in_ch, plan.size_multiple(), &self.params, &plan.shapes, x, t)?;
+        check_inputs(plan.config.in_ch, plan.size_multiple(), &self.source, &plan.shapes, x, t)?;
         if let Some(weights) = &self.engine {
-            return self.by_parts(weights, x, t);
+            return engine::predict(weights, x, t, self.dropout);
         }
         let dropout = self.dropout;
         let mut backend = Aten { params: &self.params, dropout, compute: self.compute, explicit_attention: false };
@@ -169,10 +190,7 @@ impl Differentiable for Autograd {
         let inner = tch::with_grad(|| prediction.f_mul(d_prediction)?.f_sum(Kind::Float))?;
         ensure!(inner.requires_grad(), Value, "model has no weight that requires a gradient");
         let fresh = Tensor::f_run_backward(&[inner], &self.params, false, false)?;
-        for (grad, new) in grads.iter_mut().zip(&fresh) {
-            let _ = grad.f_add_(new)?;
-        }
-        Ok(())
+        add_each(grads, &fresh)
     }
 
     fn weights_changed(&mut self) -> Result<()> {

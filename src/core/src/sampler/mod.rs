@@ -3,12 +3,14 @@
 mod ddim;
 mod ddpm;
 mod grid;
+mod recorded;
 
 use tch::{Device, Kind, Tensor};
 
 pub use ddim::ddim;
 pub use ddpm::ddpm;
 pub use grid::{check_grid, timestep_grid, Spacing};
+pub use recorded::Recorded;
 
 use crate::error::{ensure, Error, Result};
 

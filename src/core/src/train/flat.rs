@@ -63,8 +63,13 @@ impl Flat {
 
     /// Add a number to the first extra element.
     pub fn add_extra(&mut self, value: &Tensor) -> Result<()> {
-        let _ = self.all.f_get(self.len)?.f_add_(value)?;
+        let _ = self.extra_on_device()?.f_add_(value)?;
         Ok(())
+    }
+
+    /// The first extra element, still on its device.
+    pub fn extra_on_device(&self) -> Result<Tensor> {
+        Ok(self.all.f_get(self.len)?)
     }
 
     pub fn extra(&self) -> Result<f64> {

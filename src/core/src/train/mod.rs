@@ -6,6 +6,7 @@
 mod flat;
 mod noising;
 mod optim;
+mod queued;
 mod rate;
 mod scaler;
 mod trainer;
@@ -50,6 +51,8 @@ pub struct Options {
     pub processes: i64,
     /// Which of them this is, from 0.
     pub rank: i64,
+    /// Leave losses on the device and read them only to show them: for accelerators, which would else be waited for.
+    pub queued: bool,
 }
 
 /// How far a run has come: what a checkpoint needs besides weights, averages and random state.
@@ -122,7 +125,9 @@ pub trait Host {
     fn begin_epoch(&mut self, position: &Position) -> Result<()>;
     /// The next batch; None when the epoch is over. `fresh` is false for the further batches of one update.
     fn next_batch(&mut self, fresh: bool) -> Result<Option<Batch>>;
-    /// An update is done. Here a user may stop the run.
+    /// An update is done. Here a user may stop the run. True asks for a report of it.
+    fn watch(&mut self) -> Result<bool>;
+    /// The report that was asked for.
     fn step_done(&mut self, report: &StepReport) -> Result<()>;
     /// An epoch is done: write the files. False ends the run.
     fn end_epoch(&mut self, report: &EpochReport) -> Result<bool>;

@@ -6,7 +6,7 @@ use tch::{Kind, Tensor};
 use super::flat::Flat;
 use crate::ema::ema_update;
 use crate::error::{ensure, Result};
-use crate::libtorch::{slice, slice_mut, TorchPool};
+use crate::libtorch::{adamw, slice, slice_mut, Moving, OnDevice, TorchPool};
 
 pub const BETAS: (f64, f64) = (0.9, 0.999);
 pub const EPS: f64 = 1e-8;
@@ -135,6 +135,31 @@ impl AdamW {
             kernel::step(&TorchPool, &adamw, factor as f32, slice(gradient)?, parts)?;
         }
         Ok(())
+    }
+
+    /// What to divide a gradient of norm `norm` by so that its norm is at most `most`, as a tensor on its device.
+    pub fn divisor(&self, norm: &Tensor, most: f64) -> Result<Tensor> {
+        Ok(norm.f_add_scalar(CLIP_EPS)?.f_div_scalar(most)?.f_clamp_min(1.0)?)
+    }
+
+    /// The step by torch's fused operation; its numbers may be ones that the device has yet to compute.
+    pub fn step_on_device(
+        &self,
+        state: &mut State,
+        grads: &mut Flat,
+        rate: &Tensor,
+        updates: &Tensor,
+        divisor: &Tensor,
+        left_out: &Tensor,
+    ) -> Result<()> {
+        let moving = Moving {
+            weights: &state.weights,
+            gradients: grads.views(),
+            first: state.first.views(),
+            second: state.second.views(),
+        };
+        let numbers = OnDevice { rate, updates, divisor, left_out };
+        adamw(&moving, &numbers, [BETAS.0, BETAS.1, self.weight_decay, EPS])
     }
 
     /// rate * m_hat / (sqrt(v_hat) + eps) for all parameters at once.

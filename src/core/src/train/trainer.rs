@@ -8,9 +8,11 @@ use tch::{Device, Kind, Tensor};
 use super::flat::Flat;
 use super::noising::Noising;
 use super::optim::{clip_factor, decay_after_warmup, AdamW, State};
+use super::queued::{Numbers, Queue};
 use super::scaler::MAX_CONSECUTIVE_SKIPS;
 use super::{Batch, EpochReport, Host, Options, Position, StepReport};
 use crate::error::{ensure, Error, Result};
+use crate::graph::Recorder;
 use crate::nn::model::{differentiable, Differentiable, Precision};
 use crate::nn::Blueprint;
 use crate::schedule::Schedule;
@@ -24,6 +26,8 @@ pub struct Trainer {
     state: State,
     grads: Flat,
     position: Position,
+    /// Where updates leave their numbers on the device; None: the host reads the loss of each.
+    queue: Option<Queue>,
     /// An update has begun and its weights are not changed yet.
     within_step: bool,
     /// The weights cannot be trusted any more: not to be saved.
@@ -31,16 +35,25 @@ pub struct Trainer {
 }
 
 impl Trainer {
-    /// `state` holds the tensors that training changes in place; `position` is where it begins.
+    /// `state` holds the tensors that training changes in place; `position` is where it begins. `recorder` is asked to
+    /// record the usual update, if updates are queued at all.
     pub fn new(
         blueprint: &Arc<Blueprint>,
         state: State,
         schedule: &Schedule,
         options: Options,
         position: Position,
+        recorder: Option<Box<dyn Recorder + Send>>,
     ) -> Result<Self> {
         state.check(&blueprint.shapes)?;
         let device = state.weights[0].device();
+        // float16 has to look at each gradient: its scale depends on it
+        let queue = if options.queued && options.precision != Precision::Fp16 {
+            let numbers = Numbers::new(position.updates, position.loss_sum, device)?;
+            Some(Queue::new(numbers, recorder))
+        } else {
+            None
+        };
         let weights: Vec<Tensor> = state.weights.iter().map(Tensor::shallow_clone).collect();
         Ok(Self {
             net: differentiable(blueprint, weights, options.precision, options.dropout)?,
@@ -51,6 +64,7 @@ impl Trainer {
             state,
             options,
             position,
+            queue,
             within_step: false,
             broken: false,
         })
@@ -61,6 +75,7 @@ impl Trainer {
         let _guard = tch::no_grad_guard();
         let outcome = self.epochs(host);
         if outcome.is_err() && !self.broken {
+            self.settle()?;
             host.stopped(&self.position, self.within_step)?;
         }
         outcome
@@ -72,6 +87,7 @@ impl Trainer {
             let mut clock = Clock::start();
             while self.step(host, &mut clock)? {
                 if self.enough() {
+                    self.settle()?;
                     return host.stopped(&self.position, false);
                 }
             }
@@ -97,19 +113,88 @@ impl Trainer {
     /// One update; false when no batch was left for it.
     fn step(&mut self, host: &mut dyn Host, clock: &mut Clock) -> Result<bool> {
         self.within_step = true;
-        let taken = self.gather(host)?;
-        let Some(taken) = taken else {
-            self.within_step = false;
-            return Ok(false);
+        let made = match self.queue.take() {
+            Some(mut queue) => {
+                let made = self.queue_update(host, &mut queue);
+                self.queue = Some(queue);
+                made?
+            }
+            None => self.update_now(host)?,
         };
+        self.within_step = false;
+        let Some(Made { images, loss }) = made else { return Ok(false) };
+        clock.images += images;
+        if host.watch()? {
+            let loss = match loss {
+                Some(loss) => loss,
+                None => self.settle()?,
+            };
+            let images_per_second = clock.images_per_second();
+            host.step_done(&StepReport { position: &self.position, loss, images_per_second })?;
+        }
+        Ok(true)
+    }
+
+    fn update_now(&mut self, host: &mut dyn Host) -> Result<Option<Made>> {
+        let Some(taken) = self.gather(host)? else { return Ok(None) };
         let loss = self.reduce(host, &taken)?;
         self.broken = true;
         self.update(&taken, loss)?;
         self.broken = false;
-        self.within_step = false;
-        clock.images += taken.images;
-        host.step_done(&StepReport { position: &self.position, loss, images_per_second: clock.images_per_second() })?;
-        Ok(true)
+        Ok(Some(Made { images: taken.images, loss: Some(loss) }))
+    }
+
+    /// The same without waiting for the device.
+    fn queue_update(&mut self, host: &mut dyn Host, queue: &mut Queue) -> Result<Option<Made>> {
+        let decay = self.ema_decay();
+        queue.numbers.set(self.rate(), decay)?;
+        let taken = if self.options.accumulate == 1 && self.options.processes == 1 {
+            let Some(batch) = host.next_batch(true)? else { return Ok(None) };
+            self.check_batch(&batch, 0)?;
+            let taken = Taken { batches: 1, images: batch.total, reference: batch.total };
+            queue.run(batch, |batch, numbers| {
+                self.broken = false;
+                self.grads.clear()?;
+                self.accumulate(batch, taken.reference)?;
+                self.update_on_device(numbers, &taken)
+            })?;
+            taken
+        } else {
+            let Some(taken) = self.gather(host)? else { return Ok(None) };
+            if self.options.processes > 1 {
+                host.all_reduce(self.grads.all())?;
+            }
+            self.update_on_device(&mut queue.numbers, &taken)?;
+            taken
+        };
+        let position = &mut self.position;
+        position.updates += 1;
+        position.averaged += 1;
+        position.initial_share *= decay;
+        position.batch += taken.batches;
+        position.losses += taken.batches;
+        Ok(Some(Made { images: taken.images, loss: None }))
+    }
+
+    fn update_on_device(&mut self, numbers: &mut Numbers, taken: &Taken) -> Result<()> {
+        let mean = taken.reference as f64 / taken.images as f64;
+        self.broken = true;
+        numbers.update(&mut self.state, &mut self.grads, &self.adamw, mean, taken.batches, &self.options)?;
+        self.net.weights_changed()?;
+        self.broken = false;
+        Ok(())
+    }
+
+    /// Waits for queued updates, takes over their numbers, and gives the last loss.
+    fn settle(&mut self) -> Result<f64> {
+        let Some(queue) = &self.queue else { return Ok(f64::NAN) };
+        let seen = queue.numbers.read()?;
+        if seen.failed > 0.0 {
+            self.broken = true;
+            return Err(self.diverged("the loss or its gradient was not finite in one of the last updates up to"));
+        }
+        self.position.loss_sum = seen.loss_sum;
+        Ok(seen.loss)
     }
 
     /// Forward and backward for each batch of an update. Gradients are those of the mean over the first batch's size.
@@ -120,13 +205,7 @@ impl Trainer {
             let Some(batch) = host.next_batch(k == 0)? else {
                 break;
             };
-            ensure!(
-                batch.total > 0,
-                Value,
-                "data gave a batch without images in epoch {}, batch {}",
-                self.position.epoch,
-                self.position.batch + taken.batches
-            );
+            self.check_batch(&batch, taken.batches)?;
             taken.batches += 1;
             taken.images += batch.total;
             if taken.batches == 1 {
@@ -135,6 +214,17 @@ impl Trainer {
             self.accumulate(&batch, taken.reference)?;
         }
         Ok((taken.batches > 0).then_some(taken))
+    }
+
+    fn check_batch(&self, batch: &Batch, taken: i64) -> Result<()> {
+        ensure!(
+            batch.total > 0,
+            Value,
+            "data gave a batch without images in epoch {}, batch {}",
+            self.position.epoch,
+            self.position.batch + taken
+        );
+        Ok(())
     }
 
     fn accumulate(&mut self, batch: &Batch, reference: i64) -> Result<()> {
@@ -237,6 +327,7 @@ impl Trainer {
 
     /// (epoch, mean loss, rate) of the epoch that is over; the position moves on to the next one.
     fn finish_epoch(&mut self) -> Result<(i64, f64, f64)> {
+        self.settle()?;
         let epoch = self.position.epoch;
         ensure!(
             self.position.batch > 0,
@@ -252,12 +343,19 @@ impl Trainer {
         let position = &mut self.position;
         (position.epoch, position.batch) = (epoch + 1, 0);
         (position.loss_sum, position.losses) = (0.0, 0);
+        if let Some(queue) = &mut self.queue {
+            queue.numbers.begin_epoch()?;
+        }
         Ok((epoch, loss, rate))
     }
 
     fn not_finite(&self, what: &str, value: f64) -> Error {
+        self.diverged(&format!("{what} is {value} in"))
+    }
+
+    fn diverged(&self, what: &str) -> Error {
         Error::Runtime(format!(
-            "{what} is {value} in epoch {}, step {} (both counted from 0): training has diverged, or the data hold NaN or infinity. \
+            "{what} epoch {}, step {} (both counted from 0): training has diverged, or the data hold NaN or infinity. \
              A lower learning_rate or a smaller grad_clip may help. Files written before are good.",
             self.position.epoch, self.position.batch
         ))
@@ -271,6 +369,12 @@ struct Taken {
     images: i64,
     /// Size of the first batch, the unit of the gradients while they are summed.
     reference: i64,
+}
+
+/// An update that was made; its loss, if the host knows it.
+struct Made {
+    images: i64,
+    loss: Option<f64>,
 }
 
 struct Clock {

@@ -38,7 +38,7 @@ struct Engine<'a> {
     tape: Option<Tape>,
 }
 
-/// A prediction (B, C, H, W) in float32 and, if `record`, the tape for its gradients. `dropout` draws one number from
+/// The prediction (B, C, H, W) in float32 and, if `record`, the tape for its gradients. `dropout` draws one number from
 /// torch's CPU generator, from which all masks follow.
 pub fn forward(
     weights: &Weights,
@@ -56,6 +56,23 @@ pub fn forward(
     let activations = engine.activations;
     let tape = engine.tape.map(|tape| Tape { activations, ..tape });
     Ok((prediction, tape))
+}
+
+/// Pixels that are taken at a time: enough to keep every thread busy, and few enough for activations to stay in the
+/// caches and, of any number of images, to fit into memory.
+const MOST_PIXELS: i64 = 8 * 64 * 64;
+
+/// The prediction alone, some images at a time.
+pub fn predict(weights: &Weights, x: &Tensor, t: &Tensor, dropout: f64) -> Result<Tensor> {
+    let (images, _, height, width) = x.size4()?;
+    let most = (MOST_PIXELS / (height * width)).max(1);
+    let part = |x: &Tensor, t: &Tensor| Ok(forward(weights, x, t, dropout, false)?.0);
+    if images <= most {
+        return part(x, t);
+    }
+    let (x, t) = (x.f_split(most, 0)?, t.f_split(most, 0)?);
+    let parts = x.iter().zip(&t).map(|(x, t)| part(x, t)).collect::<Result<Vec<_>>>()?;
+    Ok(Tensor::f_cat(&parts, 0)?)
 }
 
 /// Whether the engine computes a network: float32 weights on the CPU, dropout that leaves something.
