@@ -10,6 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
+import images
+
 SMALL = ["--base-ch", "8", "--channel-mults", "1,2", "--attn-levels", "1", "--num-heads", "2"]
 TINY = [*SMALL, "--time-dim", "16", "--num-steps", "12"]
 TRAIN = [
@@ -97,17 +99,8 @@ def test_every_option_of_train_and_the_samplers_is_there(cli, rd):
             if parameter.default is not inspect.Parameter.empty
             and not re.search(rf"--(no-)?{name.replace('_', '-')}\b", out)
         }
-        # in Python only: objects; under another name: weights_dir is --out, image_size is --size
-        assert missing <= {
-            "callback",
-            "progress",
-            "weights_dir",
-            "generator",
-            "x_T",
-            "in_ch",
-            "image_size",
-            "val_data",
-        }
+        # in Python only: objects; under another name: image_size is --size
+        assert missing <= {"callback", "progress", "generator", "x_T", "in_ch", "image_size"}
 
 
 def test_defaults_in_the_help_are_pythons(cli, rd):
@@ -211,6 +204,36 @@ def test_evaluate_tells_sets_apart(cli, rd, weights, tmp_path):
     assert len(set(reports.values())) == 2
 
 
+def test_precision_reaches_the_sampler(cli, weights, tmp_path):
+    drawn = {}
+    for precision in ("fp32", "bf16"):
+        out = tmp_path / f"{precision}.npy"
+        words = ["--weights", weights, "--seed", 0, "--precision", precision, "--out", out]
+        assert cli("sample", *words)[0] == 0
+        drawn[precision] = np.load(out)
+    assert not np.array_equal(drawn["fp32"], drawn["bf16"])
+    assert cli("sample", "--weights", weights, "--precision", "banana", "--out", tmp_path / "x.npy")[0] == 2
+
+
+def test_train_takes_validation_data_and_says_how_to_read_images(cli, tmp_path):
+    images.dicom(tmp_path / "a.dcm", np.arange(32 * 32, dtype=np.uint16).reshape(32, 32))
+    words = [
+        "--data",
+        tmp_path,
+        "--window",
+        "-600,1500",
+        "--val-data",
+        "phantoms:3",
+        "--log-dir",
+        tmp_path / "log",
+    ]
+    status, _, err = cli(*TRAIN, *words, "--channels", 1, "--out", tmp_path / "run")
+    assert status == 0, err
+    table = (tmp_path / "log" / "DDPMDenoiser.csv").read_text().splitlines()
+    row = dict(zip(table[0].split(","), table[1].split(","), strict=True))
+    assert float(row["val_loss"]) > 0
+
+
 def test_info_says_what_is_linked(cli):
     from rust_diffusion._versions import TORCH
 
@@ -254,6 +277,11 @@ WRONG = [
     ([*TRAIN, "--out", "run", "--data", "no-such-folder"], 1, "no-such-folder"),
     ([*TRAIN, "--out", "run", "--data", "phantoms:many"], 2, "phantoms:many"),
     ([*TRAIN, "--out", "run", "--no-such-option"], 2, "--no-such-option"),
+    ([*TRAIN, "--out", "run", "--val-data", "no-such-folder"], 1, "--val-data no-such-folder: "),
+    (["sample", "--weights", "{weights}", "--num-steps", "99", "--out", "x.png"], 2, "--steps"),
+    (["sample", "--weights", "{weights}", "--out", "/proc/x.png"], 1, "/proc/x.png"),
+    (["evaluate", "--samples", "phantoms:9", "--data", "phantoms:9", "--eta", "1"], 2, "only with --weights"),
+    (["evaluate", "--samples", "phantoms:9", "--data", "phantoms:9", "--out", "x.jpg"], 2, ".png"),
     (["dance"], 2, "dance"),
 ]
 

@@ -54,7 +54,9 @@ def network(rd, **changes):
 
 def fit(rd, betas, data=None, model=None, **options):
     model = network(rd) if model is None else model
-    settings = dict(batch_size=4, epochs=3, learning_rate=1e-3, ema_decay=0.9, seed=5, device="cpu", precision="fp32")
+    settings = dict(
+        batch_size=4, epochs=3, learning_rate=1e-3, ema_decay=0.9, seed=5, device="cpu", precision="fp32"
+    )
     data = slices(18) if data is None else data
     result = rd.train(model, data, betas=betas, progress=False, **{**settings, **options})
     return model, result

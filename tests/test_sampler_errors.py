@@ -124,9 +124,6 @@ def test_weights_with_nan_are_not_drawn_as_images(world):  # noqa: F811
     model = unet(world).eval()
     with torch.no_grad():
         model.out_conv.bias.fill_(NAN)
-    try:
+    with pytest.warns(RuntimeWarning, match="samples hold NaN"):
         samples = ddim(world, model=model)
-    except (ValueError, RuntimeError, ArithmeticError) as error:
-        assert "nan" in str(error).lower() or "finite" in str(error)
-    else:
-        assert samples.isnan().all()
+    assert samples.isnan().all()

@@ -130,9 +130,8 @@ def load(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(
-            f"it holds something that is not a tensor or a plain value, or it is no torch file "
-            f"({_first_line(error)})"
-        ) from None
+            "it holds something that is not a tensor or a plain value, or it is no torch file; nothing of it was run"
+        ) from error
     except Exception as error:
         # Any kind comes out of a damaged file, even an OSError that speaks of the disk.
         raise ValueError(f"it is truncated, or no torch file ({_first_line(error)})") from None

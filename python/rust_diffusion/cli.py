@@ -172,6 +172,8 @@ def train(
         click.echo(f"Stopped. The same command goes on from what is saved in {out}.", err=True)
         raise
     weights = out / f"{context.params['name']}.pth"
+    if result.epochs_run == 0:
+        click.echo(f"Nothing to train: {out} has its {len(result.history)} epochs (more: --epochs).")
     click.echo(f"{result.epochs_run} epochs, best loss {result.best_loss:.5f}. Weights: {weights}")
     click.echo(f"Next: rust-diffusion sample --weights {weights} --out grid.png")
 
@@ -276,7 +278,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         status = cli.main(args=arguments, prog_name="rust-diffusion", standalone_mode=False, obj=state)
     except click.ClickException as error:
-        error.show()
+        about = getattr(getattr(error, "ctx", None), "command_path", "rust-diffusion")
+        click.echo(f"Error: {error.format_message()} ({about} --help shows how)", err=True)
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         click.echo("\nInterrupted.", err=True)
@@ -309,6 +312,9 @@ def _read(context: click.Context, option: str, data: str, size: int) -> torch.Te
     try:
         if name != "phantoms" or Path(data).exists():
             return load_images(data, size=size, progress=_on_terminal(), **given(context, _ABOUT_IMAGES))
+        if not (count or "1024").isdigit():
+            message = f"{data} names no number of images, as phantoms:1024 does"
+            raise click.BadParameter(message, param_hint=option)
         return phantoms(int(count or 1024), size=size)
     except (OSError, ValueError) as error:
         # The words of `load_images` and `phantoms`, whose arguments are this option here.
@@ -351,8 +357,8 @@ def _load(options: dict[str, Any]) -> DiffusionUNet:
     if betas is not None and not torch.equal(betas, torch.as_tensor(model.betas)):
         if model._knows_schedule:
             raise click.UsageError(
-                f"--num-steps, --schedule: {options['weights']} was trained with another schedule of "
-                f"{len(model.betas)} steps, which it brings along (how many steps DDIM takes: --steps)"
+                f"--num-steps, --schedule: {options['weights']} brings along the schedule that it was trained "
+                f"with (how many steps DDIM takes: --steps)"
             )
         model.betas = betas
     return model

@@ -114,9 +114,10 @@ class SetComparison:
         axes["hist"].set_yticks([])
         axes["hist"].legend()
         fig.suptitle(
-            f"MMD² of images {self.raw.mmd2:+.4f} (p = {self.raw.p_value:.3f}), "
-            f"of patches {self.patches.mmd2:+.4f} (p = {self.patches.p_value:.3f}); "
-            f"near copies {self.copied:.1%}"
+            f"MMD² of images {self.raw.mmd2:+.4f} (p = {self.raw.p_value:.3f}),\n"
+            f"of patches {self.patches.mmd2:+.4f} (p = {self.patches.p_value:.3f});\n"
+            f"near copies {self.copied:.1%}",
+            fontsize="medium",
         )
         fig.tight_layout()
         return fig

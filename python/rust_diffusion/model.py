@@ -6,10 +6,11 @@ import copy
 import os
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import TypeVar
 
 from rust_diffusion import _checks, _engine, _native
 
@@ -293,7 +294,10 @@ def _check_dtype(x: Any, dtype: torch.dtype) -> None:
         raise TypeError(f"x must be {dtype}, as the model's weights are, got {x.dtype}")
 
 
-class EMA:
+_M = TypeVar("_M", bound=nn.Module, default="DiffusionUNet")
+
+
+class EMA(Generic[_M]):
     """Exponential moving average of a model's weights: shadow = decay * shadow + (1 - decay) * weights.
 
     Parameters
@@ -305,15 +309,15 @@ class EMA:
     """
 
     decay: float
-    shadow: Any
+    shadow: _M
 
-    def __init__(self, model: nn.Module, decay: float = 0.9999) -> None:
+    def __init__(self, model: _M, decay: float = 0.9999) -> None:
         self.decay = _checks.number("decay", decay, 0.0, 1.0)
         model = _unwrap(model)
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
         self.shadow = copy.deepcopy(model).eval().requires_grad_(False)
-        self.shadow._initial_share = 1.0
+        self._set_initial_share(1.0)
 
     def update(self, model: nn.Module) -> None:
         """Move the shadow towards the weights of `model`, in place."""
@@ -322,12 +326,17 @@ class EMA:
             raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
         _native.ema_update(list(self.shadow.parameters()), list(model.parameters()), self.decay)
         if self.initial_share is not None:
-            self.shadow._initial_share = self.initial_share * self.decay
+            self._set_initial_share(self.initial_share * self.decay)
 
     @property
     def initial_share(self) -> float | None:
         """The share of the shadow that is still the weights it began with, decay ** n; None if not known."""
         return getattr(self.shadow, "_initial_share", None)
+
+    def _set_initial_share(self, share: float | None) -> None:
+        # on the model itself: samplers are given that
+        shadow: Any = self.shadow
+        shadow._initial_share = share
 
     def state_dict(self) -> dict[str, Any]:
         """``{"decay": float, "shadow": state dict}``."""
@@ -348,7 +357,7 @@ class EMA:
             raise ValueError(f"state_dict must have the keys 'decay' and 'shadow', {missing[0]!r} is missing")
         decay = _checks.number("decay", state_dict["decay"], 0.0, 1.0)
         self.shadow.load_state_dict(state_dict["shadow"])
-        self.shadow._initial_share = None
+        self._set_initial_share(None)
         self.decay = decay
 
 

@@ -58,6 +58,7 @@ class TrainResult:
     def plot(self) -> Figure:
         """Draw the losses over the epochs."""
         import matplotlib.pyplot as plt
+        from matplotlib.ticker import MaxNLocator
 
         figure, axis = plt.subplots(figsize=(5, 3))
         axis.plot(range(1, len(self.history) + 1), self.history, marker=".", label="training")
@@ -66,6 +67,7 @@ class TrainResult:
             axis.plot(*zip(*measured, strict=True), marker=".", label="validation")
             axis.legend()
         axis.set(xlabel="Epoch", ylabel="Loss", title="Training loss")
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.grid(alpha=0.3)
         figure.tight_layout()
         return figure

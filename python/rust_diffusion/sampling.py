@@ -97,9 +97,10 @@ def ddpm_sample(
     run = _Run(model, num_samples, image_shape, device, generator, x_T, seed, objective, precision)
     bar = _Progress("DDPM", len(alpha_bars) if _sized(alpha_bars) else 0, progress, callback)
     with _guards.enough_memory(run.advice), bar as on_step:
-        return _native.ddpm_sample(
+        images = _native.ddpm_sample(
             run.model, run.start(), betas, alphas, alpha_bars, run.objective, run.noise, on_step
         )
+    return _warned_of_nan(images)
 
 
 def ddim_sample(
@@ -172,9 +173,23 @@ def ddim_sample(
         grid = _checks.integers("timesteps", timesteps)
     run = _Run(model, num_samples, image_shape, device, generator, x_T, seed, objective, precision)
     with _guards.enough_memory(run.advice), _Progress("DDIM", len(grid), progress, callback) as on_step:
-        return _native.ddim_sample(
+        images = _native.ddim_sample(
             run.model, run.start(), alpha_bars, grid, eta, run.objective, run.noise, on_step
         )
+    return _warned_of_nan(images)
+
+
+def _warned_of_nan(images: Tensor) -> Tensor:
+    """The images, with a warning if some are no images at all."""
+    bad = int((~torch.isfinite(images).flatten(1).all(dim=1)).sum())
+    if bad:
+        warnings.warn(
+            f"{bad} of {len(images)} samples hold NaN or infinity: look at what the model returns "
+            f"(torch.isfinite of its weights and output) and at the schedule",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+    return images
 
 
 def _sized(value: Any) -> bool:

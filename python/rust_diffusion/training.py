@@ -323,13 +323,17 @@ def _begin(run: Run, found: dict[str, Any] | None) -> None:
     if isinstance(found, _Weights):
         state.model.load_state_dict(found)
         state.ema.shadow.load_state_dict(found)
-        state.ema.shadow._initial_share = None
+        state.ema._set_initial_share(None)
         run.say(f"Found weights and no checkpoint: {run.files.path('.pth')} is loaded, nothing is trained.")
         return
     if found is not None:
         state.load(found)
         run.resume(found.get(checkpoint.OWN))
     if _finished(state):
+        run.say(
+            f"Nothing to train: {run.files.path('.ckpt')} has its {len(state.history)} epochs. More epochs= go on from "
+            f"there; another name=, another weights_dir= or force_restart=True begins anew."
+        )
         return
     if found is not None:
         epoch, batch = state.position["epoch"], state.position["batch"]

@@ -46,7 +46,7 @@ def main() -> None:
     print(prediction.shape)
     rd.ddim_sample(model, 2, (1, 16, 16), alpha_bars, device, sample_steps=3, progress=False, callback=show)
     images: Tensor = rd.ddpm_sample(believe, 1, (1, 16, 16), betas, alphas, alpha_bars, "cpu", progress=False)
-    drawn: Tensor = model.sample(2, "ddim", seed=0, sample_steps=2, progress=False)
+    drawn: Tensor = ema.shadow.sample(2, "ddim", seed=0, sample_steps=2, progress=False)
     rd.show_batch(torch.cat([images, drawn.cpu()]), "Samples").savefig("samples.png")
 
     folder = model.save_pretrained("shared")
