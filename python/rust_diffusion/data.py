@@ -64,7 +64,7 @@ def load_images(
     cache : bool or path, optional
         Keep the decoded set in a file, so that the next start is instant: True for the user's cache folder,
         or a file or an existing folder. It is rebuilt when a file's name, size or time of change or an option
-        differs.
+        differs; a file of something else is refused, unless it is called ``.cache``.
     window : (level, width), optional
         For DICOM files, which need it: the part of the Hounsfield scale to show, for lungs about (-600,
         1500). The result then carries it as the attribute ``window``.
