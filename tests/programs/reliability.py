@@ -23,7 +23,7 @@ from tools import PROGRAMS, child_environment
 LONG = [
     ("kills", "kill_and_resume.py", ["30", "20", "0.4", "all"], ["2", "5", "0.4", "KILL"]),
     ("disk", "disk.py", ["20"], ["2"]),
-    ("damage", "damage.py", ["500"], ["10"]),
+    ("damage", "damage.py", ["1000"], ["10"]),
     ("out-of-memory", "out_of_memory.py", ["40"], ["2"]),
     ("memory", "memory.py", [], ["0.03"]),
     ("threads", "threads.py", ["10"], ["1"]),
