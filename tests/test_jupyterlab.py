@@ -75,6 +75,11 @@ def notebook_url(tmp_path):
     command += [f"--ServerApp.root_dir={root}", f"--IdentityProvider.token={TOKEN}"]
     command += ["--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate", "--LabApp.news_url="]
     folders = {f"JUPYTER_{kind}_DIR": str(tmp_path / kind.lower()) for kind in ("CONFIG", "RUNTIME", "DATA")}
+    folders["JUPYTERLAB_SETTINGS_DIR"] = str(tmp_path / "settings")
+    # Cells that come and go with scrolling would be gone between finding one and using it.
+    keep_cells = tmp_path / "settings" / "@jupyterlab" / "notebook-extension" / "tracker.jupyterlab-settings"
+    keep_cells.parent.mkdir(parents=True)
+    keep_cells.write_text('{"windowingMode": "none"}')
     log = (tmp_path / "server.log").open("w")
     server = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | folders)
     try:
@@ -107,13 +112,13 @@ def page(notebook_url):
 
 
 def start(page, index):
-    """Run one cell and return it. A page still busy loading can swallow the keys, so they are repeated."""
+    """Run one cell and return it. A page still busy loading swallows keys or redraws what was just found,
+    so both are tried again."""
     cell = page.locator(".jp-CodeCell").nth(index)
     for _ in range(5):
-        cell.scroll_into_view_if_needed()
-        cell.locator(".cm-content").click()
-        page.keyboard.press("Control+Enter")
-        with contextlib.suppress(AssertionError):
+        with contextlib.suppress(AssertionError, playwright.Error):
+            cell.locator(".cm-content").click(timeout=15_000)
+            page.keyboard.press("Control+Enter")
             started = re.compile(r"\[(\*|\d+)\]:")
             playwright.expect(cell.locator(".jp-InputPrompt")).to_have_text(started, timeout=15_000)
             return cell
@@ -177,6 +182,6 @@ def test_training_in_jupyterlab(page):
     assert table.locator("tr").count() > 1
     for index in (4, 5):
         image = finish(page, start(page, index)).locator(".jp-RenderedImage img").first
-        image.scroll_into_view_if_needed()
         wait_until(lambda image=image: image.evaluate("image => image.complete && image.naturalWidth > 100"))
+        image.evaluate("image => image.scrollIntoView()")
     shoot(page, "result")

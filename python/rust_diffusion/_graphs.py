@@ -17,12 +17,13 @@ class CudaRecorder:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._graph = torch.cuda.CUDAGraph()
+        self._graph: torch.cuda.CUDAGraph | None = None
         self._recording = contextlib.ExitStack()
 
     def begin(self) -> bool:
         """Record this thread's work from now on."""
         try:
+            self._graph = torch.cuda.CUDAGraph()
             self._recording.enter_context(torch.cuda.device(self._device))
             self._recording.enter_context(torch.cuda.graph(self._graph))
         except RuntimeError as error:
@@ -39,6 +40,7 @@ class CudaRecorder:
 
     def replay(self) -> None:
         """Do what was recorded."""
+        assert self._graph is not None, "nothing was recorded"
         with torch.cuda.device(self._device):
             self._graph.replay()
 

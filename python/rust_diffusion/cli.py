@@ -50,8 +50,10 @@ _DEBUG = click.option(
 _NOT_OPTIONS = ("generator", "x_T", "seed", "objective", "progress", "callback")
 #: What DDPM has no use for.
 _DDIM_ONLY = ("sample_steps", "eta", "timesteps", "spacing")
+#: What both samplers take.
+_OF_BOTH = ("seed", "batch_size", "precision")
 #: What only matters where images are drawn.
-_DRAWING = (*_DDIM_ONLY, "sampler", "seed", "batch_size", "precision", "num_samples")
+_DRAWING = (*_DDIM_ONLY, *_OF_BOTH, "sampler", "num_samples")
 _ALIASES = {"sample_steps": "--steps"}
 _SCHEDULE = click.Choice(list(pretrained.SCHEDULES))
 _PATH = click.Path(path_type=Path)
@@ -335,7 +337,7 @@ def _draw(
     return model.sample(
         context.params["num_samples"],
         sampler,
-        **given(context, ("seed", "batch_size", "precision")),
+        **given(context, _OF_BOTH),
         image_size=context.params["size"],
         progress=_on_terminal(),
         callback=frames,

@@ -26,9 +26,9 @@ pub(super) fn decode(bytes: &[u8], max_pixels: u64) -> Result<Picture, DecodeErr
 fn stored(bytes: &[u8]) -> Option<Vec<u8>> {
     let header = Chunk::at(bytes, SIGNATURE_SIZE)?;
     let mut inflated = vec![0; size_of_pixels(&header)?];
-    let mut start = header.end;
-    while Chunk::at(bytes, start)?.kind != b"IDAT" {
-        start = Chunk::at(bytes, start)?.end;
+    let (mut start, mut next) = (header.end, Chunk::at(bytes, header.end)?);
+    while next.kind != b"IDAT" {
+        (start, next) = (next.end, Chunk::at(bytes, next.end)?);
     }
     let (mut end, mut deflated) = (start, Vec::with_capacity(bytes.len() - start));
     while let Some(chunk) = Chunk::at(bytes, end).filter(|chunk| chunk.kind == b"IDAT") {

@@ -63,8 +63,10 @@ extern "C" {
     ) -> c_int;
 }
 
-fn check(code: c_int, message: &[c_char; MESSAGE_SIZE]) -> Result<()> {
-    if code == 0 {
+/// Calls a function of the shim that gives 0, or 1 and the reason in the [`MESSAGE_SIZE`] bytes that it is handed.
+fn checked(function: impl FnOnce(*mut c_char) -> c_int) -> Result<()> {
+    let mut message = [0; MESSAGE_SIZE];
+    if function(message.as_mut_ptr()) == 0 {
         return Ok(());
     }
     // SAFETY: the shim ends every message with a zero inside the buffer, which was zeroed before the call.
@@ -113,14 +115,12 @@ impl Pool for TorchPool {
     fn run(&self, tasks: usize, body: &(dyn Fn(usize) + Sync)) {
         let job = Job { body, tasks, next: AtomicUsize::new(0), panicked: AtomicBool::new(false) };
         let workers = self.threads().min(tasks);
-        let mut message = [0; MESSAGE_SIZE];
+        let context = std::ptr::from_ref(&job) as *mut c_void;
         // SAFETY: `run_worker` has the signature the shim calls, never unwinds, and `job` outlives the call.
-        let code = unsafe {
-            let context = std::ptr::from_ref(&job) as *mut c_void;
-            shim_parallel_for(workers as i64, run_worker, context, message.as_mut_ptr(), MESSAGE_SIZE)
-        };
+        let done =
+            checked(|message| unsafe { shim_parallel_for(workers as i64, run_worker, context, message, MESSAGE_SIZE) });
         // A task that did not run leaves wrong numbers behind: stop here; the caller's boundary turns this into an error.
-        assert!(code == 0 && !job.panicked.load(Ordering::Relaxed), "a parallel task failed");
+        assert!(done.is_ok() && !job.panicked.load(Ordering::Relaxed), "a parallel task failed");
     }
 }
 
@@ -162,10 +162,9 @@ pub fn convolution_backward(
 ) -> Result<[Option<Tensor>; 3]> {
     let mask = [u8::from(wanted.input), u8::from(wanted.weight), u8::from(wanted.bias)];
     let mut out = [std::ptr::null_mut(); 3];
-    let mut message = [0; MESSAGE_SIZE];
-    // SAFETY: the tensors live through the call, which only reads them; `out`, `mask` and `message` have the sizes the
-    // shim writes and reads.
-    let code = unsafe {
+    // SAFETY: the tensors live through the call, which only reads them; `out` and `mask` have the sizes the shim writes
+    // and reads.
+    checked(|message| unsafe {
         shim_convolution_backward(
             out.as_mut_ptr(),
             dy.as_ptr(),
@@ -174,11 +173,10 @@ pub fn convolution_backward(
             stride,
             padding,
             mask.as_ptr(),
-            message.as_mut_ptr(),
+            message,
             MESSAGE_SIZE,
         )
-    };
-    check(code, &message)?;
+    })?;
     // SAFETY: a pointer that is not null is a new tensor on the heap that the shim hands over.
     Ok(out.map(|ptr| (!ptr.is_null()).then(|| unsafe { Tensor::from_ptr(ptr) })))
 }
@@ -197,22 +195,19 @@ fn ensure_same_count(lists: &[&[Tensor]]) -> Result<usize> {
 /// to += from, each with each, in a few launches.
 pub fn add_each(to: &[Tensor], from: &[Tensor]) -> Result<()> {
     let count = ensure_same_count(&[to, from])?;
-    let (to, from, mut message) = (pointers(to), pointers(from), [0; MESSAGE_SIZE]);
+    let (to, from) = (pointers(to), pointers(from));
     // SAFETY: `count` pointers each to tensors that the arguments keep alive; the shim reads no more of them.
-    let code = unsafe { shim_add_each(to.as_ptr(), from.as_ptr(), count, message.as_mut_ptr(), MESSAGE_SIZE) };
-    check(code, &message)
+    checked(|message| unsafe { shim_add_each(to.as_ptr(), from.as_ptr(), count, message, MESSAGE_SIZE) })
 }
 
 /// which += share * (towards - which), each with each, in a few launches; `share` is one number on their device.
 pub fn move_each_towards(which: &[Tensor], towards: &[Tensor], share: &Tensor) -> Result<()> {
     let count = ensure_same_count(&[which, towards])?;
-    let (which, towards, mut message) = (pointers(which), pointers(towards), [0; MESSAGE_SIZE]);
+    let (which, towards) = (pointers(which), pointers(towards));
     // SAFETY: as above; `share` lives through the call.
-    let code = unsafe {
-        let share = share.as_ptr();
-        shim_move_each_towards(which.as_ptr(), towards.as_ptr(), count, share, message.as_mut_ptr(), MESSAGE_SIZE)
-    };
-    check(code, &message)
+    checked(|message| unsafe {
+        shim_move_each_towards(which.as_ptr(), towards.as_ptr(), count, share.as_ptr(), message, MESSAGE_SIZE)
+    })
 }
 
 /// What [`adamw`] changes, and the gradients it reads, which it divides in place.
@@ -240,10 +235,9 @@ pub fn adamw(moving: &Moving, numbers: &OnDevice, constants: [f64; 4]) -> Result
     let count = ensure_same_count(&[weights, gradients, first, second])?;
     let [weights, gradients, first, second] = [weights, gradients, first, second].map(pointers);
     let numbers = pointers([numbers.rate, numbers.updates, numbers.divisor, numbers.left_out]);
-    let mut message = [0; MESSAGE_SIZE];
     // SAFETY: `count` pointers in each list and the four numbers, all to tensors that the arguments keep alive; `constants`
     // has the four values that the shim reads.
-    let code = unsafe {
+    checked(|message| unsafe {
         shim_adamw(
             weights.as_ptr(),
             gradients.as_ptr(),
@@ -252,11 +246,10 @@ pub fn adamw(moving: &Moving, numbers: &OnDevice, constants: [f64; 4]) -> Result
             count,
             numbers.as_ptr(),
             constants.as_ptr(),
-            message.as_mut_ptr(),
+            message,
             MESSAGE_SIZE,
         )
-    };
-    check(code, &message)
+    })
 }
 
 /// Elements that tensors and kernels both know.

@@ -143,23 +143,14 @@ impl AdamW {
     }
 
     /// The step by torch's fused operation; its numbers may be ones that the device has yet to compute.
-    pub fn step_on_device(
-        &self,
-        state: &mut State,
-        grads: &mut Flat,
-        rate: &Tensor,
-        updates: &Tensor,
-        divisor: &Tensor,
-        left_out: &Tensor,
-    ) -> Result<()> {
+    pub fn step_on_device(&self, state: &mut State, grads: &mut Flat, numbers: &OnDevice) -> Result<()> {
         let moving = Moving {
             weights: &state.weights,
             gradients: grads.views(),
             first: state.first.views(),
             second: state.second.views(),
         };
-        let numbers = OnDevice { rate, updates, divisor, left_out };
-        adamw(&moving, &numbers, [BETAS.0, BETAS.1, self.weight_decay, EPS])
+        adamw(&moving, numbers, [BETAS.0, BETAS.1, self.weight_decay, EPS])
     }
 
     /// rate * m_hat / (sqrt(v_hat) + eps) for all parameters at once.

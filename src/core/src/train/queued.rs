@@ -8,7 +8,7 @@ use super::optim::{AdamW, State};
 use super::{Batch, Options};
 use crate::error::Result;
 use crate::graph::{Recorder, Recording};
-use crate::libtorch::move_each_towards;
+use crate::libtorch::{move_each_towards, OnDevice};
 
 /// Places of the numbers that the device keeps for the host.
 const FAILED: i64 = 0;
@@ -77,7 +77,8 @@ impl Numbers {
         let failed = norm.f_add(&loss)?.f_isfinite()?.f_logical_not()?.f_to_kind(Kind::Float)?;
         let divisor = adamw.divisor(&norm, options.grad_clip)?.f_div_scalar(mean)?;
         let _ = self.updates.f_add_(&failed.f_neg()?.f_add_scalar(1.0)?)?;
-        adamw.step_on_device(state, grads, &self.rate, &self.updates, &divisor, &failed)?;
+        let numbers = OnDevice { rate: &self.rate, updates: &self.updates, divisor: &divisor, left_out: &failed };
+        adamw.step_on_device(state, grads, &numbers)?;
         move_each_towards(&state.shadow, &state.weights, &self.share)?;
         let _ = self.seen.f_get(FAILED)?.f_add_(&failed)?;
         self.seen.f_get(LOSS)?.f_copy_(&loss)?;

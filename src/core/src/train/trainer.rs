@@ -167,12 +167,8 @@ impl Trainer {
             self.update_on_device(&mut queue.numbers, &taken)?;
             taken
         };
-        let position = &mut self.position;
-        position.updates += 1;
-        position.averaged += 1;
-        position.initial_share *= decay;
-        position.batch += taken.batches;
-        position.losses += taken.batches;
+        self.position.updates += 1;
+        self.advance(&taken, None, decay);
         Ok(Some(Made { images: taken.images, loss: None }))
     }
 
@@ -298,17 +294,18 @@ impl Trainer {
             self.state.average(decay)?;
             self.position.skipped += 1;
         }
-        self.advance(taken, loss, decay);
+        self.advance(taken, Some(loss), decay);
         Ok(())
     }
 
-    fn advance(&mut self, taken: &Taken, loss: f64, decay: f64) {
+    /// `loss` is None where the device keeps it and its sum; one that is not finite does not count.
+    fn advance(&mut self, taken: &Taken, loss: Option<f64>, decay: f64) {
         let position = &mut self.position;
         position.averaged += 1;
         position.initial_share *= decay;
         position.batch += taken.batches;
-        if loss.is_finite() {
-            position.loss_sum += loss * taken.batches as f64;
+        if loss.is_none_or(f64::is_finite) {
+            position.loss_sum += loss.unwrap_or(0.0) * taken.batches as f64;
             position.losses += taken.batches;
         }
     }
