@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
+import threading
 import warnings
+from typing import Any
 
 import torch
 
 #: Set to 0 to launch every operation by itself, as a debugger or profiler may want it.
 SWITCH = "RUST_DIFFUSION_CUDA_GRAPHS"
+
+#: Two threads must not record at once: torch waits for the whole device before it begins.
+_ONE_AT_A_TIME = threading.Lock()
+#: Graphs whose recording could not be ended properly; torch's allocator may still ask them.
+_BROKEN: list[Any] = []
 
 
 class CudaRecorder:
@@ -18,16 +26,29 @@ class CudaRecorder:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._graph: torch.cuda.CUDAGraph | None = None
+        self._pool: Any = None
         self._recording = contextlib.ExitStack()
 
     def begin(self) -> bool:
         """Record this thread's work from now on."""
+        enter = self._recording.enter_context
+        enter(_ONE_AT_A_TIME)
         try:
-            self._graph = torch.cuda.CUDAGraph()
-            self._recording.enter_context(torch.cuda.device(self._device))
-            self._recording.enter_context(torch.cuda.graph(self._graph))
+            enter(torch.cuda.device(self._device))
+            # torch leaves its own stream behind if a recording breaks: this one is put back in any case.
+            enter(torch.cuda.stream(torch.cuda.current_stream()))
+            self._graph, self._pool = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
+            # Other threads, a DataLoader's that pins memory for one, go on with what they do.
+            enter(
+                torch.cuda.graph(
+                    self._graph,
+                    pool=self._pool,
+                    stream=_stream(self._device),
+                    capture_error_mode="thread_local",
+                )
+            )
         except RuntimeError as error:
-            return self._give_up(error)
+            return self._give_up(error, broken=True)
         return True
 
     def end(self, whole: bool) -> bool:
@@ -35,8 +56,8 @@ class CudaRecorder:
         try:
             self._recording.close()
         except RuntimeError as error:
-            return self._give_up(error)
-        return whole or self._give_up("an operation cannot be recorded")
+            return self._give_up(error, broken=True)
+        return whole or self._give_up("an operation cannot be recorded", broken=False)
 
     def replay(self) -> None:
         """Do what was recorded."""
@@ -44,12 +65,33 @@ class CudaRecorder:
         with torch.cuda.device(self._device):
             self._graph.replay()
 
-    def _give_up(self, reason: object) -> bool:
+    def _give_up(self, reason: object, broken: bool) -> bool:
         with contextlib.suppress(RuntimeError):
             self._recording.close()
+        if broken and torch.cuda.is_initialized():
+            _BROKEN.append(self._graph)
+            _mend(self._device, self._pool)
+        self._graph = None  # its memory is needed for the work itself
         first = (str(reason).splitlines() or ["no reason given"])[0]
         warnings.warn(f"no CUDA graph could be made ({first}); it goes on without, more slowly", stacklevel=2)
         return False
+
+
+@functools.cache
+def _stream(device: torch.device) -> torch.cuda.Stream:
+    """Return the stream that records on `device`; torch's own belongs to the GPU that was first."""
+    return torch.cuda.Stream(device)
+
+
+def _mend(device: torch.device, pool: Any) -> None:
+    """Undo what torch 2.11 leaves behind when a recording breaks: generator and allocator believe that it goes on."""
+    index = torch.cuda.current_device() if device.index is None else device.index
+    with contextlib.suppress(RuntimeError):
+        generator = torch.cuda.default_generators[index]
+        generator.graphsafe_set_state(generator.clone_state())
+    for undo in ("_cuda_endAllocateToPool", "_cuda_releasePool"):
+        with contextlib.suppress(RuntimeError):
+            getattr(torch._C, undo)(index, pool)
 
 
 def recorder(device: torch.device) -> CudaRecorder | None:
@@ -62,3 +104,10 @@ def recorder(device: torch.device) -> CudaRecorder | None:
 def queues(device: torch.device) -> bool:
     """Whether work on `device` is only queued, so that reading a number waits for all of it."""
     return device.type == "cuda"
+
+
+def sent(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """`tensor` on `device`, without waiting for the device where it need not be waited for."""
+    if device.type != "cuda" or tensor.device.type != "cpu":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)

@@ -306,9 +306,12 @@ def train_network(
     options: dict[str, Any],
     position: dict[str, Any],
     host: Any,
-    recorder: Any = None,
+    recorders: tuple[Any, Any] = (None, None),
 ) -> None:
-    """Train in place; `host` gives batches and is told how the run goes, `recorder` records the usual update."""
+    """Train in place; `host` gives batches and is told how the run goes.
+
+    `recorders` record the gradients of the usual batch, and the usual update.
+    """
 
 IMAGE_EXTENSIONS: list[str]
 MAX_PIXELS: int

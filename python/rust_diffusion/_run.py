@@ -100,7 +100,7 @@ class Run:
                 state.options,
                 state.position,
                 self,
-                _graphs.recorder(self.device),
+                (_graphs.recorder(self.device), _graphs.recorder(self.device)),
             )
         finally:
             self._close_bar()
@@ -142,7 +142,7 @@ class Run:
         self.state.note_size(share.images)
         self.images += share.total
         self._largest_batch = max(self._largest_batch, share.total)
-        return share.images, share.total, share.first
+        return _graphs.sent(share.images, self.device), share.total, share.first
 
     def all_reduce(self, flat: Tensor) -> None:
         """Sum over the processes."""

@@ -79,6 +79,11 @@ class InMemory(Batches):
     def __init__(self, images: Tensor, batch_size: int, order_seed: int) -> None:
         self.images, self.batch_size, self.order_seed = images, batch_size, order_seed
 
+    def move_to(self, device: torch.device) -> None:
+        """Keep the images on the GPU that uses them, unless they would take more than half of what is free there."""
+        if device.type == "cuda" and self.images.nbytes < torch.cuda.mem_get_info(device)[0] // 2:
+            self.images = self.images.to(device)
+
     def count(self) -> int:
         """Batches per epoch."""
         return -(-len(self.images) // self.batch_size)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.amp.autocast_mode import is_autocast_available
 from tqdm.auto import tqdm
 
 from rust_diffusion import _checks, _graphs, _guards, _native
@@ -76,7 +78,8 @@ def ddpm_sample(
         What the model predicts. Default: what it was trained for, "eps" if it does not say.
     precision : {"fp32", "bf16", "fp16"}
         What a DiffusionUNet computes its convolutions and matrix products in; the sampler's own arithmetic and the
-        result stay float32. bf16 is the fastest on CPUs and GPUs that have it; fp16 is for GPUs.
+        result stay float32. bf16 is the fastest on CPUs and GPUs that have it; fp16 is for GPUs. Under the caller's
+        autocast, "fp32" gives way to its dtype.
     progress : bool
         Show a progress bar.
     callback : callable, optional
@@ -96,7 +99,7 @@ def ddpm_sample(
     """
     run = _Run(model, num_samples, image_shape, device, generator, x_T, seed, objective, precision)
     bar = _Progress("DDPM", len(alpha_bars) if _sized(alpha_bars) else 0, progress, callback)
-    with _guards.enough_memory(run.advice), bar as on_step:
+    with _guards.enough_memory(run.advice), run.modes(), bar as on_step:
         images = _native.ddpm_sample(
             run.model, run.start(), betas, alphas, alpha_bars, run.objective, run.noise, on_step
         )
@@ -172,7 +175,8 @@ def ddim_sample(
     else:
         grid = _checks.integers("timesteps", timesteps)
     run = _Run(model, num_samples, image_shape, device, generator, x_T, seed, objective, precision)
-    with _guards.enough_memory(run.advice), _Progress("DDIM", len(grid), progress, callback) as on_step:
+    bar = _Progress("DDIM", len(grid), progress, callback)
+    with _guards.enough_memory(run.advice), run.modes(), bar as on_step:
         images = _native.ddim_sample(
             run.model, run.start(), alpha_bars, grid, eta, run.objective, run.noise, on_step
         )
@@ -236,6 +240,8 @@ class _Run:
         self.noise = _noise(generator, seed, count, self.device)
         self.x_T = None if x_T is None else _start(x_T, self.shape, self.device)
         precision = _checks.choice("precision", precision, PRECISIONS)
+        if precision == PRECISIONS[0] and isinstance(model, DiffusionUNet):
+            precision = _under_autocast(self.device)
         if precision == "fp16" and self.device.type == "cpu":
             raise ValueError("precision 'fp16' needs a GPU; on the CPU take 'fp32' or 'bf16'")
         self.model = _denoiser(model, self.shape, self.device, precision)
@@ -248,12 +254,32 @@ class _Run:
             "{0}, in several calls or by model.sample(..., batch_size={0}); with seed= they stay the same",
         )
 
+    def modes(self) -> contextlib.ExitStack:
+        """Keep the caller's autocast and inference mode out: our network has its precision and keeps its tensors."""
+        stack = contextlib.ExitStack()
+        if isinstance(self.model, tuple):
+            stack.enter_context(torch.inference_mode(False))
+            if is_autocast_available(self.device.type):
+                stack.enter_context(torch.autocast(self.device.type, enabled=False))
+        return stack
+
     def start(self) -> Tensor:
         if self.x_T is not None:
             return self.x_T
         if self.noise is not None:
             return self.noise(self.shape)
         return torch.randn(self.shape, device=self.device)
+
+
+def _under_autocast(device: torch.device) -> str:
+    """Return the precision that the caller's autocast asks for, float32 without one."""
+    known = is_autocast_available(device.type)
+    if not known or not torch.is_autocast_enabled(device.type):
+        return PRECISIONS[0]
+    dtype = torch.get_autocast_dtype(device.type)
+    if dtype == torch.float16 and device.type != "cpu":
+        return "fp16"
+    return "bf16" if dtype == torch.bfloat16 else PRECISIONS[0]
 
 
 def _start(x_T: Any, shape: list[int], device: torch.device) -> Tensor:
@@ -290,7 +316,8 @@ def _noise(
     streams = [torch.Generator().manual_seed(s) for s in seeds]
 
     def draw(shape: list[int]) -> Tensor:
-        return torch.stack([torch.randn(shape[1:], generator=stream) for stream in streams]).to(device)
+        images = torch.stack([torch.randn(shape[1:], generator=stream) for stream in streams])
+        return _graphs.sent(images, device)
 
     return draw
 
@@ -338,7 +365,10 @@ def _denoiser(model: Any, shape: list[int], device: torch.device, precision: str
     )
     if not plain:
         return model
-    return model._native, parameters, model._dropout_rate(), precision, _graphs.recorder(device)
+    dropout = model._dropout_rate()
+    # Dropout draws from the stream that the noise comes from, in turn with it.
+    recorder = None if dropout > 0 else _graphs.recorder(device)
+    return model._native, parameters, dropout, precision, recorder
 
 
 def _prediction(output: Any) -> Any:

@@ -222,13 +222,15 @@ def train(
         with _guards.enough_memory(
             lambda: "weights, averages and moments do not fit; take a smaller base_ch"
         ):
-            model.to(target).train()
+            # Rows in memory: weights with channels last can be trained on the CPU only, and slowly.
+            model.to(target, memory_format=torch.contiguous_format).train()
             options["dropout"] = model._dropout_rate()
             model.objective, model.betas = options["objective"], betas.detach().to("cpu", torch.float32)
             group.same_tensors([parameter.detach() for parameter in model.parameters()])
             state = State(model, EMA(model, options["ema_decay"]), options, len(betas))
         if isinstance(batches, InMemory):
             state.note_size(batches.images)
+            batches.move_to(target)
         around = Surroundings(
             batches,
             betas,

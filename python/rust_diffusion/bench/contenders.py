@@ -208,7 +208,10 @@ def contenders(device: str, size: int, *, compiled: bool = True, **config: Any) 
 
 
 def _installed_peers(device: str, size: int) -> list[Contender]:
-    """List the UNets of other packages, of about the course network's FLOPs, where they are installed."""
+    """List the UNets of other packages, where they are installed, of about the course network's FLOPs.
+
+    Of one 64 x 64 image, by torch's counter: course 12.5 GFLOP, diffusers 12.4, denoising-diffusion-pytorch 12.1.
+    """
     out = []
     if importlib.util.find_spec("diffusers"):
         from diffusers import UNet2DModel
@@ -218,7 +221,7 @@ def _installed_peers(device: str, size: int) -> list[Contender]:
             in_channels=1,
             out_channels=1,
             block_out_channels=(64, 128, 256),
-            layers_per_block=2,
+            layers_per_block=1,
             down_block_types=("DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D"),
             up_block_types=("AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
             attention_head_dim=32,

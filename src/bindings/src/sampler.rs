@@ -3,7 +3,10 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use diffusion_core::nn::model::{Precision, Predictor};
-use diffusion_core::sampler::{self, Denoiser, Noise, Objective, Recorded, Spacing, Step, TorchNoise};
+use diffusion_core::nn::Blueprint;
+use diffusion_core::sampler::{
+    self, At, Denoiser, Draw, Noise, Objective, Plan, Recorded, Rule, Spacing, Step, Stepped, Stepper, TorchNoise,
+};
 use diffusion_core::schedule::{alpha_bar_values, coefficients, Schedule};
 use diffusion_core::{Error, Result};
 use pyo3::prelude::*;
@@ -41,40 +44,67 @@ impl Noise for PythonNoise {
 
 /// What Python says the model is: our network with its weights, or something to call.
 #[derive(FromPyObject)]
-enum Model<'py> {
-    /// plan, weights, rate of dropout, precision, what records the network's work (see `PythonRecorder`)
+enum Argument<'py> {
+    /// plan, weights, rate of dropout, precision, what records the steps (see `PythonRecorder`)
     Native(PyRef<'py, UNet>, Bound<'py, PyList>, f64, String, Option<PyObject>),
     Callable(PyObject),
 }
 
-impl Model<'_> {
-    /// What predicts for batches like `x`.
-    fn denoiser(self, x: &Tensor) -> PyResult<Box<dyn Denoiser + Send>> {
-        let (unet, params, dropout, precision, recorder) = match self {
-            Model::Native(unet, params, dropout, precision, recorder) => (unet, params, dropout, precision, recorder),
+/// Our network, without Python.
+struct Native {
+    blueprint: Arc<Blueprint>,
+    params: Vec<Tensor>,
+    dropout: f64,
+    precision: Precision,
+    recorder: Option<PyObject>,
+    home: Arc<Mutex<Option<Recorded<Predictor>>>>,
+}
+
+enum Model {
+    Native(Native),
+    Callable(PyObject),
+}
+
+impl Argument<'_> {
+    fn model(self) -> PyResult<Model> {
+        Ok(match self {
+            Argument::Callable(call) => Model::Callable(call),
+            Argument::Native(unet, params, dropout, precision, recorder) => Model::Native(Native {
+                blueprint: Arc::clone(&unet.blueprint),
+                params: list_from_python(&params, "params")?,
+                dropout,
+                precision: Precision::parse(&precision).map_err(to_py)?,
+                recorder,
+                home: Arc::clone(&unet.recorded),
+            }),
+        })
+    }
+}
+
+impl Model {
+    /// What makes such steps of batches like `x`.
+    fn stepper(self, rule: Rule, x: &Tensor) -> Result<Box<dyn Stepper + Send>> {
+        let native = match self {
+            Model::Native(native) => native,
             Model::Callable(call) => return Ok(Box::new(Callable(call))),
         };
-        let precision = Precision::parse(&precision).map_err(to_py)?;
-        let params = list_from_python(&params, "params")?;
-        let (plan, home, x) = (Arc::clone(&unet.blueprint), Arc::clone(&unet.recorded), x.shallow_clone());
-        detached(unet.py(), move || -> Result<Box<dyn Denoiser + Send>> {
-            let Some(recorder) = recorder else {
-                return Ok(Box::new(Predictor::new(&plan, params, precision, dropout)?));
-            };
-            let mut kept = home.lock().unwrap_or_else(PoisonError::into_inner).take();
-            let recorded = match &mut kept {
-                Some(old) if old.fits(&x) && old.inner().is_of(&params, precision, dropout) => {
-                    old.inner_mut().refresh()?;
-                    kept
-                }
-                _ => {
-                    drop(kept);
-                    let predictor = Predictor::new(&plan, params, precision, dropout)?;
-                    Some(Recorded::new(predictor, PythonRecorder::boxed(recorder), &x)?)
-                }
-            };
-            Ok(Box::new(Borrowed { recorded, home }))
-        })
+        let Native { blueprint, params, dropout, precision, recorder, home } = native;
+        let Some(recorder) = recorder else {
+            return Ok(Box::new(Predictor::new(&blueprint, params, precision, dropout)?));
+        };
+        let mut kept = home.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let recorded = match &mut kept {
+            Some(old) if old.fits(rule, x) && old.inner().is_of(&params, precision, dropout) => {
+                old.inner_mut().refresh()?;
+                kept
+            }
+            _ => {
+                drop(kept);
+                let predictor = Predictor::new(&blueprint, params, precision, dropout)?;
+                Some(Recorded::new(predictor, rule, PythonRecorder::boxed(recorder), x)?)
+            }
+        };
+        Ok(Box::new(Borrowed { recorded, home }))
     }
 }
 
@@ -84,14 +114,14 @@ struct Borrowed {
     home: Arc<Mutex<Option<Recorded<Predictor>>>>,
 }
 
-impl Denoiser for Borrowed {
-    fn predict(&mut self, x: &Tensor, t: &Tensor) -> Result<Tensor> {
+impl Stepper for Borrowed {
+    fn step(&mut self, rule: Rule, x: &Tensor, at: &At, draw: &mut Draw) -> Result<Stepped> {
         let recorded = self.recorded.as_mut().ok_or_else(|| Error::Runtime("the network failed before".into()))?;
-        let prediction = recorded.predict(x, t);
-        if prediction.is_err() {
+        let stepped = recorded.step(rule, x, at, draw);
+        if stepped.is_err() {
             self.recorded = None;
         }
-        prediction
+        stepped
     }
 }
 
@@ -121,12 +151,36 @@ fn report(on_step: Option<&PyObject>, step: &Step) -> Result<()> {
     })
 }
 
+/// Draws images by the plan that `plan` makes.
+fn draw<'py>(
+    py: Python<'py>,
+    model: Argument<'py>,
+    x_t: &Bound<'py, PyAny>,
+    plan: impl FnOnce() -> Result<Plan> + Send,
+    objective: &str,
+    noise: Option<PyObject>,
+    on_step: Option<PyObject>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let x_t = from_python(x_t, "x_T")?;
+    let model = model.model()?;
+    let objective = Objective::parse(objective).map_err(to_py)?;
+    let mut noise = noise_source(noise);
+    let out = detached(py, move || {
+        let plan = plan()?;
+        let _guard = tch::no_grad_guard();
+        let mut stepper = model.stepper(plan.rule(objective), &x_t)?;
+        let on_step = &mut |step: &Step| report(on_step.as_ref(), step);
+        sampler::sample(stepper.as_mut(), &plan, objective, x_t, noise.as_mut(), on_step)
+    })?;
+    to_python(py, out)
+}
+
 #[pyfunction]
 #[pyo3(signature = (model, x_t, betas, alphas, alpha_bars, objective, noise = None, on_step = None))]
 #[allow(clippy::too_many_arguments)]
 fn ddpm_sample<'py>(
     py: Python<'py>,
-    model: Model<'py>,
+    model: Argument<'py>,
     x_t: &Bound<'py, PyAny>,
     betas: &Bound<'py, PyAny>,
     alphas: &Bound<'py, PyAny>,
@@ -135,24 +189,16 @@ fn ddpm_sample<'py>(
     noise: Option<PyObject>,
     on_step: Option<PyObject>,
 ) -> PyResult<Bound<'py, PyAny>> {
-    let x_t = from_python(x_t, "x_T")?;
-    let mut model = model.denoiser(&x_t)?;
     let (betas, alphas) = (from_python(betas, "betas")?, from_python(alphas, "alphas")?);
     let alpha_bars = from_python(alpha_bars, "alpha_bars")?;
-    let objective = Objective::parse(objective).map_err(to_py)?;
-    let mut noise = noise_source(noise);
-    let out = detached(py, move || {
-        let schedule = Schedule {
+    let plan = move || {
+        sampler::ddpm(&Schedule {
             betas: coefficients(&betas, "betas")?,
             alphas: coefficients(&alphas, "alphas")?,
             alpha_bars: alpha_bar_values(&alpha_bars)?,
-        };
-        let _guard = tch::no_grad_guard();
-        sampler::ddpm(model.as_mut(), objective, x_t, &schedule, noise.as_mut(), &mut |step| {
-            report(on_step.as_ref(), step)
         })
-    })?;
-    to_python(py, out)
+    };
+    draw(py, model, x_t, plan, objective, noise, on_step)
 }
 
 #[pyfunction]
@@ -160,7 +206,7 @@ fn ddpm_sample<'py>(
 #[allow(clippy::too_many_arguments)]
 fn ddim_sample<'py>(
     py: Python<'py>,
-    model: Model<'py>,
+    model: Argument<'py>,
     x_t: &Bound<'py, PyAny>,
     alpha_bars: &Bound<'py, PyAny>,
     grid: Vec<i64>,
@@ -169,22 +215,16 @@ fn ddim_sample<'py>(
     noise: Option<PyObject>,
     on_step: Option<PyObject>,
 ) -> PyResult<Bound<'py, PyAny>> {
-    let x_t = from_python(x_t, "x_T")?;
-    let mut model = model.denoiser(&x_t)?;
     let alpha_bars = from_python(alpha_bars, "alpha_bars")?;
-    let objective = Objective::parse(objective).map_err(to_py)?;
-    let mut noise = noise_source(noise);
-    let out = detached(py, move || {
+    let plan = move || {
         let alpha_bars = alpha_bar_values(&alpha_bars)?;
         sampler::check_grid(&grid, alpha_bars.len() as i64)?;
         if !(eta.is_finite() && eta >= 0.0) {
             return Err(Error::Value(format!("eta must be a finite number >= 0, got {eta}")));
         }
-        let _guard = tch::no_grad_guard();
-        let on_step = &mut |step: &Step| report(on_step.as_ref(), step);
-        sampler::ddim(model.as_mut(), objective, x_t, &alpha_bars, &grid, eta, noise.as_mut(), on_step)
-    })?;
-    to_python(py, out)
+        Ok(sampler::ddim(&alpha_bars, &grid, eta))
+    };
+    draw(py, model, x_t, plan, objective, noise, on_step)
 }
 
 /// The timesteps that DDIM visits, decreasing.

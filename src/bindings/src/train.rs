@@ -207,10 +207,10 @@ impl Host for PythonHost {
     }
 }
 
-/// Train in place: `params` and `shadow` are the modules' own parameters, `moments` two flat float32 buffers. `recorder`
-/// records the usual update (see [`PythonRecorder`]).
+/// Train in place: `params` and `shadow` are the modules' own parameters, `moments` two flat float32 buffers. `recorders`
+/// record the gradients of the usual batch and the usual update (see [`PythonRecorder`]).
 #[pyfunction]
-#[pyo3(signature = (unet, params, shadow, moments, betas, options, position, host, recorder = None))]
+#[pyo3(signature = (unet, params, shadow, moments, betas, options, position, host, recorders = (None, None)))]
 #[allow(clippy::too_many_arguments)]
 fn train_network(
     py: Python<'_>,
@@ -222,7 +222,7 @@ fn train_network(
     options: Options,
     position: Position,
     host: PyObject,
-    recorder: Option<PyObject>,
+    recorders: (Option<PyObject>, Option<PyObject>),
 ) -> PyResult<()> {
     let blueprint = unet.blueprint.clone();
     let weights = list_from_python(params, "model.parameters()")?;
@@ -239,8 +239,8 @@ fn train_network(
             second: Flat::over(second, &blueprint.shapes)?,
         };
         let schedule = Schedule::from_betas(&betas)?;
-        let recorder = recorder.map(PythonRecorder::boxed);
-        Trainer::new(&blueprint, state, &schedule, options, position.into(), recorder)?.run(&mut host)
+        let recorders = [recorders.0, recorders.1].map(|recorder| recorder.map(PythonRecorder::boxed));
+        Trainer::new(&blueprint, state, &schedule, options, position.into(), recorders)?.run(&mut host)
     })
 }
 

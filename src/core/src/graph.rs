@@ -34,6 +34,17 @@ impl Recording {
         Self { recorder, stage }
     }
 
+    pub fn is_made(&self) -> bool {
+        matches!(self.stage, Stage::Recorded)
+    }
+
+    /// Other work is to be recorded, if none has been so far.
+    pub fn begin_anew(&mut self) {
+        if let Stage::WarmUp(runs) = &mut self.stage {
+            *runs = 0;
+        }
+    }
+
     /// Does the work, which must use the same tensors each time.
     pub fn run(&mut self, work: &mut dyn FnMut() -> Result<()>) -> Result<()> {
         let Some(recorder) = &mut self.recorder else { return work() };

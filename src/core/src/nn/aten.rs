@@ -8,13 +8,14 @@ use super::blueprint::{Attention, Conv, Linear, Norm, ResBlock, UNet, NORM_EPS};
 use super::embedding::sinusoidal;
 use super::wiring::Backend;
 use crate::error::Result;
+use crate::libtorch::{laid_out, Layout};
 
 pub struct Aten<'a> {
     pub params: &'a [Tensor],
     /// Probability of dropping an activation; 0 outside training.
     pub dropout: f64,
-    /// Convolutions and matrix products in this dtype (bfloat16, half), everything else in the weights' own; None: all
-    /// in the weights' own.
+    /// Convolutions and matrix products in this dtype (bfloat16, half) and with channels last in memory, as tensor cores
+    /// want them, everything else in the weights' own; None: all in the weights' own, in the layout that it comes in.
     pub compute: Option<Kind>,
     /// Attention as explicit matrix products: the fused kernels have no second derivative.
     pub explicit_attention: bool,
@@ -29,10 +30,18 @@ impl Aten<'_> {
         })
     }
 
+    /// The same for images and the weights of convolutions, with the layout that goes with that dtype.
+    fn cast_image(&self, x: &Tensor) -> Result<Tensor> {
+        match self.compute {
+            Some(kind) => laid_out(x, kind, Layout::ChannelsLast),
+            None => Ok(x.shallow_clone()),
+        }
+    }
+
     fn conv2d(&self, conv: &Conv, x: &Tensor) -> Result<Tensor> {
-        let (weight, bias) = (self.cast(&self.params[conv.param])?, self.cast(&self.params[conv.param + 1])?);
+        let (weight, bias) = (self.cast_image(&self.params[conv.param])?, self.cast(&self.params[conv.param + 1])?);
         let (s, p) = ([conv.stride; 2], [conv.padding; 2]);
-        Ok(self.cast(x)?.f_conv2d(&weight, Some(&bias), s, p, [1, 1], 1)?)
+        Ok(self.cast_image(x)?.f_conv2d(&weight, Some(&bias), s, p, [1, 1], 1)?)
     }
 
     /// x W^T + b with the weight at `param` and the bias behind it.
@@ -45,10 +54,14 @@ impl Aten<'_> {
         self.project(linear.param, x)
     }
 
-    /// Statistics in the weights' own dtype, also where the rest computes in a shorter one.
+    /// Statistics in the weights' own dtype, also where the rest computes in a shorter one. libtorch's normalisation on
+    /// CUDA wants rows: the layout changes where the dtype does, in the same pass.
     fn norm(&self, norm: &Norm, x: &Tensor) -> Result<Tensor> {
         let (weight, bias) = (&self.params[norm.param], &self.params[norm.param + 1]);
-        let x = if self.compute.is_some() { x.f_to_kind(weight.f_kind()?)? } else { x.shallow_clone() };
+        let x = match self.compute {
+            Some(_) => laid_out(x, weight.f_kind()?, Layout::Rows)?,
+            None => x.shallow_clone(),
+        };
         Ok(x.f_group_norm(norm.groups, Some(weight), Some(bias), NORM_EPS, false)?)
     }
 
@@ -108,11 +121,11 @@ impl Backend for Aten<'_> {
         let (heads, tokens) = (attention.heads, height * width);
         let p = attention.param;
         // (B, C, H, W) -> (B, H*W, C): a view when the memory is channels-last
-        let sequence = self.norm(&attention.norm, &x)?.f_flatten(2, 3)?.f_transpose(1, 2)?;
+        let sequence = self.cast_image(&self.norm(&attention.norm, &x)?)?.f_flatten(2, 3)?.f_transpose(1, 2)?;
         let qkv = self.project(p, &sequence)?;
         let qkv = qkv.f_reshape([b, tokens, 3, heads, c / heads])?.f_permute([2, 0, 3, 1, 4])?;
-        let (q, k, v) = (qkv.f_get(0)?, qkv.f_get(1)?, qkv.f_get(2)?);
-        let out = self.attend(&q, &k, &v)?.f_transpose(1, 2)?.f_reshape([b, tokens, c])?;
+        let parts = qkv.f_unbind(0)?;
+        let out = self.attend(&parts[0], &parts[1], &parts[2])?.f_transpose(1, 2)?.f_reshape([b, tokens, c])?;
         let out = self.project(p + 2, &out)?;
         Ok(x.f_add(&out.f_transpose(1, 2)?.f_reshape([b, c, height, width])?)?)
     }

@@ -8,7 +8,7 @@ use super::aten::Aten;
 use super::wiring::{check_inputs, forward};
 use super::{engine, Blueprint};
 use crate::error::{ensure, Error, Result};
-use crate::libtorch::add_each;
+use crate::libtorch::{add_each, laid_out, Layout};
 use crate::sampler::Denoiser;
 
 /// One forward pass through torch's autograd, with a rate of dropout. `differentiable_twice` avoids the fused attention
@@ -87,6 +87,8 @@ pub struct Predictor {
 impl Predictor {
     /// `dropout` is zero but for a model in training mode.
     pub fn new(blueprint: &Arc<Blueprint>, params: Vec<Tensor>, precision: Precision, dropout: f64) -> Result<Self> {
+        // handles of its own: if the module's parameters are given other memory, these keep theirs
+        let params = params.iter().map(Tensor::f_detach).collect::<std::result::Result<Vec<_>, _>>()?;
         let engine = precision.engine(blueprint, &params, dropout)?;
         let compute = precision.compute();
         let source = params.iter().map(Tensor::shallow_clone).collect();
@@ -115,7 +117,8 @@ impl Predictor {
     }
 }
 
-/// Weights of two and more dimensions, and the biases behind them, in the dtype of the products; norms keep theirs.
+/// Weights of two and more dimensions, and the biases behind them, in the dtype (and layout) of the products; norms keep
+/// theirs.
 fn cast_products(params: Vec<Tensor>, compute: Option<Kind>) -> Result<Vec<Tensor>> {
     let Some(kind) = compute else { return Ok(params) };
     let mut after_weight = false;
@@ -123,7 +126,11 @@ fn cast_products(params: Vec<Tensor>, compute: Option<Kind>) -> Result<Vec<Tenso
         let is_weight = param.dim() > 1;
         let of_product = is_weight || after_weight;
         after_weight = is_weight;
-        Ok(if of_product { param.f_to_kind(kind)? } else { param })
+        match (of_product, param.dim()) {
+            (true, 4) => laid_out(&param, kind, Layout::ChannelsLast),
+            (true, _) => Ok(param.f_to_kind(kind)?),
+            (false, _) => Ok(param),
+        }
     };
     params.into_iter().map(cast).collect()
 }
@@ -151,7 +158,7 @@ pub fn differentiable(
     if let Some(weights) = precision.engine(blueprint, &params, dropout)? {
         return Ok(Box::new(engine::Trained::new(weights, dropout)));
     }
-    Ok(Box::new(Autograd::new(Arc::clone(blueprint), params, precision.compute(), dropout)))
+    Ok(Box::new(Autograd::new(Arc::clone(blueprint), &params, precision.compute(), dropout)?))
 }
 
 /// [`Differentiable`] by way of torch's autograd, for every device.
@@ -165,13 +172,17 @@ pub struct Autograd {
 
 impl Autograd {
     /// `params` are the module's own float32 tensors; `compute` is the dtype of convolutions and matrix products.
-    pub fn new(blueprint: Arc<Blueprint>, params: Vec<Tensor>, compute: Option<Kind>, dropout: f64) -> Self {
-        Self { blueprint, params, compute, dropout, prediction: None }
+    pub fn new(blueprint: Arc<Blueprint>, params: &[Tensor], compute: Option<Kind>, dropout: f64) -> Result<Self> {
+        // leaves of its own on the same memory: what else the caller's autograd knows of them stays out of recordings
+        let own = |param: &Tensor| Ok(param.f_detach()?.set_requires_grad(param.requires_grad()));
+        let params = params.iter().map(own).collect::<Result<_>>()?;
+        Ok(Self { blueprint, params, compute, dropout, prediction: None })
     }
 }
 
 impl Differentiable for Autograd {
     fn forward(&mut self, x: &Tensor, t: &Tensor) -> Result<Tensor> {
+        self.prediction = None;
         let plan = &self.blueprint;
         check_inputs(plan.config.in_ch, plan.size_multiple(), &self.params, &plan.shapes, x, t)?;
         let mut backend =

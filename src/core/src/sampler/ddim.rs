@@ -1,55 +1,34 @@
 //! Denoising diffusion implicit models, Song, Meng and Ermon 2021, equations 12 and 16.
 
-use tch::Tensor;
+use super::plan::{Beside, Move, Plan};
 
-use super::{predict, Denoiser, Noise, Objective, OnStep, Step};
-use crate::error::Result;
-
-/// From x_T to an image batch in [-1, 1] along `grid`, a strictly decreasing list of timesteps; each step goes to the
-/// next entry. Draws a normal tensor per step except the last if eta > 0, none otherwise.
-pub fn ddim(
-    model: &mut dyn Denoiser,
-    objective: Objective,
-    x_t: Tensor,
-    alpha_bars: &[f32],
-    grid: &[i64],
-    eta: f64,
-    noise: &mut dyn Noise,
-    on_step: &mut OnStep,
-) -> Result<Tensor> {
-    let total = grid.len();
-    let mut x = x_t;
-    for (index, k) in grid.iter().enumerate() {
-        let alpha_bar = alpha_bars[*k as usize];
-        let (x0_hat, eps) = predict(model, objective, &x, *k, alpha_bar)?;
-        x = match grid.get(index + 1) {
-            None => x0_hat.shallow_clone(),
-            Some(next) => {
-                let target = alpha_bars[*next as usize];
-                let sigma =
-                    eta as f32 * ((1.0 - target) / (1.0 - alpha_bar) * (1.0 - alpha_bar / target)).max(0.0).sqrt();
-                let direction = (1.0 - target - sigma * sigma).max(0.0).sqrt();
-                let mean =
-                    x0_hat.f_mul_scalar(f64::from(target.sqrt()))?.f_add(&eps.f_mul_scalar(f64::from(direction))?)?;
-                if eta > 0.0 {
-                    let z = noise.normal(&x.size(), x.device())?;
-                    mean.f_add(&z.f_mul_scalar(f64::from(sigma))?)?
-                } else {
-                    mean
-                }
-            }
+/// Along `grid`, a strictly decreasing list of timesteps; each step goes to the next entry, the last to the clean image.
+/// Draws a normal tensor per step except the last if eta > 0, none otherwise.
+pub fn ddim(alpha_bars: &[f32], grid: &[i64], eta: f64) -> Plan {
+    let moves = grid.iter().enumerate().map(|(index, &timestep)| {
+        let alpha_bar = alpha_bars[timestep as usize];
+        let Some(next) = grid.get(index + 1) else {
+            return Move { timestep, alpha_bar, clean: 1.0, beside: 0.0, noise: 0.0 };
         };
-        on_step(&Step { index, total, timestep: *k, x: &x, x0_hat: &x0_hat })?;
-    }
-    Ok(x)
+        let target = alpha_bars[*next as usize];
+        let sigma = eta as f32 * ((1.0 - target) / (1.0 - alpha_bar) * (1.0 - alpha_bar / target)).max(0.0).sqrt();
+        Move {
+            timestep,
+            alpha_bar,
+            clean: target.sqrt(),
+            beside: (1.0 - target - sigma * sigma).max(0.0).sqrt(),
+            noise: sigma,
+        }
+    });
+    Plan { moves: moves.collect(), beside: Beside::Eps, noisy: eta > 0.0 }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::fakes::{schedule, Oracle};
-    use super::super::{timestep_grid, Spacing, TorchNoise};
+    use super::super::fakes::{run, schedule, Oracle};
+    use super::super::{timestep_grid, Spacing};
     use super::*;
-    use tch::{Device, Kind};
+    use tch::{Device, Kind, Tensor};
 
     #[test]
     fn every_number_of_steps_calls_the_model_that_often_and_reaches_the_image() {
@@ -59,19 +38,9 @@ mod tests {
                 let grid = timestep_grid(12, steps, Spacing::Course).expect("a grid");
                 let mut model = Oracle { alpha_bars: schedule.alpha_bars.clone(), x0: -0.5, seen: vec![] };
                 let start = Tensor::randn([1, 1, 4, 4], (Kind::Float, Device::Cpu));
-                let out = ddim(
-                    &mut model,
-                    Objective::Eps,
-                    start,
-                    &schedule.alpha_bars,
-                    &grid,
-                    eta,
-                    &mut TorchNoise,
-                    &mut |_| Ok(()),
-                )
-                .expect("images");
+                let (out, count) = run(&mut model, &ddim(&schedule.alpha_bars, &grid, eta), start);
                 assert_eq!(model.seen, grid);
-                assert_eq!(model.seen.len() as i64, steps);
+                assert_eq!(count as i64, steps);
                 assert!(f64::try_from((out + 0.5).abs().max()).expect("a number") < 1e-2);
             }
         }

@@ -1,18 +1,23 @@
-//! Drawing images: the two samplers, what they need from outside, and what they tell.
+//! Drawing images: a plan for each of the two samplers, the one loop that follows it, what it needs from outside, and
+//! what it tells.
 
 mod ddim;
 mod ddpm;
 mod grid;
+mod plan;
 mod recorded;
+mod step;
 
 use tch::{Device, Kind, Tensor};
 
 pub use ddim::ddim;
 pub use ddpm::ddpm;
 pub use grid::{check_grid, timestep_grid, Spacing};
+pub use plan::{Move, Plan, Rule};
 pub use recorded::Recorded;
+pub use step::{At, Draw, Stepped, Stepper};
 
-use crate::error::{ensure, Error, Result};
+use crate::error::{Error, Result};
 
 /// (x_t, t) -> the network's prediction, of the shape of x_t. t has shape (B,), int64, on x's device.
 pub trait Denoiser {
@@ -76,52 +81,27 @@ impl Objective {
     }
 }
 
-/// The network at one timestep, read as (x0_hat clamped to [-1, 1], eps).
-///
-/// eps stays the network's own word where it predicts eps, also after x0_hat was clamped, as in the course.
-pub(crate) fn predict(
-    model: &mut dyn Denoiser,
+/// From x_T to an image batch in [-1, 1] by the plan's moves.
+pub fn sample(
+    stepper: &mut dyn Stepper,
+    plan: &Plan,
     objective: Objective,
-    x: &Tensor,
-    timestep: i64,
-    alpha_bar: f32,
-) -> Result<(Tensor, Tensor)> {
-    let t = Tensor::f_full([x.size()[0]], timestep, (Kind::Int64, x.device()))?;
-    let out = model.predict(x, &t)?;
-    ensure!(
-        out.size() == x.size(),
-        Value,
-        "model must return a tensor of the shape of x_t {:?}, got {:?}",
-        x.size(),
-        out.size()
-    );
-    crate::forward::check_float(&out, "what model returned")?;
-    ensure!(
-        out.device() == x.device(),
-        Value,
-        "model must return a tensor on the device of x_t ({:?}), got {:?}",
-        x.device(),
-        out.device()
-    );
-    let out = out.f_to_kind(Kind::Float)?;
-    let signal = f64::from(alpha_bar.sqrt());
-    let spread = f64::from((1.0 - alpha_bar).sqrt());
-    let x0_from = |eps: &Tensor| -> Result<Tensor> {
-        Ok(x.f_sub(&eps.f_mul_scalar(spread)?)?.f_div_scalar(signal)?.f_clamp(-1.0, 1.0)?)
-    };
-    match objective {
-        Objective::Eps => Ok((x0_from(&out)?, out)),
-        Objective::X0 => {
-            let x0 = out.f_clamp(-1.0, 1.0)?;
-            let eps = x.f_sub(&x0.f_mul_scalar(signal)?)?.f_div_scalar(spread.max(1e-8))?;
-            Ok((x0, eps))
-        }
-        Objective::V => {
-            let x0 = x.f_mul_scalar(signal)?.f_sub(&out.f_mul_scalar(spread)?)?.f_clamp(-1.0, 1.0)?;
-            let eps = x.f_mul_scalar(spread)?.f_add(&out.f_mul_scalar(signal)?)?;
-            Ok((x0, eps))
-        }
+    x_t: Tensor,
+    noise: &mut dyn Noise,
+    on_step: &mut OnStep,
+) -> Result<Tensor> {
+    let (rule, total) = (plan.rule(objective), plan.moves.len());
+    let table = plan.table(x_t.device())?;
+    let mut x = x_t;
+    for (index, &Move { timestep, .. }) in plan.moves.iter().enumerate() {
+        let wanted = plan.noisy && index + 1 < total;
+        let mut draw = || wanted.then(|| noise.normal(&x.size(), x.device())).transpose();
+        let at = At { timestep, numbers: table.f_get(index as i64)? };
+        let stepped = stepper.step(rule, &x, &at, &mut draw)?;
+        on_step(&Step { index, total, timestep, x: &stepped.x, x0_hat: &stepped.x0_hat })?;
+        x = stepped.x;
     }
+    Ok(x.f_clamp(-1.0, 1.0)?)
 }
 
 #[cfg(test)]
@@ -147,5 +127,16 @@ pub(crate) mod fakes {
     pub fn schedule(steps: i64) -> crate::schedule::Schedule {
         let betas = crate::schedule::cosine_betas(steps, 0.008).expect("betas");
         crate::schedule::Schedule::from_betas(&betas).expect("a schedule")
+    }
+
+    /// The images that a plan leads to, and the number of steps reported.
+    pub fn run(model: &mut Oracle, plan: &Plan, start: Tensor) -> (Tensor, usize) {
+        let mut steps = 0;
+        let mut count = |_: &Step| {
+            steps += 1;
+            Ok(())
+        };
+        let out = sample(model, plan, Objective::Eps, start, &mut TorchNoise, &mut count);
+        (out.expect("images"), steps)
     }
 }

@@ -1,25 +1,39 @@
-//! A denoiser on an accelerator, whose work is recorded once for all steps, and kept for the next images.
+//! A denoiser on an accelerator whose whole step is recorded once, and kept for the next images.
 
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
+use super::plan::{Numbers, Rule};
+use super::step::{step, At, Draw, Stepped, Stepper};
 use super::Denoiser;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::graph::{Recorder, Recording};
 
-/// `inner` behind tensors that stay in their place, as a recording needs it.
+/// Steps of `inner`, which draws no random numbers, on tensors that stay in their place, as a recording needs it.
 pub struct Recorded<D> {
     inner: D,
+    rule: Rule,
     recording: Recording,
     x: Tensor,
     t: Tensor,
-    out: Option<Tensor>,
+    numbers: Tensor,
+    noise: Tensor,
+    out: Option<Stepped>,
 }
 
 impl<D: Denoiser> Recorded<D> {
     /// For batches of the shape, dtype and device of `x`.
-    pub fn new(inner: D, recorder: Box<dyn Recorder + Send>, x: &Tensor) -> Result<Self> {
-        let t = Tensor::f_zeros([x.size()[0]], (tch::Kind::Int64, x.device()))?;
-        Ok(Self { inner, recording: Recording::new(Some(recorder)), x: x.f_zeros_like()?, t, out: None })
+    pub fn new(inner: D, rule: Rule, recorder: Box<dyn Recorder + Send>, x: &Tensor) -> Result<Self> {
+        let device = x.device();
+        Ok(Self {
+            inner,
+            rule,
+            recording: Recording::new(Some(recorder)),
+            x: x.f_zeros_like()?,
+            t: Tensor::f_zeros([x.size()[0]], (Kind::Int64, device))?,
+            numbers: Tensor::f_zeros([Numbers::COUNT as i64], (Kind::Float, device))?,
+            noise: x.f_zeros_like()?,
+            out: None,
+        })
     }
 
     pub fn inner(&self) -> &D {
@@ -30,35 +44,45 @@ impl<D: Denoiser> Recorded<D> {
         &mut self.inner
     }
 
-    /// Whether batches like `x` have its place.
-    pub fn fits(&self, x: &Tensor) -> bool {
+    /// Whether it makes such steps of batches like `x`.
+    pub fn fits(&self, rule: Rule, x: &Tensor) -> bool {
         let like = |a: &Tensor, b: &Tensor| a.size() == b.size() && a.kind() == b.kind() && a.device() == b.device();
-        like(&self.x, x)
+        self.rule == rule && like(&self.x, x)
     }
 }
 
-impl<D: Denoiser> Denoiser for Recorded<D> {
-    /// The prediction lies where the next one will.
-    fn predict(&mut self, x: &Tensor, t: &Tensor) -> Result<Tensor> {
+impl<D: Denoiser> Stepper for Recorded<D> {
+    fn step(&mut self, _: Rule, x: &Tensor, at: &At, draw: &mut Draw) -> Result<Stepped> {
         self.x.f_copy_(x)?;
-        self.t.f_copy_(t)?;
-        let Self { inner, recording, x, t, out } = self;
+        self.numbers.f_copy_(&at.numbers)?;
+        let _ = self.t.f_fill_(at.timestep)?;
+        // where no noise is wanted, what lies in its place is taken times 0
+        if let Some(z) = draw()? {
+            self.noise.f_copy_(&z)?;
+        }
+        let Self { inner, rule, recording, x, t, numbers, noise, out } = self;
         recording.run(&mut || {
-            *out = Some(inner.predict(x, t)?);
+            let mut drawn = || Ok(rule.noisy.then(|| noise.shallow_clone()));
+            *out = Some(step(inner, *rule, x, t, numbers, &mut drawn)?);
             Ok(())
         })?;
-        match out {
-            Some(out) => Ok(out.shallow_clone()),
-            None => inner.predict(x, t),
-        }
+        let made = out.as_ref().ok_or_else(|| Error::Runtime("a recorded step left nothing".into()))?;
+        // the next step will write where this one did
+        let kept = |tensor: &Tensor| -> Result<Tensor> {
+            let mut copy = tensor.f_empty_like()?;
+            copy.f_copy_(tensor)?;
+            Ok(copy)
+        };
+        Ok(Stepped { x: kept(&made.x)?, x0_hat: kept(&made.x0_hat)? })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::fakes::{schedule, Oracle};
+    use super::super::{ddim, ddpm, sample, Noise, Objective, Plan};
     use super::*;
-    use tch::{Device, Kind};
+    use tch::Device;
 
     struct Refuses;
 
@@ -74,19 +98,46 @@ mod tests {
         }
     }
 
-    #[test]
-    fn predictions_are_those_of_the_denoiser_inside() {
-        let alpha_bars = schedule(10).alpha_bars;
-        let oracle = || Oracle { alpha_bars: alpha_bars.clone(), x0: 0.5, seen: vec![] };
-        let x = Tensor::randn([2, 1, 4, 4], (Kind::Float, Device::Cpu));
-        let mut recorded = Recorded::new(oracle(), Box::new(Refuses), &x).expect("a place");
-        assert!(recorded.fits(&x) && !recorded.fits(&x.narrow(0, 0, 1)));
-        for k in (0..8).rev() {
-            let x = Tensor::randn([2, 1, 4, 4], (Kind::Float, Device::Cpu));
-            let t = Tensor::from_slice(&[k, k]);
-            let (got, want) = (recorded.predict(&x, &t), oracle().predict(&x, &t));
-            assert_eq!(got.expect("a prediction"), want.expect("a prediction"));
+    /// Draws that can be repeated.
+    struct Waves(i64);
+
+    impl Noise for Waves {
+        fn normal(&mut self, shape: &[i64], device: Device) -> Result<Tensor> {
+            self.0 += 1;
+            let count = shape.iter().product::<i64>();
+            Ok(Tensor::f_arange(count, (Kind::Float, device))?.f_add_scalar(self.0)?.f_sin()?.f_view(shape)?)
         }
-        assert_eq!(recorded.inner().seen, (0..8).rev().collect::<Vec<i64>>());
+    }
+
+    fn images(stepper: &mut dyn Stepper, plan: &Plan, start: &Tensor) -> (Tensor, Vec<Tensor>) {
+        let mut trajectory = vec![];
+        let out = sample(stepper, plan, Objective::Eps, start.shallow_clone(), &mut Waves(0), &mut |step| {
+            trajectory.push(step.x.shallow_clone());
+            Ok(())
+        });
+        (out.expect("images"), trajectory)
+    }
+
+    #[test]
+    fn steps_are_those_of_the_denoiser_inside() {
+        let schedule = schedule(10);
+        let oracle = || Oracle { alpha_bars: schedule.alpha_bars.clone(), x0: 0.5, seen: vec![] };
+        let grid: Vec<i64> = (0..10).rev().collect();
+        let start = Tensor::randn([2, 1, 4, 4], (Kind::Float, Device::Cpu));
+        let mut plans = vec![ddpm(&schedule).expect("a plan")];
+        plans.extend([0.0, 0.8].map(|eta| ddim(&schedule.alpha_bars, &grid, eta)));
+        for plan in plans {
+            let rule = plan.rule(Objective::Eps);
+            let mut recorded = Recorded::new(oracle(), rule, Box::new(Refuses), &start).expect("a place");
+            assert!(recorded.fits(rule, &start) && !recorded.fits(rule, &start.narrow(0, 0, 1)));
+            assert!(!recorded.fits(Rule { noisy: !rule.noisy, ..rule }, &start));
+            let (want, path) = images(&mut oracle(), &plan, &start);
+            for _ in 0..2 {
+                let (got, same) = images(&mut recorded, &plan, &start);
+                assert_eq!(got, want);
+                assert_eq!(same, path, "what was handed out stays as it was");
+            }
+            assert_eq!(recorded.inner().seen, [grid.clone(), grid.clone()].concat());
+        }
     }
 }

@@ -15,6 +15,7 @@ use tch::Tensor;
 
 pub use flat::Flat;
 pub use optim::State;
+pub use queued::Recorders;
 pub use rate::{Rate, RateSchedule};
 pub use scaler::{LossScaler, MAX_CONSECUTIVE_SKIPS};
 pub use trainer::Trainer;

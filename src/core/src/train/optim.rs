@@ -48,6 +48,11 @@ impl State {
         Ok(())
     }
 
+    /// Where the weights and their averages lie in memory.
+    pub fn places(&self) -> Vec<usize> {
+        self.weights.iter().chain(&self.shadow).map(|tensor| tensor.data_ptr() as usize).collect()
+    }
+
     /// Whether the kernels can work on these tensors: on the CPU, each in one dense row-major block.
     fn in_plain_memory(&self) -> bool {
         let plain = |t: &Tensor| t.device() == tch::Device::Cpu && t.is_contiguous();

@@ -47,6 +47,11 @@ impl Rate {
             RateSchedule::WarmupCosine => cosine * ((updates + 1) as f64 / self.warmup_steps.max(1) as f64).min(1.0),
         }
     }
+
+    /// Whether the rate depends on how many updates came before.
+    pub fn rises(&self, updates: i64) -> bool {
+        self.schedule == RateSchedule::WarmupCosine && updates < self.warmup_steps
+    }
 }
 
 #[cfg(test)]
@@ -61,6 +66,7 @@ mod tests {
         rate.schedule = RateSchedule::WarmupCosine;
         assert!((rate.at(0, 0) - 0.2).abs() < 1e-12);
         assert_eq!(rate.at(0, 9), 2.0);
+        assert!(rate.rises(9) && !rate.rises(10));
         rate.schedule = RateSchedule::Constant;
         assert_eq!(rate.at(3, 0), 2.0);
     }

@@ -8,11 +8,10 @@ use tch::{Device, Kind, Tensor};
 use super::flat::Flat;
 use super::noising::Noising;
 use super::optim::{clip_factor, decay_after_warmup, AdamW, State};
-use super::queued::{Numbers, Queue};
+use super::queued::{Numbers, Queue, Recorders, Taken};
 use super::scaler::MAX_CONSECUTIVE_SKIPS;
 use super::{Batch, EpochReport, Host, Options, Position, StepReport};
 use crate::error::{ensure, Error, Result};
-use crate::graph::Recorder;
 use crate::nn::model::{differentiable, Differentiable, Precision};
 use crate::nn::Blueprint;
 use crate::schedule::Schedule;
@@ -35,22 +34,23 @@ pub struct Trainer {
 }
 
 impl Trainer {
-    /// `state` holds the tensors that training changes in place; `position` is where it begins. `recorder` is asked to
-    /// record the usual update, if updates are queued at all.
+    /// `state` holds the tensors that training changes in place; `position` is where it begins. `recorders` are asked to
+    /// record usual work, if updates are queued at all.
     pub fn new(
         blueprint: &Arc<Blueprint>,
         state: State,
         schedule: &Schedule,
         options: Options,
         position: Position,
-        recorder: Option<Box<dyn Recorder + Send>>,
+        recorders: Recorders,
     ) -> Result<Self> {
         state.check(&blueprint.shapes)?;
         let device = state.weights[0].device();
-        // float16 has to look at each gradient: its scale depends on it
-        let queue = if options.queued && options.precision != Precision::Fp16 {
-            let numbers = Numbers::new(position.updates, position.loss_sum, device)?;
-            Some(Queue::new(numbers, recorder))
+        let queue = if options.queued {
+            let [gradients, update] = recorders;
+            // processes draw dropout from seeds that the host makes for each batch
+            let gradients = gradients.filter(|_| options.processes == 1);
+            Some(Queue::new(Numbers::new(&position, options.precision, device)?, [gradients, update]))
         } else {
             None
         };
@@ -70,6 +70,19 @@ impl Trainer {
         })
     }
 
+    /// What was derived from the weights, and what was recorded, knows them by their place.
+    fn check_places(&mut self, before: &[usize]) -> Result<()> {
+        if self.state.places() == before {
+            return Ok(());
+        }
+        self.broken = true;
+        Err(Error::Runtime(
+            "the memory of the weights or of their averages was replaced after an epoch (a callback that moves or \
+             converts the model itself, as .cpu() and .to() do?); work on a copy: copy.deepcopy(info.ema.shadow).cpu()"
+                .into(),
+        ))
+    }
+
     /// Train to the end, or until the host or the data say otherwise.
     pub fn run(&mut self, host: &mut dyn Host) -> Result<()> {
         let _guard = tch::no_grad_guard();
@@ -86,12 +99,12 @@ impl Trainer {
             host.begin_epoch(&self.position)?;
             let mut clock = Clock::start();
             while self.step(host, &mut clock)? {
-                if self.enough() {
-                    self.settle()?;
+                if self.enough()? {
                     return host.stopped(&self.position, false);
                 }
             }
             let (epoch, loss, rate) = self.finish_epoch()?;
+            let places = self.state.places();
             let go_on = host.end_epoch(&EpochReport {
                 epoch,
                 loss,
@@ -99,15 +112,21 @@ impl Trainer {
                 images_per_second: clock.images_per_second(),
                 position: &self.position,
             })?;
-            if !go_on {
+            if !go_on || self.position.epoch >= self.options.epochs {
                 break;
             }
+            self.check_places(&places)?;
         }
         Ok(())
     }
 
-    fn enough(&self) -> bool {
-        self.options.max_steps.is_some_and(|most| self.position.updates >= most)
+    /// Whether the updates asked for are made.
+    fn enough(&mut self) -> Result<bool> {
+        let Some(most) = self.options.max_steps else { return Ok(false) };
+        if self.position.updates >= most {
+            self.settle()?;
+        }
+        Ok(self.position.updates >= most)
     }
 
     /// One update; false when no batch was left for it.
@@ -136,7 +155,7 @@ impl Trainer {
     }
 
     fn update_now(&mut self, host: &mut dyn Host) -> Result<Option<Made>> {
-        let Some(taken) = self.gather(host)? else { return Ok(None) };
+        let Some(taken) = self.gather(host, None)? else { return Ok(None) };
         let loss = self.reduce(host, &taken)?;
         self.broken = true;
         self.update(&taken, loss)?;
@@ -146,55 +165,58 @@ impl Trainer {
 
     /// The same without waiting for the device.
     fn queue_update(&mut self, host: &mut dyn Host, queue: &mut Queue) -> Result<Option<Made>> {
+        if self.options.precision == Precision::Fp16 && self.options.rate.rises(self.position.updates) {
+            self.look(queue)?;
+        }
         let decay = self.ema_decay();
         queue.numbers.set(self.rate(), decay)?;
-        let taken = if self.options.accumulate == 1 && self.options.processes == 1 {
-            let Some(batch) = host.next_batch(true)? else { return Ok(None) };
-            self.check_batch(&batch, 0)?;
-            let taken = Taken { batches: 1, images: batch.total, reference: batch.total };
-            queue.run(batch, |batch, numbers| {
-                self.broken = false;
-                self.grads.clear()?;
-                self.accumulate(batch, taken.reference)?;
-                self.update_on_device(numbers, &taken)
-            })?;
-            taken
-        } else {
-            let Some(taken) = self.gather(host)? else { return Ok(None) };
-            if self.options.processes > 1 {
-                host.all_reduce(self.grads.all())?;
-            }
-            self.update_on_device(&mut queue.numbers, &taken)?;
-            taken
-        };
+        let Some(taken) = self.gather(host, Some(queue))? else { return Ok(None) };
+        if self.options.processes > 1 {
+            host.all_reduce(self.grads.all())?;
+        }
+        self.broken = true;
+        let Self { state, grads, adamw, options, net, .. } = self;
+        queue.update(taken, |numbers| {
+            numbers.update(state, grads, adamw, taken.mean(), taken.batches, options)?;
+            net.weights_changed()
+        })?;
+        self.broken = false;
         self.position.updates += 1;
         self.advance(&taken, None, decay);
         Ok(Some(Made { images: taken.images, loss: None }))
     }
 
-    fn update_on_device(&mut self, numbers: &mut Numbers, taken: &Taken) -> Result<()> {
-        let mean = taken.reference as f64 / taken.images as f64;
-        self.broken = true;
-        numbers.update(&mut self.state, &mut self.grads, &self.adamw, mean, taken.batches, &self.options)?;
-        self.net.weights_changed()?;
-        self.broken = false;
-        Ok(())
-    }
-
     /// Waits for queued updates, takes over their numbers, and gives the last loss.
     fn settle(&mut self) -> Result<f64> {
-        let Some(queue) = &self.queue else { return Ok(f64::NAN) };
+        let Some(mut queue) = self.queue.take() else { return Ok(f64::NAN) };
+        let loss = self.look(&mut queue);
+        self.queue = Some(queue);
+        loss
+    }
+
+    fn look(&mut self, queue: &mut Queue) -> Result<f64> {
         let seen = queue.numbers.read()?;
-        if seen.failed > 0.0 {
+        let position = &mut self.position;
+        position.loss_sum = seen.loss_sum;
+        position.losses -= seen.uncounted;
+        let too_many = match seen.scaler {
+            Some((scaler, skips)) => {
+                position.scaler = scaler;
+                position.updates -= seen.failed;
+                position.skipped += seen.failed;
+                skips > MAX_CONSECUTIVE_SKIPS
+            }
+            None => seen.failed > 0,
+        };
+        if too_many {
             self.broken = true;
             return Err(self.diverged("the loss or its gradient was not finite in one of the last updates up to"));
         }
-        self.position.loss_sum = seen.loss_sum;
         Ok(seen.loss)
     }
 
     /// Forward and backward for each batch of an update. Gradients are those of the mean over the first batch's size.
-    fn gather(&mut self, host: &mut dyn Host) -> Result<Option<Taken>> {
+    fn gather(&mut self, host: &mut dyn Host, mut queue: Option<&mut Queue>) -> Result<Option<Taken>> {
         self.grads.clear()?;
         let mut taken = Taken::default();
         for k in 0..self.options.accumulate {
@@ -207,7 +229,16 @@ impl Trainer {
             if taken.batches == 1 {
                 taken.reference = batch.total;
             }
-            self.accumulate(&batch, taken.reference)?;
+            let reference = taken.reference;
+            match &mut queue {
+                Some(queue) => queue.gradients(batch, reference, |batch, numbers| {
+                    self.accumulate(batch, reference, numbers.scale()?.as_ref())
+                })?,
+                None => {
+                    let scale = self.scale().map(|scale| Tensor::from(scale as f32));
+                    self.accumulate(&batch, reference, scale.as_ref())?;
+                }
+            }
         }
         Ok((taken.batches > 0).then_some(taken))
     }
@@ -223,7 +254,8 @@ impl Trainer {
         Ok(())
     }
 
-    fn accumulate(&mut self, batch: &Batch, reference: i64) -> Result<()> {
+    /// `scale` is for the gradient, not for the loss.
+    fn accumulate(&mut self, batch: &Batch, reference: i64, scale: Option<&Tensor>) -> Result<()> {
         let x0 = self.noising.images(&batch.images)?;
         let draw = self.noising.draw(&x0, batch.total, batch.first, self.options.flip)?;
         let streams = self.part_streams()?;
@@ -231,8 +263,8 @@ impl Trainer {
             let prediction = self.net.forward(&draw.x_t, &draw.t)?;
             let (loss, mut gradient) = draw.loss(&prediction, reference)?;
             self.grads.add_extra(&loss)?;
-            if let Some(scale) = self.scale() {
-                let _ = gradient.f_mul_scalar_(scale)?;
+            if let Some(scale) = scale {
+                let _ = gradient.f_mul_(scale)?;
             }
             self.net.backward(&gradient, self.grads.views_mut())?;
         }
@@ -262,7 +294,7 @@ impl Trainer {
             host.all_reduce(self.grads.all())?;
         }
         // the sum is in units of the first batch's size, see `gather`
-        let loss = self.grads.extra()? * taken.reference as f64 / taken.images as f64;
+        let loss = self.grads.extra()? * taken.mean();
         if !loss.is_finite() && self.options.precision != Precision::Fp16 {
             self.broken = true;
             return Err(self.not_finite("the loss", loss));
@@ -271,7 +303,7 @@ impl Trainer {
     }
 
     fn update(&mut self, taken: &Taken, loss: f64) -> Result<()> {
-        let norm_scale = taken.reference as f64 / taken.images as f64 / self.scale().unwrap_or(1.0);
+        let norm_scale = taken.mean() / self.scale().unwrap_or(1.0);
         let norm = self.grads.norm()? * norm_scale;
         let healthy = norm.is_finite() && loss.is_finite();
         if self.options.precision == Precision::Fp16 {
@@ -357,15 +389,6 @@ impl Trainer {
             self.position.epoch, self.position.batch
         ))
     }
-}
-
-/// What an update was made of.
-#[derive(Default)]
-struct Taken {
-    batches: i64,
-    images: i64,
-    /// Size of the first batch, the unit of the gradients while they are summed.
-    reference: i64,
 }
 
 /// An update that was made; its loss, if the host knows it.

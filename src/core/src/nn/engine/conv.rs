@@ -98,10 +98,12 @@ fn fast_forward<T: Stored>(
     let bias = Some(slice::<f32>(&weights.params[conv.param + 1])?);
     let residual = residual.map(slice::<T>).transpose()?;
     let addends = Addends { bias, residual, ..Addends::default() };
-    let filter = weights.filter(conv, method, Direction::Forward)?;
     let source = Source::new(slice::<T>(x)?, conv.cin as usize);
-    let to = images(&y)?;
-    winograd::convolve(&TorchPool, images(x)?, &source, filter, &addends, to, slice_mut::<T>(&mut y)?)?;
+    let (from, to) = (images(x)?, images(&y)?);
+    let out = slice_mut::<T>(&mut y)?;
+    weights.with_filter(conv, method, Direction::Forward, |filter| {
+        Ok(winograd::convolve(&TorchPool, from, &source, filter, &addends, to, out)?)
+    })?;
     Ok(y)
 }
 
@@ -184,11 +186,13 @@ fn fast_input_gradient<T: Stored>(
     dy: &Tensor,
 ) -> Result<Tensor> {
     let mut dx = x.f_empty_like()?;
-    let filter = weights.filter(conv, resize.method(Pass::Backward, T::KIND), Direction::InputGradient)?;
+    let method = resize.method(Pass::Backward, T::KIND);
     let source = Source::new(slice::<T>(dy)?, conv.cout as usize);
-    let to = images(&dx)?;
-    let addends = Addends::default();
-    winograd::convolve(&TorchPool, images(dy)?, &source, filter, &addends, to, slice_mut::<T>(&mut dx)?)?;
+    let (from, to) = (images(dy)?, images(&dx)?);
+    let out = slice_mut::<T>(&mut dx)?;
+    weights.with_filter(conv, method, Direction::InputGradient, |filter| {
+        Ok(winograd::convolve(&TorchPool, from, &source, filter, &Addends::default(), to, out)?)
+    })?;
     Ok(dx)
 }
 

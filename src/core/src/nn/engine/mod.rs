@@ -193,7 +193,7 @@ pub struct Trained {
 
 impl Trained {
     pub fn new(weights: Weights, dropout: f64) -> Self {
-        Self { weights, dropout, tape: None }
+        Self { weights: weights.in_training(), dropout, tape: None }
     }
 }
 

@@ -1,6 +1,6 @@
 //! A network's weights as the engine reads them.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use diffusion_kernels::winograd::{Filter, Method};
 use tch::{Kind, Tensor};
@@ -19,13 +19,28 @@ pub struct Weights {
     pub compute: Vec<Tensor>,
     /// That dtype: Float or BFloat16. Activations have it too.
     pub kind: Kind,
-    /// Transformed filters of the fast convolutions, made when first asked for: forward and for the input's gradient, at
-    /// the index of the weight.
-    filters: [Vec<OnceLock<Filter>>; 2],
+    filters: Filters,
+}
+
+/// Transformed filters of the fast convolutions, up to four times as large as the weights they are made of.
+enum Filters {
+    /// Made when first asked for and good until the weights change: forward and for the input's gradient, at the index
+    /// of the weight.
+    Kept([Vec<OnceLock<Filter>>; 2]),
+    /// Made for each use, in the memory of an earlier one of the same shape: for weights that change in every step.
+    Fleeting(Mutex<Vec<(Shape, Filter)>>),
+}
+
+#[derive(Clone, Copy, PartialEq)]
+struct Shape {
+    method: Method,
+    direction: Direction,
+    cin: i64,
+    cout: i64,
 }
 
 /// Which of a convolution's two filters.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq)]
 pub enum Direction {
     Forward,
     InputGradient,
@@ -33,10 +48,6 @@ pub enum Direction {
 
 /// Narrower convolutions gain nothing from fast filtering.
 const MIN_CHANNELS: i64 = 16;
-
-fn empty_filters(count: usize) -> [Vec<OnceLock<Filter>>; 2] {
-    [0, 1].map(|_| (0..count).map(|_| OnceLock::new()).collect())
-}
 
 fn dense(params: &[Tensor]) -> Result<Vec<Tensor>> {
     params.iter().map(|p| Ok(p.f_detach()?.f_contiguous()?)).collect()
@@ -46,8 +57,13 @@ impl Weights {
     pub fn new(plan: Arc<Blueprint>, params: &[Tensor], kind: Kind) -> Result<Self> {
         let params = dense(params)?;
         let compute = params.iter().map(|p| Ok(p.f_to_kind(kind)?)).collect::<Result<Vec<_>>>()?;
-        let filters = empty_filters(params.len());
+        let filters = Filters::Kept([0, 1].map(|_| (0..params.len()).map(|_| OnceLock::new()).collect()));
         Ok(Self { plan, params, compute, kind, filters })
+    }
+
+    /// For weights that change in every step.
+    pub fn in_training(self) -> Self {
+        Self { filters: Filters::Fleeting(Mutex::default()), ..self }
     }
 
     /// Whether this convolution is computed by fast filtering: 3x3 and wide enough.
@@ -55,20 +71,43 @@ impl Weights {
         conv.kernel == 3 && conv.cin >= MIN_CHANNELS && conv.cout >= MIN_CHANNELS
     }
 
-    /// The transformed filter of a convolution.
-    pub fn filter(&self, conv: &Conv, method: Method, direction: Direction) -> Result<&Filter> {
-        let cell = &self.filters[direction as usize][conv.param];
-        if cell.get().is_none() {
-            let weights = slice::<f32>(&self.params[conv.param])?;
-            let (cin, cout) = (conv.cin as usize, conv.cout as usize);
-            let made = match direction {
-                Direction::Forward => Filter::new(method, weights, cout, [cin, 0])?,
-                Direction::InputGradient => Filter::of_input_gradient(method, weights, cout, cin)?,
-            };
-            // another thread may have been faster: then theirs, which is the same
-            let _ = cell.set(made);
+    /// Calls `work` with the transformed filter of a convolution.
+    pub fn with_filter<T>(
+        &self,
+        conv: &Conv,
+        method: Method,
+        direction: Direction,
+        work: impl FnOnce(&Filter) -> Result<T>,
+    ) -> Result<T> {
+        let weights = slice::<f32>(&self.params[conv.param])?;
+        let shape = Shape { method, direction, cin: conv.cin, cout: conv.cout };
+        match &self.filters {
+            Filters::Kept(filters) => {
+                let cell = &filters[direction as usize][conv.param];
+                if cell.get().is_none() {
+                    // another thread may have been faster: then theirs, which is the same
+                    let _ = cell.set(transformed(shape, weights)?);
+                }
+                work(cell.get().ok_or_else(|| Error::Runtime("internal error: a filter was not kept".into()))?)
+            }
+            Filters::Fleeting(spare) => {
+                let lock = || spare.lock().unwrap_or_else(PoisonError::into_inner);
+                let used = {
+                    let mut spare = lock();
+                    spare.iter().position(|(of, _)| *of == shape).map(|place| spare.swap_remove(place).1)
+                };
+                let filter = match used {
+                    Some(mut filter) => {
+                        filter.update(&TorchPool, weights)?;
+                        filter
+                    }
+                    None => transformed(shape, weights)?,
+                };
+                let out = work(&filter);
+                lock().push((shape, filter));
+                out
+            }
         }
-        cell.get().ok_or_else(|| Error::Runtime("internal error: a filter was not kept".into()))
     }
 
     /// The same network with other weights.
@@ -82,8 +121,8 @@ impl Weights {
 
     /// Bring what is derived up to date after the weights were changed in place.
     pub fn refresh(&mut self) -> Result<()> {
-        for filters in &mut self.filters {
-            for (cell, param) in filters.iter_mut().zip(&self.params) {
+        if let Filters::Kept(filters) = &mut self.filters {
+            for (cell, param) in filters.iter_mut().flat_map(|cells| cells.iter_mut().zip(&self.params)) {
                 if let Some(filter) = cell.get_mut() {
                     filter.update(&TorchPool, slice::<f32>(param)?)?;
                 }
@@ -96,4 +135,12 @@ impl Weights {
         }
         Ok(())
     }
+}
+
+fn transformed(shape: Shape, weights: &[f32]) -> Result<Filter> {
+    let (cin, cout) = (shape.cin as usize, shape.cout as usize);
+    Ok(match shape.direction {
+        Direction::Forward => Filter::new(shape.method, weights, cout, [cin, 0])?,
+        Direction::InputGradient => Filter::of_input_gradient(shape.method, weights, cout, cin)?,
+    })
 }

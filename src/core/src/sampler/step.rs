@@ -1,0 +1,105 @@
+//! One step of a sampler, in operations on tensors alone, so that it can be recorded.
+
+use tch::{Kind, Tensor};
+
+use super::plan::{Beside, Numbers, Rule};
+use super::{Denoiser, Objective};
+use crate::error::{ensure, Result};
+use crate::forward::check_float;
+
+/// Where a step is in its plan.
+pub struct At {
+    pub timestep: i64,
+    /// Its row of the plan's table, see [`Numbers`].
+    pub numbers: Tensor,
+}
+
+/// What a step made.
+pub struct Stepped {
+    /// The next iterate.
+    pub x: Tensor,
+    /// The clean image that the step believed in, clamped to [-1, 1].
+    pub x0_hat: Tensor,
+}
+
+/// Draws the step's noise, if it needs any.
+pub type Draw<'a> = dyn FnMut() -> Result<Option<Tensor>> + 'a;
+
+/// What makes a sampler's steps.
+pub trait Stepper {
+    /// From `x` one step on. Noise is drawn once, after the model ran if the model may draw random numbers itself.
+    fn step(&mut self, rule: Rule, x: &Tensor, at: &At, draw: &mut Draw) -> Result<Stepped>;
+}
+
+impl<D: Denoiser + ?Sized> Stepper for D {
+    fn step(&mut self, rule: Rule, x: &Tensor, at: &At, draw: &mut Draw) -> Result<Stepped> {
+        let t = Tensor::f_full([x.size()[0]], at.timestep, (Kind::Int64, x.device()))?;
+        step(self, rule, x, &t, &at.numbers, draw)
+    }
+}
+
+/// One step from `x` at timesteps `t`, which are all the same.
+pub fn step<D: Denoiser + ?Sized>(
+    model: &mut D,
+    rule: Rule,
+    x: &Tensor,
+    t: &Tensor,
+    numbers: &Tensor,
+    draw: &mut Draw,
+) -> Result<Stepped> {
+    let numbers = Numbers::of(numbers)?;
+    let out = model.predict(x, t)?;
+    check_prediction(x, &out)?;
+    let (x0_hat, eps) = read(rule.objective, x, out.f_to_kind(Kind::Float)?, &numbers)?;
+    let beside = match rule.beside {
+        Beside::Iterate => x,
+        Beside::Eps => &eps,
+    };
+    let mut next = x0_hat.f_mul(&numbers.clean)?.f_add(&beside.f_mul(&numbers.beside)?)?;
+    if let Some(z) = draw()? {
+        next = next.f_add(&z.f_mul(&numbers.noise)?)?;
+    }
+    Ok(Stepped { x: next, x0_hat })
+}
+
+fn check_prediction(x: &Tensor, out: &Tensor) -> Result<()> {
+    ensure!(
+        out.size() == x.size(),
+        Value,
+        "model must return a tensor of the shape of x_t {:?}, got {:?}",
+        x.size(),
+        out.size()
+    );
+    check_float(out, "what model returned")?;
+    ensure!(
+        out.device() == x.device(),
+        Value,
+        "model must return a tensor on the device of x_t ({:?}), got {:?}",
+        x.device(),
+        out.device()
+    );
+    Ok(())
+}
+
+/// The network's word read as (x0_hat clamped to [-1, 1], eps).
+///
+/// eps stays the network's own word where it predicts eps, also after x0_hat was clamped, as in the course.
+fn read(objective: Objective, x: &Tensor, out: Tensor, numbers: &Numbers) -> Result<(Tensor, Tensor)> {
+    let Numbers { signal, spread, .. } = numbers;
+    match objective {
+        Objective::Eps => {
+            let x0 = x.f_sub(&out.f_mul(spread)?)?.f_div(signal)?.f_clamp(-1.0, 1.0)?;
+            Ok((x0, out))
+        }
+        Objective::X0 => {
+            let x0 = out.f_clamp(-1.0, 1.0)?;
+            let eps = x.f_sub(&x0.f_mul(signal)?)?.f_div(&spread.f_clamp_min(1e-8)?)?;
+            Ok((x0, eps))
+        }
+        Objective::V => {
+            let x0 = x.f_mul(signal)?.f_sub(&out.f_mul(spread)?)?.f_clamp(-1.0, 1.0)?;
+            let eps = x.f_mul(spread)?.f_add(&out.f_mul(signal)?)?;
+            Ok((x0, eps))
+        }
+    }
+}
