@@ -306,7 +306,7 @@ def train_network(
     options: dict[str, Any],
     position: dict[str, Any],
     host: Any,
-    recorders: tuple[Any, Any] = (None, None),
+    recorders: tuple[Any, Any],
 ) -> None:
     """Train in place; `host` gives batches and is told how the run goes.
 

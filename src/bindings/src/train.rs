@@ -210,7 +210,7 @@ impl Host for PythonHost {
 /// Train in place: `params` and `shadow` are the modules' own parameters, `moments` two flat float32 buffers. `recorders`
 /// record the gradients of the usual batch and the usual update (see [`PythonRecorder`]).
 #[pyfunction]
-#[pyo3(signature = (unet, params, shadow, moments, betas, options, position, host, recorders = (None, None)))]
+#[pyo3(signature = (unet, params, shadow, moments, betas, options, position, host, recorders))]
 #[allow(clippy::too_many_arguments)]
 fn train_network(
     py: Python<'_>,
