@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import platform
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,13 +16,18 @@ from tqdm.auto import tqdm
 import rust_diffusion as rd
 from rust_diffusion.bench import report, scaling
 from rust_diffusion.bench.contenders import COURSE, Contender, contenders
+from rust_diffusion.bench.files import generate
 from rust_diffusion.bench.floor import floor
 from rust_diffusion.bench.measure import Timing, alternate, import_time, peak_memory, wait
 
-ALL = ("forward", "train", "ddim", "ddpm", "memory", "import", "scaling")
+ALL = ("forward", "train", "epoch", "ddim", "ddpm", "memory", "import", "scaling")
 T = 400
 DDIM_STEPS = 50
 SAMPLES = 8
+#: Steps before the timed ones: on a GPU, work is recorded after the first few.
+WARM_STEPS = 6
+#: Files of an epoch; on a GPU as many as the course has.
+FILES = {"cpu": 64, "cuda": 3306}
 
 
 @click.command(epilog="Example: python -m rust_diffusion.bench --work forward --work train --rounds 5")
@@ -69,10 +76,19 @@ def main(
     if "train" in chosen:
         timings = _steps(field, x.clamp(-1, 1), betas, rounds, device)
         results.add_row(f"training step, batch {batch}", timings)
+    if "epoch" in chosen and importlib.util.find_spec("torchvision") is None:
+        click.echo("The epoch from PNG files is left out: the course reads them with torchvision.")
+    elif "epoch" in chosen:
+        with tempfile.TemporaryDirectory() as scratch:
+            count = FILES["cuda" if device == "cuda" else "cpu"]
+            folder_of_files = generate(Path(scratch) / "files", count, 512, "RGBA")
+            pieces = {c.name: _epoch(c, folder_of_files, betas, batch) for c in field}
+            title = f"one epoch from {count} PNG files of 512 x 512, batch {batch}"
+            results.add_row(title, alternate(pieces, 1, device, "epoch"))
     for name, title, steps in (("ddim", f"DDIM-{DDIM_STEPS}", DDIM_STEPS), ("ddpm", f"DDPM-{T}", None)):
         if name in chosen:
             for contender in field:
-                contender.sample(SAMPLES, betas, 2)
+                contender.sample(SAMPLES, betas, WARM_STEPS)
             pieces = {c.name: _sampling(c, betas, steps) for c in field}
             # Long in themselves: one round says enough.
             results.add_row(f"{title}, {SAMPLES} samples", alternate(pieces, 1, device, title, warm=True))
@@ -97,17 +113,22 @@ def _sampling(contender: Contender, betas: torch.Tensor, steps: int | None) -> C
     return lambda: contender.sample(SAMPLES, betas, steps)
 
 
+def _epoch(contender: Contender, folder: Path, betas: torch.Tensor, batch: int) -> Callable[[], Any]:
+    return lambda: contender.epoch(folder, betas, batch)
+
+
 def _steps(
     field: list[Contender], images: torch.Tensor, betas: torch.Tensor, rounds: int, device: str
 ) -> dict[str, Timing]:
-    """Two steps each in turn; the first round, and the first step of each turn, are not counted."""
+    """Some steps each in turn, of which the first half is not counted; nor is the first round."""
+    turn = 4 * WARM_STEPS if device == "cuda" else 2
     timings = {c.name: Timing() for c in field}
     for index in tqdm(range(rounds + 1), desc="training step", unit="round", leave=False):
         for contender in field:
             wait(device)
-            seconds = contender.train(images, betas, 2)
+            seconds = contender.train(images, betas, turn)
             if index > 0:
-                timings[contender.name].seconds += seconds[1:]
+                timings[contender.name].seconds += seconds[turn // 2 :]
     return timings
 
 

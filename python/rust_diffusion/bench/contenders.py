@@ -7,14 +7,17 @@ import itertools
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 import rust_diffusion as rd
 from rust_diffusion.bench import course
+from rust_diffusion.bench.files import CourseDataset, course_files
 from rust_diffusion.bench.measure import wait
 
 COURSE: dict[str, Any] = {
@@ -39,6 +42,8 @@ class Contender:
     train: Callable[[Tensor, Tensor, int], list[float]]
     #: (samples, betas, steps or None for DDPM) -> images
     sample: Callable[[int, Tensor, int | None], Tensor]
+    #: (folder of PNG files, betas, batch size): reads them and trains on each once.
+    epoch: Callable[[Path, Tensor, int], None]
 
 
 def ours(device: str, precision: str, size: int, **config: Any) -> Contender:
@@ -72,6 +77,11 @@ def ours(device: str, precision: str, size: int, **config: Any) -> Contender:
         rd.train(model, batches, betas=betas, **options)
         return [end - start for start, end in itertools.pairwise(starts)]
 
+    def epoch(folder: Path, betas: Tensor, batch_size: int) -> None:
+        images = rd.load_images(course_files(folder), size, progress=False)
+        options: dict[str, Any] = {"epochs": 1, "batch_size": batch_size, "learning_rate": LEARNING_RATE}
+        rd.train(model, images, betas=betas, precision=precision, device=device, progress=False, **options)
+
     def sample(count: int, betas: Tensor, steps: int | None) -> Tensor:
         alphas = 1 - betas
         alpha_bars = alphas.cumprod(0)
@@ -92,7 +102,7 @@ def ours(device: str, precision: str, size: int, **config: Any) -> Contender:
             predictor, count, shape, alpha_bars, device, steps, precision=precision, progress=False
         )
 
-    return Contender(f"rust_diffusion {precision}", precision, predict, train, sample)
+    return Contender(f"rust_diffusion {precision}", precision, predict, train, sample, epoch)
 
 
 def plain(
@@ -128,10 +138,19 @@ def plain(
                 average.mul_(EMA_DECAY).add_(p, alpha=1 - EMA_DECAY)
         loss.item()
 
-    def train(batch: Tensor, betas: Tensor, steps: int) -> list[float]:
+    def ready(betas: Tensor) -> Tensor:
         model.train()
         shadow[:] = shadow or [p.detach().clone() for p in model.parameters()]
-        alpha_bars = (1 - betas).cumprod(0).to(device)
+        return (1 - betas).cumprod(0).to(device)
+
+    def epoch(folder: Path, betas: Tensor, batch_size: int) -> None:
+        alpha_bars = ready(betas)
+        files = CourseDataset(folder, size)
+        for batch in DataLoader(files, batch_size, shuffle=True, pin_memory=device == "cuda"):
+            step(batch.to(device), alpha_bars)
+
+    def train(batch: Tensor, betas: Tensor, steps: int) -> list[float]:
+        alpha_bars = ready(betas)
         seconds = []
         for _ in range(steps):
             start = time.perf_counter()
@@ -166,7 +185,7 @@ def plain(
                 x = mean + (beta * (1 - before) / (1 - bar)).clamp(min=1e-20).sqrt() * torch.randn_like(x)
         return x
 
-    return Contender(name, "bf16" if bf16 else "fp32", predict, train, sample)
+    return Contender(name, "bf16" if bf16 else "fp32", predict, train, sample, epoch)
 
 
 class _Attention(course.SelfAttention2d):

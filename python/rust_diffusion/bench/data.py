@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-import glob
-import os
 import subprocess
 import sys
 import tempfile
@@ -16,42 +14,15 @@ from typing import Any
 
 import click
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 import rust_diffusion as rd
 from rust_diffusion.bench import report
+from rust_diffusion.bench.files import CourseDataset, course_files, generate
 from rust_diffusion.bench.measure import Timing, alternate, peak, reset_peak
 
 SIZE = 64
 COURSE = "course, num_workers=0"
-#: Different images among the generated files; the others are links to them.
-DISTINCT = 64
-
-
-class CourseDataset(Dataset[Tensor]):
-    """What the course's notebook does with a file, each time it is asked for."""
-
-    def __init__(self, folder: Path) -> None:
-        from torchvision import transforms  # type: ignore[import-untyped]
-
-        self.files = sorted(glob.glob(f"{folder}/*/*.png"))
-        self.transform = transforms.Compose(
-            [
-                transforms.Resize((SIZE, SIZE), antialias=True),
-                transforms.ToTensor(),
-                transforms.Normalize((0.5,), (0.5,)),
-            ]
-        )
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitem__(self, index: int) -> Tensor:
-        from PIL import Image
-
-        image: Tensor = self.transform(Image.open(self.files[index]).convert("L"))
-        return image
 
 
 @click.command()
@@ -68,36 +39,21 @@ def main(path: str | None, images: int, rounds: int, many: int) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(path) if path else generate(Path(scratch) / "timing", images, 512, "RGBA")
         timings = alternate(passes(folder, Path(scratch) / "set.cache"), rounds, "cpu", "passes")
-        count = len(CourseDataset(folder))
+        count = len(CourseDataset(folder, SIZE))
         click.echo(table(timings, count))
         if many:
             excess = peak_above_set(generate(Path(scratch) / "many", many, 256, "L"))
             click.echo(f"Peak memory, {many} files of 256 x 256: {excess:.0f} MiB above the decoded set")
 
 
-def generate(folder: Path, count: int, side: int, mode: str) -> Path:
-    """Write `count` phantoms as PNG files in the course's layout."""
-    from PIL import Image
-
-    slices = rd.phantoms(min(count, DISTINCT), side, dtype=torch.uint8)[:, 0].numpy()
-    (folder / "P001").mkdir(parents=True)
-    for index in range(count):
-        file = folder / "P001" / f"{index:05}.png"
-        if index < DISTINCT:
-            Image.fromarray(slices[index]).convert(mode).save(file)
-        else:
-            os.link(folder / "P001" / f"{index % DISTINCT:05}.png", file)
-    return folder
-
-
 def passes(folder: Path, cache: Path) -> dict[str, Callable[[], Any]]:
     """One pass over the folder in each of the ways."""
-    data = CourseDataset(folder)
+    data = CourseDataset(folder, SIZE)
 
     def course(workers: int) -> Callable[[], Any]:
         return lambda: torch.cat(list(DataLoader(data, batch_size=32, num_workers=workers)))
 
-    pattern = f"{folder}/*/*.png"
+    pattern = course_files(folder)
     return {
         COURSE: course(0),
         "course, num_workers=2": course(2),

@@ -194,7 +194,7 @@ impl Queue {
     ) -> Result<()> {
         let Self { numbers, gradients, place, .. } = self;
         let images = &batch.images;
-        let (b, c, h, w) = images.size4()?;
+        let Ok((b, c, h, w)) = images.size4() else { return work(&batch, numbers) };
         if !gradients.is((reference, [b, c, h, w], images.f_kind()?), b) {
             return work(&batch, numbers);
         }
