@@ -83,7 +83,7 @@ def main(
             count = FILES["cuda" if device == "cuda" else "cpu"]
             folder_of_files = generate(Path(scratch) / "files", count, 512, "RGBA")
             pieces = {c.name: _epoch(c, folder_of_files, betas, batch) for c in field}
-            title = f"one epoch from {count} PNG files of 512 x 512, batch {batch}"
+            title = f"epoch from {count} PNG files, batch {batch}"
             results.add_row(title, alternate(pieces, 1, device, "epoch"))
     for name, title, steps in (("ddim", f"DDIM-{DDIM_STEPS}", DDIM_STEPS), ("ddpm", f"DDPM-{T}", None)):
         if name in chosen:

@@ -85,8 +85,12 @@ def plot(rows: dict[str, dict[str, Timing]], path: Path) -> None:
         return
     import matplotlib.pyplot as plt
 
-    fig, axes = plt.subplots(1, len(rows), figsize=(4.6 * len(rows), 3.6), squeeze=False)
-    for axis, (work, timings) in zip(axes[0], rows.items(), strict=True):
+    across = min(len(rows), 3)
+    down = -(-len(rows) // across)
+    fig, axes = plt.subplots(down, across, figsize=(4.6 * across, 3.6 * down), squeeze=False)
+    for axis in axes.flat[len(rows) :]:
+        axis.set_axis_off()
+    for axis, (work, timings) in zip(axes.flat, rows.items(), strict=False):
         names = list(timings)
         ratios = [timings[BASELINE].median / timings[name].median for name in names]
         colours = ["tab:blue" if name.startswith("rust_diffusion") else "0.7" for name in names]
