@@ -146,6 +146,15 @@ def test_any_callable_is_a_model(draw, which):
 
 
 @pytest.mark.parametrize("which", SAMPLERS)
+def test_a_forward_put_on_the_model_itself_is_the_one_called(rd, draw, which):
+    package_only(rd)
+    model = rd.DiffusionUNet(**TINY).eval()
+    model.forward = lambda x, t: 0.1 * x
+    expected = seeded(5, draw, which, lambda x, t: 0.1 * x)
+    assert torch.equal(seeded(5, draw, which, model), expected)
+
+
+@pytest.mark.parametrize("which", SAMPLERS)
 def test_a_model_that_returns_its_input_is_not_corrupted(draw, which):
     """The prediction may share memory with x_t or be kept by the model: it may not be written to."""
     expected = seeded(5, draw, which, lambda x, t: x.clone(), judge=True)

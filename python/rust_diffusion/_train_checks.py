@@ -21,7 +21,7 @@ def check_model(model: Any) -> DiffusionUNet:
     model = _unwrap(model)
     if not isinstance(model, DiffusionUNet):
         raise TypeError(f"model must be a rust_diffusion.DiffusionUNet, got {type(model).__name__}")
-    if type(model).forward is not DiffusionUNet.forward:
+    if model._has_own_forward():
         raise TypeError(
             f"model is a {type(model).__name__} with a forward of its own, which the engine would not call; "
             f"train it in a loop of torch's"

@@ -126,6 +126,10 @@ class DiffusionUNet(nn.Module):
         self._kinds = [type(module) for module in self.modules()]
         self._warned_of_hooks = False
 
+    def _has_own_forward(self) -> bool:
+        """Whether a subclass or a patched instance computes something else than the engine does."""
+        return type(self).forward is not DiffusionUNet.forward or "forward" in self.__dict__
+
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         """Predict the noise in `x` at timesteps `t`.
 

@@ -360,10 +360,7 @@ def _denoiser(model: Any, shape: list[int], device: torch.device, precision: str
         raise ValueError(
             f"image_shape {tuple(shape[1:])}: the model needs heights and widths that are multiples of {multiple}"
         )
-    plain = type(model).forward is DiffusionUNet.forward and not (
-        model._forward_hooks or model._forward_pre_hooks
-    )
-    if not plain:
+    if model._has_own_forward() or model._forward_hooks or model._forward_pre_hooks:
         return model
     dropout = model._dropout_rate()
     # Dropout draws from the stream that the noise comes from, in turn with it.
