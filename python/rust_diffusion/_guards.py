@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
+from torch.amp.autocast_mode import is_autocast_available
 
 #: What cuBLAS reads once, before its first product; either value makes its sums the same each time.
 CUBLAS, CUBLAS_VALUES = "CUBLAS_WORKSPACE_CONFIG", (":4096:8", ":16:8")
@@ -58,6 +59,16 @@ def device_errors(saved: Callable[[], Path | None]) -> Iterator[None]:
             f"the GPU failed, and this process cannot use it any more. Restart Python; {files}. "
             f"({text.splitlines()[0]})"
         ) from error
+
+
+@contextlib.contextmanager
+def own_modes(device: torch.device) -> Iterator[None]:
+    """Keep the caller's autocast and inference mode out: the engine has its own precision and keeps its tensors."""
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        if is_autocast_available(device.type):
+            stack.enter_context(torch.autocast(device.type, enabled=False))
+        yield
 
 
 def prepare_cublas() -> None:

@@ -254,14 +254,9 @@ class _Run:
             "{0}, in several calls or by model.sample(..., batch_size={0}); with seed= they stay the same",
         )
 
-    def modes(self) -> contextlib.ExitStack:
-        """Keep the caller's autocast and inference mode out: our network has its precision and keeps its tensors."""
-        stack = contextlib.ExitStack()
-        if isinstance(self.model, tuple):
-            stack.enter_context(torch.inference_mode(False))
-            if is_autocast_available(self.device.type):
-                stack.enter_context(torch.autocast(self.device.type, enabled=False))
-        return stack
+    def modes(self) -> contextlib.AbstractContextManager[None]:
+        """What holds while images are drawn: our network has modes of its own, another one keeps the caller's."""
+        return _guards.own_modes(self.device) if isinstance(self.model, tuple) else contextlib.nullcontext()
 
     def start(self) -> Tensor:
         if self.x_T is not None:

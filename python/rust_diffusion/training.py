@@ -216,10 +216,8 @@ def train(
             stack.enter_context(_lock.exclusive(files.path(".lock")))
             checkpoint.clear_leftovers(files.folder, files.name)
         found = group.share(lambda: None if force_restart else _find(files, model, len(betas), options))
-        # Neither the caller's autocast nor its inference mode is meant for what happens here.
         stack.enter_context(_guards.deterministic(deterministic, target))
-        stack.enter_context(torch.inference_mode(False))
-        stack.enter_context(torch.autocast(target.type, enabled=False))
+        stack.enter_context(_guards.own_modes(target))
         with _guards.enough_memory(
             lambda: "weights, averages and moments do not fit; take a smaller base_ch"
         ):

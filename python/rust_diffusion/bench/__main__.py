@@ -80,7 +80,7 @@ def main(
         click.echo("The epoch from PNG files is left out: the course reads them with torchvision.")
     elif "epoch" in chosen:
         with tempfile.TemporaryDirectory() as scratch:
-            count = FILES["cuda" if device == "cuda" else "cpu"]
+            count = FILES.get(device, FILES["cpu"])
             folder_of_files = generate(Path(scratch) / "files", count, 512, "RGBA")
             pieces = {c.name: _epoch(c, folder_of_files, betas, batch) for c in field}
             title = f"epoch from {count} PNG files, batch {batch}"

@@ -3,7 +3,6 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use diffusion_core::nn::model::{Precision, Predictor};
-use diffusion_core::nn::Blueprint;
 use diffusion_core::sampler::{
     self, At, Denoiser, Draw, Noise, Objective, Plan, Recorded, Rule, Spacing, Step, Stepped, Stepper, TorchNoise,
 };
@@ -44,67 +43,40 @@ impl Noise for PythonNoise {
 
 /// What Python says the model is: our network with its weights, or something to call.
 #[derive(FromPyObject)]
-enum Argument<'py> {
+enum Model<'py> {
     /// plan, weights, rate of dropout, precision, what records the steps (see `PythonRecorder`)
     Native(PyRef<'py, UNet>, Bound<'py, PyList>, f64, String, Option<PyObject>),
     Callable(PyObject),
 }
 
-/// Our network, without Python.
-struct Native {
-    blueprint: Arc<Blueprint>,
-    params: Vec<Tensor>,
-    dropout: f64,
-    precision: Precision,
-    recorder: Option<PyObject>,
-    home: Arc<Mutex<Option<Recorded<Predictor>>>>,
-}
-
-enum Model {
-    Native(Native),
-    Callable(PyObject),
-}
-
-impl Argument<'_> {
-    fn model(self) -> PyResult<Model> {
-        Ok(match self {
-            Argument::Callable(call) => Model::Callable(call),
-            Argument::Native(unet, params, dropout, precision, recorder) => Model::Native(Native {
-                blueprint: Arc::clone(&unet.blueprint),
-                params: list_from_python(&params, "params")?,
-                dropout,
-                precision: Precision::parse(&precision).map_err(to_py)?,
-                recorder,
-                home: Arc::clone(&unet.recorded),
-            }),
-        })
-    }
-}
-
-impl Model {
+impl Model<'_> {
     /// What makes such steps of batches like `x`.
-    fn stepper(self, rule: Rule, x: &Tensor) -> Result<Box<dyn Stepper + Send>> {
-        let native = match self {
-            Model::Native(native) => native,
+    fn stepper(self, rule: Rule, x: &Tensor) -> PyResult<Box<dyn Stepper + Send>> {
+        let (unet, params, dropout, precision, recorder) = match self {
+            Model::Native(unet, params, dropout, precision, recorder) => (unet, params, dropout, precision, recorder),
             Model::Callable(call) => return Ok(Box::new(Callable(call))),
         };
-        let Native { blueprint, params, dropout, precision, recorder, home } = native;
-        let Some(recorder) = recorder else {
-            return Ok(Box::new(Predictor::new(&blueprint, params, precision, dropout)?));
-        };
-        let mut kept = home.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let recorded = match &mut kept {
-            Some(old) if old.fits(rule, x) && old.inner().is_of(&params, precision, dropout) => {
-                old.inner_mut().refresh()?;
-                kept
-            }
-            _ => {
-                drop(kept);
-                let predictor = Predictor::new(&blueprint, params, precision, dropout)?;
-                Some(Recorded::new(predictor, rule, PythonRecorder::boxed(recorder), x)?)
-            }
-        };
-        Ok(Box::new(Borrowed { recorded, home }))
+        let precision = Precision::parse(&precision).map_err(to_py)?;
+        let params = list_from_python(&params, "params")?;
+        let (blueprint, home, x) = (Arc::clone(&unet.blueprint), Arc::clone(&unet.recorded), x.shallow_clone());
+        detached(unet.py(), move || -> Result<Box<dyn Stepper + Send>> {
+            let Some(recorder) = recorder else {
+                return Ok(Box::new(Predictor::new(&blueprint, params, precision, dropout)?));
+            };
+            let mut kept = home.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let recorded = match &mut kept {
+                Some(old) if old.fits(rule, &x) && old.inner().is_of(&params, precision, dropout) => {
+                    old.inner_mut().refresh()?;
+                    kept
+                }
+                _ => {
+                    drop(kept);
+                    let predictor = Predictor::new(&blueprint, params, precision, dropout)?;
+                    Some(Recorded::new(predictor, rule, PythonRecorder::boxed(recorder), &x)?)
+                }
+            };
+            Ok(Box::new(Borrowed { recorded, home }))
+        })
     }
 }
 
@@ -154,23 +126,20 @@ fn report(on_step: Option<&PyObject>, step: &Step) -> Result<()> {
 /// Draws images by the plan that `plan` makes.
 fn draw<'py>(
     py: Python<'py>,
-    model: Argument<'py>,
+    model: Model<'py>,
     x_t: &Bound<'py, PyAny>,
     plan: impl FnOnce() -> Result<Plan> + Send,
-    objective: &str,
     noise: Option<PyObject>,
     on_step: Option<PyObject>,
 ) -> PyResult<Bound<'py, PyAny>> {
     let x_t = from_python(x_t, "x_T")?;
-    let model = model.model()?;
-    let objective = Objective::parse(objective).map_err(to_py)?;
+    let plan = detached(py, plan)?;
+    let mut stepper = model.stepper(plan.rule, &x_t)?;
     let mut noise = noise_source(noise);
     let out = detached(py, move || {
-        let plan = plan()?;
         let _guard = tch::no_grad_guard();
-        let mut stepper = model.stepper(plan.rule(objective), &x_t)?;
         let on_step = &mut |step: &Step| report(on_step.as_ref(), step);
-        sampler::sample(stepper.as_mut(), &plan, objective, x_t, noise.as_mut(), on_step)
+        sampler::sample(stepper.as_mut(), &plan, x_t, noise.as_mut(), on_step)
     })?;
     to_python(py, out)
 }
@@ -180,7 +149,7 @@ fn draw<'py>(
 #[allow(clippy::too_many_arguments)]
 fn ddpm_sample<'py>(
     py: Python<'py>,
-    model: Argument<'py>,
+    model: Model<'py>,
     x_t: &Bound<'py, PyAny>,
     betas: &Bound<'py, PyAny>,
     alphas: &Bound<'py, PyAny>,
@@ -191,14 +160,16 @@ fn ddpm_sample<'py>(
 ) -> PyResult<Bound<'py, PyAny>> {
     let (betas, alphas) = (from_python(betas, "betas")?, from_python(alphas, "alphas")?);
     let alpha_bars = from_python(alpha_bars, "alpha_bars")?;
+    let objective = Objective::parse(objective).map_err(to_py)?;
     let plan = move || {
-        sampler::ddpm(&Schedule {
+        let schedule = Schedule {
             betas: coefficients(&betas, "betas")?,
             alphas: coefficients(&alphas, "alphas")?,
             alpha_bars: alpha_bar_values(&alpha_bars)?,
-        })
+        };
+        sampler::ddpm(&schedule, objective)
     };
-    draw(py, model, x_t, plan, objective, noise, on_step)
+    draw(py, model, x_t, plan, noise, on_step)
 }
 
 #[pyfunction]
@@ -206,7 +177,7 @@ fn ddpm_sample<'py>(
 #[allow(clippy::too_many_arguments)]
 fn ddim_sample<'py>(
     py: Python<'py>,
-    model: Argument<'py>,
+    model: Model<'py>,
     x_t: &Bound<'py, PyAny>,
     alpha_bars: &Bound<'py, PyAny>,
     grid: Vec<i64>,
@@ -216,15 +187,16 @@ fn ddim_sample<'py>(
     on_step: Option<PyObject>,
 ) -> PyResult<Bound<'py, PyAny>> {
     let alpha_bars = from_python(alpha_bars, "alpha_bars")?;
+    let objective = Objective::parse(objective).map_err(to_py)?;
     let plan = move || {
         let alpha_bars = alpha_bar_values(&alpha_bars)?;
         sampler::check_grid(&grid, alpha_bars.len() as i64)?;
         if !(eta.is_finite() && eta >= 0.0) {
             return Err(Error::Value(format!("eta must be a finite number >= 0, got {eta}")));
         }
-        Ok(sampler::ddim(&alpha_bars, &grid, eta))
+        Ok(sampler::ddim(&alpha_bars, &grid, eta, objective))
     };
-    draw(py, model, x_t, plan, objective, noise, on_step)
+    draw(py, model, x_t, plan, noise, on_step)
 }
 
 /// The timesteps that DDIM visits, decreasing.

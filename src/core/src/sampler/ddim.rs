@@ -1,10 +1,11 @@
 //! Denoising diffusion implicit models, Song, Meng and Ermon 2021, equations 12 and 16.
 
-use super::plan::{Beside, Move, Plan};
+use super::plan::{Beside, Move, Plan, Rule};
+use super::Objective;
 
 /// Along `grid`, a strictly decreasing list of timesteps; each step goes to the next entry, the last to the clean image.
 /// Draws a normal tensor per step except the last if eta > 0, none otherwise.
-pub fn ddim(alpha_bars: &[f32], grid: &[i64], eta: f64) -> Plan {
+pub fn ddim(alpha_bars: &[f32], grid: &[i64], eta: f64, objective: Objective) -> Plan {
     let moves = grid.iter().enumerate().map(|(index, &timestep)| {
         let alpha_bar = alpha_bars[timestep as usize];
         let Some(next) = grid.get(index + 1) else {
@@ -20,7 +21,8 @@ pub fn ddim(alpha_bars: &[f32], grid: &[i64], eta: f64) -> Plan {
             noise: sigma,
         }
     });
-    Plan { moves: moves.collect(), beside: Beside::Eps, noisy: eta > 0.0 }
+    let rule = Rule { objective, beside: Beside::Eps, noisy: eta > 0.0 };
+    Plan { rule, moves: moves.collect() }
 }
 
 #[cfg(test)]
@@ -38,7 +40,7 @@ mod tests {
                 let grid = timestep_grid(12, steps, Spacing::Course).expect("a grid");
                 let mut model = Oracle { alpha_bars: schedule.alpha_bars.clone(), x0: -0.5, seen: vec![] };
                 let start = Tensor::randn([1, 1, 4, 4], (Kind::Float, Device::Cpu));
-                let (out, count) = run(&mut model, &ddim(&schedule.alpha_bars, &grid, eta), start);
+                let (out, count) = run(&mut model, &ddim(&schedule.alpha_bars, &grid, eta, Objective::Eps), start);
                 assert_eq!(model.seen, grid);
                 assert_eq!(count as i64, steps);
                 assert!(f64::try_from((out + 0.5).abs().max()).expect("a number") < 1e-2);

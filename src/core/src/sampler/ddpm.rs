@@ -1,6 +1,7 @@
 //! Ancestral sampling, Ho et al. 2020, algorithm 2, with x0_hat clamped (their section 3.2, equations 6 and 7).
 
-use super::plan::{Beside, Move, Plan};
+use super::plan::{Beside, Move, Plan, Rule};
+use super::Objective;
 use crate::error::{ensure, Result};
 use crate::schedule::Schedule;
 
@@ -8,7 +9,7 @@ use crate::schedule::Schedule;
 const MIN_VARIANCE: f32 = 1e-20;
 
 /// Through every timestep, drawing one normal tensor per step except the last.
-pub fn ddpm(schedule: &Schedule) -> Result<Plan> {
+pub fn ddpm(schedule: &Schedule, objective: Objective) -> Result<Plan> {
     let total = schedule.len();
     ensure!(
         schedule.betas.len() == total && schedule.alphas.len() == total,
@@ -29,7 +30,8 @@ pub fn ddpm(schedule: &Schedule) -> Result<Plan> {
             noise: if k > 0 { variance.max(MIN_VARIANCE).sqrt() } else { 0.0 },
         }
     };
-    Ok(Plan { moves: (0..total).rev().map(posterior).collect(), beside: Beside::Iterate, noisy: true })
+    let rule = Rule { objective, beside: Beside::Iterate, noisy: true };
+    Ok(Plan { rule, moves: (0..total).rev().map(posterior).collect() })
 }
 
 #[cfg(test)]
@@ -43,7 +45,7 @@ mod tests {
         let schedule = schedule(20);
         let mut model = Oracle { alpha_bars: schedule.alpha_bars.clone(), x0: 0.25, seen: vec![] };
         let start = Tensor::randn([2, 1, 4, 4], (Kind::Float, Device::Cpu));
-        let (out, steps) = run(&mut model, &ddpm(&schedule).expect("a plan"), start);
+        let (out, steps) = run(&mut model, &ddpm(&schedule, Objective::Eps).expect("a plan"), start);
         assert!(f64::try_from((out - 0.25).abs().max()).expect("a number") < 1e-3);
         assert_eq!(steps, 20);
         assert_eq!(model.seen, (0..20).rev().collect::<Vec<i64>>());

@@ -85,16 +85,15 @@ impl Objective {
 pub fn sample(
     stepper: &mut dyn Stepper,
     plan: &Plan,
-    objective: Objective,
     x_t: Tensor,
     noise: &mut dyn Noise,
     on_step: &mut OnStep,
 ) -> Result<Tensor> {
-    let (rule, total) = (plan.rule(objective), plan.moves.len());
+    let (rule, total) = (plan.rule, plan.moves.len());
     let table = plan.table(x_t.device())?;
     let mut x = x_t;
     for (index, &Move { timestep, .. }) in plan.moves.iter().enumerate() {
-        let wanted = plan.noisy && index + 1 < total;
+        let wanted = rule.noisy && index + 1 < total;
         let mut draw = || wanted.then(|| noise.normal(&x.size(), x.device())).transpose();
         let at = At { timestep, numbers: table.f_get(index as i64)? };
         let stepped = stepper.step(rule, &x, &at, &mut draw)?;
@@ -136,7 +135,7 @@ pub(crate) mod fakes {
             steps += 1;
             Ok(())
         };
-        let out = sample(model, plan, Objective::Eps, start, &mut TorchNoise, &mut count);
+        let out = sample(model, plan, start, &mut TorchNoise, &mut count);
         (out.expect("images"), steps)
     }
 }

@@ -27,10 +27,8 @@ pub struct Move {
 /// All moves, from x_T down.
 #[derive(Debug)]
 pub struct Plan {
+    pub rule: Rule,
     pub moves: Vec<Move>,
-    pub beside: Beside,
-    /// Whether each step but the last draws noise.
-    pub noisy: bool,
 }
 
 /// What is the same in all steps.
@@ -38,6 +36,7 @@ pub struct Plan {
 pub struct Rule {
     pub objective: Objective,
     pub beside: Beside,
+    /// Whether each step but the last draws noise.
     pub noisy: bool,
 }
 
@@ -52,10 +51,6 @@ pub struct Numbers {
 }
 
 impl Plan {
-    pub fn rule(&self, objective: Objective) -> Rule {
-        Rule { objective, beside: self.beside, noisy: self.noisy }
-    }
-
     /// Each move's numbers as a row.
     pub fn table(&self, device: Device) -> Result<Tensor> {
         let row = |m: &Move| [m.alpha_bar.sqrt(), (1.0 - m.alpha_bar).sqrt(), m.clean, m.beside, m.noise];

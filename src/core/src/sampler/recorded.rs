@@ -111,7 +111,7 @@ mod tests {
 
     fn images(stepper: &mut dyn Stepper, plan: &Plan, start: &Tensor) -> (Tensor, Vec<Tensor>) {
         let mut trajectory = vec![];
-        let out = sample(stepper, plan, Objective::Eps, start.shallow_clone(), &mut Waves(0), &mut |step| {
+        let out = sample(stepper, plan, start.shallow_clone(), &mut Waves(0), &mut |step| {
             trajectory.push(step.x.shallow_clone());
             Ok(())
         });
@@ -124,10 +124,10 @@ mod tests {
         let oracle = || Oracle { alpha_bars: schedule.alpha_bars.clone(), x0: 0.5, seen: vec![] };
         let grid: Vec<i64> = (0..10).rev().collect();
         let start = Tensor::randn([2, 1, 4, 4], (Kind::Float, Device::Cpu));
-        let mut plans = vec![ddpm(&schedule).expect("a plan")];
-        plans.extend([0.0, 0.8].map(|eta| ddim(&schedule.alpha_bars, &grid, eta)));
+        let mut plans = vec![ddpm(&schedule, Objective::Eps).expect("a plan")];
+        plans.extend([0.0, 0.8].map(|eta| ddim(&schedule.alpha_bars, &grid, eta, Objective::Eps)));
         for plan in plans {
-            let rule = plan.rule(Objective::Eps);
+            let rule = plan.rule;
             let mut recorded = Recorded::new(oracle(), rule, Box::new(Refuses), &start).expect("a place");
             assert!(recorded.fits(rule, &start) && !recorded.fits(rule, &start.narrow(0, 0, 1)));
             assert!(!recorded.fits(Rule { noisy: !rule.noisy, ..rule }, &start));
