@@ -58,7 +58,7 @@ def test_the_extension_is_linked_with_the_torch_that_is_named():
     "pattern",
     [
         r"torch==(\d+\.\d+\.\d+)",
-        r"[Tt]orch (\d+\.\d+\.\d+)",
+        r"(?<!diffusion-py)[Tt]orch (\d+\.\d+\.\d+)",  # denoising-diffusion-pytorch has versions of its own
         r"TORCH(?:_VERSION)?\s*[:=]\s*[\"']?(\d+\.\d+\.\d+)",
     ],
 )
