@@ -37,9 +37,10 @@ def close(got, expected, tolerance):
     assert all(abs(a - b) <= tolerance * abs(b) for a, b in zip(got, expected, strict=True)), (got, expected)
 
 
-def test_fifty_steps_lose_what_the_course_loses(rd, oracle, betas):
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_fifty_steps_lose_what_the_course_loses(rd, oracle, betas, dropout):
     """One batch per epoch, so that the history is the loss of every step."""
-    ours, theirs = networks(rd, oracle)
+    ours, theirs = networks(rd, oracle, dropout=dropout)
     loader = DataLoader(slices(8), batch_size=8)
     result = rd.train(
         ours, loader, betas=betas, epochs=50, seed=5, device="cpu", precision="fp32", progress=False
@@ -54,7 +55,7 @@ def test_fifty_steps_lose_what_the_course_loses(rd, oracle, betas):
 
 def test_epochs_of_several_shuffled_batches_agree(rd, oracle, betas):
     """The loader draws its order from torch's generator, between the draws of the steps."""
-    ours, theirs = networks(rd, oracle)
+    ours, theirs = networks(rd, oracle, dropout=0.2)
     loader = DataLoader(slices(22), batch_size=4, shuffle=True)  # the last batch has two images
     result = rd.train(
         ours, loader, betas=betas, epochs=9, seed=6, device="cpu", precision="fp32", progress=False
@@ -125,21 +126,6 @@ def test_three_channels_and_dropout_free_attention_everywhere(rd, oracle, betas)
     )
     _, checkpoint, _ = course(oracle, theirs, loader, betas, 5, epochs=10)
     close(result.history, checkpoint["history"], 1e-4)
-
-
-def test_with_dropout_the_losses_have_the_courses_statistics(rd, oracle, betas):
-    """Masks differ from the course's, so that losses scatter about the same mean."""
-    loader = DataLoader(slices(16), batch_size=16)
-    ours, theirs = [], []
-    for seed in range(6):
-        model, judge = networks(rd, oracle, dropout=0.2)
-        fixed = dict(betas=betas, epochs=25, device="cpu", precision="fp32", progress=False)
-        ours.append(rd.train(model, loader, seed=seed, **fixed).history)
-        theirs.append(course(oracle, judge, loader, betas, seed, epochs=25)[0])
-    ours, theirs = torch.tensor(ours), torch.tensor(theirs)
-    assert not torch.equal(ours, theirs)
-    assert ours.mean() == pytest.approx(theirs.mean().item(), rel=0.03)
-    assert ours[:, -5:].mean() == pytest.approx(theirs[:, -5:].mean().item(), rel=0.1)
 
 
 @pytest.mark.parametrize("autocast, scaler", [(None, False), (torch.bfloat16, False), (torch.bfloat16, True)])

@@ -60,8 +60,7 @@ def train(
     One step draws t and eps for each image, forms x_t, takes the mean squared error of the model's answer,
     clips the gradient's norm, and makes one update of AdamW and one of the averaged weights. Draws from
     torch's generator come in this order: mirrorings (if wanted), t, eps, dropout. With the same seed, the
-    same batches, float32 on the CPU and dropout 0 the losses are those of the course's loop; dropout's masks are
-    the engine's own, so with it they agree as those of two seeds do.
+    same batches and float32 on the CPU the losses are those of the course's loop.
 
     The loop runs in Rust without the GIL. Ctrl-C, or Stop in Jupyter, ends it within one step with
     `KeyboardInterrupt`, after saving; the same call then goes on at that very batch. The model is left in

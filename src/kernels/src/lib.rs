@@ -12,6 +12,8 @@
 //! |---|---|
 //! | [`norm::forward`] | y = dropout(silu(GroupNorm(source))); writes y and each group's mean and rstd (N, groups) |
 //! | [`norm::backward`] | from dy: dx of each part of the source (written, or added), dweight, dbias, dshift (all three written) |
+//! | [`dropout::draw`] | a mask of 0 and 1 from the numbers of a [`dropout::Twister`], as torch draws it on the CPU |
+//! | [`dropout::channels_last`] | bytes (N, C, H, W) as (N, H, W, C) |
 //! | [`attention::forward`] | from packed qkv (N, positions, 3 C): out (N, positions, C) and logsumexp (N, heads, positions), as torch's flash attention on the CPU gives them |
 //! | [`attention::backward`] | from dout, qkv, out and logsumexp: dqkv (N, positions, 3 C), written |
 //! | [`optim::step`] | weights, both moments, EMA shadow and bf16 copy after one AdamW step with `scale * gradient` |
@@ -26,6 +28,7 @@
 #![forbid(unsafe_code)]
 
 pub mod attention;
+pub mod dropout;
 pub mod element;
 pub mod elementwise;
 pub mod error;

@@ -1,6 +1,6 @@
-//! Functions on registers: the exponential, SiLU with its derivative, and the dropout mask.
+//! Functions on registers: the exponential, and SiLU with its derivative.
 
-use crate::simd::{Simd, LANES};
+use crate::simd::Simd;
 
 /// e^x to within 2 units in the last place; x is clamped to [-87, 88], where f32 neither overflows nor loses bits; NaN
 /// stays NaN.
@@ -40,51 +40,10 @@ pub fn silu_slope<S: Simd>(s: S, z: S::V) -> S::V {
     s.mul(sig, s.fma(z, s.sub(one, sig), one))
 }
 
-/// Dropout: each element is zeroed with probability `p`, in [0, 1), and the others scaled by 1 / (1 - p).
-///
-/// Whether an element is kept is a hash of (seed, its place), so the backward pass finds the same mask with nothing stored.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Dropout {
-    pub p: f32,
-    pub seed: u64,
-}
-
-impl Dropout {
-    /// The factors, 0 or 1 / (1 - p), of channels `channel` .. `channel + 15` of pixel `pixel` (counted over the batch).
-    #[inline(always)]
-    pub fn factors(&self, key: PixelKey, channel: usize) -> [f32; LANES] {
-        let threshold = (f64::from(self.p) * 4_294_967_296.0) as u32;
-        let scale = 1.0 / (1.0 - self.p);
-        let mut out = [0.0; LANES];
-        for (i, o) in out.iter_mut().enumerate() {
-            let mut h = ((channel + i) as u32).wrapping_mul(0x9e37_79b9) ^ key.0;
-            h = (h ^ (h >> 16)).wrapping_mul(0x7feb_352d);
-            h = (h ^ (h >> 15)).wrapping_mul(0x846c_a68b).wrapping_add(key.1);
-            h = (h ^ (h >> 16)).wrapping_mul(0x45d9_f3b3);
-            *o = if h ^ (h >> 15) >= threshold { scale } else { 0.0 };
-        }
-        out
-    }
-
-    /// The part of the hash that all channels of a pixel share.
-    #[inline(always)]
-    pub fn key(&self, pixel: usize) -> PixelKey {
-        let mut z = self.seed.wrapping_add((pixel as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^= z >> 31;
-        PixelKey(z as u32, (z >> 32) as u32)
-    }
-}
-
-/// See [`Dropout::key`].
-#[derive(Clone, Copy)]
-pub struct PixelKey(u32, u32);
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::simd::{dispatch, Kernel};
+    use crate::simd::{dispatch, Kernel, LANES};
 
     struct Each<'a>(&'a [f32; LANES], &'a mut [[f32; LANES]; 3]);
     impl Kernel for Each<'_> {
@@ -123,24 +82,5 @@ mod tests {
         let mut got = [[0.0; LANES]; 3];
         dispatch(Each(&[f32::NAN; LANES], &mut got));
         assert!(got.iter().flatten().all(|x| x.is_nan()));
-    }
-
-    #[test]
-    fn masks_are_fair_and_unlike_each_other() {
-        let drop = Dropout { p: 0.1, seed: 7 };
-        let (mut kept, mut both, mut n) = (0u32, 0u32, 0u32);
-        for pixel in 0..4000 {
-            let (a, b) = (drop.factors(drop.key(pixel), 0), drop.factors(drop.key(pixel + 1), 0));
-            for i in 0..LANES {
-                assert!(a[i] == 0.0 || (a[i] - 1.0 / 0.9).abs() < 1e-6);
-                kept += u32::from(a[i] > 0.0);
-                both += u32::from(a[i] > 0.0 && b[i] > 0.0);
-                n += 1;
-            }
-        }
-        let (kept, both) = (f64::from(kept) / f64::from(n), f64::from(both) / f64::from(n));
-        assert!((kept - 0.9).abs() < 0.005 && (both - 0.81).abs() < 0.007, "{kept} {both}");
-        let [one, other] = [7, 8].map(|seed| Dropout { p: 0.5, seed });
-        assert_ne!(one.factors(one.key(0), 0), other.factors(other.key(0), 0));
     }
 }

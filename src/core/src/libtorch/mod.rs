@@ -5,6 +5,8 @@ use std::ffi::{c_char, c_int, c_void, CStr};
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use diffusion_kernels::dropout::{Twister, STATE};
+use diffusion_kernels::element::Element;
 use diffusion_kernels::pool::Pool;
 use half::bf16;
 use tch::{Device, Kind, Tensor};
@@ -66,6 +68,20 @@ extern "C" {
         count: usize,
         numbers: *const *const C_tensor,
         constants: *const f64,
+        message: *mut c_char,
+        size: usize,
+    ) -> c_int;
+    fn shim_with_generator(
+        body: extern "C" fn(*mut c_void, *mut u32, *mut c_int),
+        context: *mut c_void,
+        message: *mut c_char,
+        size: usize,
+    ) -> c_int;
+    fn shim_bernoulli(
+        out: *mut *mut C_tensor,
+        seed: u64,
+        p: f64,
+        count: i64,
         message: *mut c_char,
         size: usize,
     ) -> c_int;
@@ -149,6 +165,41 @@ impl Drop for AutocastOff {
         // SAFETY: as above.
         unsafe { shim_set_autocast(self.before) };
     }
+}
+
+/// Hands torch's CPU generator to `body` and takes over how far it drew. Other threads that draw wait.
+pub fn with_generator<F: FnOnce(&mut Twister)>(body: F) -> Result<()> {
+    struct Job<F> {
+        body: Option<F>,
+        done: bool,
+    }
+    extern "C" fn draw<F: FnOnce(&mut Twister)>(context: *mut c_void, words: *mut u32, left: *mut c_int) {
+        // SAFETY: the shim hands back the context of its caller, a `Job<F>` that nobody else sees, and, for the length of
+        // this call, its own copy of the generator: 624 words and how many are left.
+        let (job, words, left) =
+            unsafe { (&mut *(context as *mut Job<F>), &mut *(words as *mut [u32; STATE]), &mut *left) };
+        let Some(body) = job.body.take() else { return };
+        let mut twister = Twister { words: *words, used: STATE.min((STATE + 1).saturating_sub(*left as usize)) };
+        job.done = catch_unwind(AssertUnwindSafe(|| body(&mut twister))).is_ok();
+        if job.done {
+            (*words, *left) = (twister.words, (STATE + 1 - twister.used) as c_int);
+        }
+    }
+    let mut job = Job { body: Some(body), done: false };
+    let context = std::ptr::from_mut(&mut job) as *mut c_void;
+    // SAFETY: `draw::<F>` has the signature the shim calls, never unwinds, and `job` outlives the call.
+    checked(|message| unsafe { shim_with_generator(draw::<F>, context, message, MESSAGE_SIZE) })?;
+    ensure!(job.done, Runtime, "internal error: drawing random numbers failed");
+    Ok(())
+}
+
+/// `count` bytes, each 1 with probability `p`, as torch draws them from a CPU generator with this seed.
+pub fn bernoulli(seed: u64, p: f64, count: usize) -> Result<Tensor> {
+    let mut out = std::ptr::null_mut();
+    // SAFETY: writes one pointer to `out`.
+    checked(|message| unsafe { shim_bernoulli(&mut out, seed, p, count as i64, message, MESSAGE_SIZE) })?;
+    // SAFETY: after success `out` is a new tensor on the heap that the shim hands over.
+    Ok(unsafe { Tensor::from_ptr(out) })
 }
 
 /// What [`convolution_backward`] is to compute.
@@ -291,20 +342,29 @@ pub fn adamw(moving: &Moving, numbers: &OnDevice, constants: [f64; 4]) -> Result
     })
 }
 
-/// Elements that tensors and kernels both know.
-pub trait Stored: diffusion_kernels::element::Element {
+/// Elements that tensors and slices both know; any bytes are a value of theirs.
+pub trait Plain: Copy {
     const KIND: Kind;
 }
 
-impl Stored for f32 {
+/// Those that kernels compute with.
+pub trait Stored: Plain + Element {}
+
+impl<T: Plain + Element> Stored for T {}
+
+impl Plain for f32 {
     const KIND: Kind = Kind::Float;
 }
 
-impl Stored for bf16 {
+impl Plain for bf16 {
     const KIND: Kind = Kind::BFloat16;
 }
 
-fn check_dense<T: Stored>(tensor: &Tensor) -> Result<usize> {
+impl Plain for u8 {
+    const KIND: Kind = Kind::Uint8;
+}
+
+fn check_dense<T: Plain>(tensor: &Tensor) -> Result<usize> {
     ensure!(tensor.device() == Device::Cpu, Value, "a kernel needs a CPU tensor, got one on {:?}", tensor.device());
     let kind = tensor.f_kind()?;
     ensure!(kind == T::KIND, Type, "a kernel needs {:?}, got {kind:?}", T::KIND);
@@ -313,7 +373,7 @@ fn check_dense<T: Stored>(tensor: &Tensor) -> Result<usize> {
 }
 
 /// The memory of a contiguous CPU tensor.
-pub fn slice<T: Stored>(tensor: &Tensor) -> Result<&[T]> {
+pub fn slice<T: Plain>(tensor: &Tensor) -> Result<&[T]> {
     let len = check_dense::<T>(tensor)?;
     if len == 0 {
         return Ok(&[]);
@@ -324,7 +384,7 @@ pub fn slice<T: Stored>(tensor: &Tensor) -> Result<&[T]> {
 }
 
 /// The memory of a contiguous CPU tensor, to be written.
-pub fn slice_mut<T: Stored>(tensor: &mut Tensor) -> Result<&mut [T]> {
+pub fn slice_mut<T: Plain>(tensor: &mut Tensor) -> Result<&mut [T]> {
     let len = check_dense::<T>(tensor)?;
     if len == 0 {
         return Ok(&mut []);

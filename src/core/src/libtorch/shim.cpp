@@ -1,8 +1,9 @@
 // What the Rust face of libtorch leaves out: its thread pool, the CPU's autocast, the gradients of a convolution, the
-// layout of tensors, and operations on many of them at once.
+// layout of tensors, the random numbers behind the CPU's generator, and operations on many tensors at once.
 //
 // Every function catches all exceptions; those that can fail return 0 for success or write a message and return 1.
 
+#include <ATen/CPUGeneratorImpl.h>
 #include <ATen/Parallel.h>
 #include <ATen/autocast_mode.h>
 #include <ATen/core/Tensor.h>
@@ -11,12 +12,14 @@
 #include <ATen/ops/_foreach_sub.h>
 #include <ATen/ops/_fused_adamw.h>
 #include <ATen/ops/convolution_backward.h>
+#include <ATen/ops/empty.h>
 #include <c10/util/Exception.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <array>
 #include <cstdint>
 #include <cstring>
+#include <mutex>
 #include <vector>
 
 namespace {
@@ -139,6 +142,30 @@ int shim_adamw(const at::Tensor *const *weights, const at::Tensor *const *gradie
     at::_fused_adamw_(list(weights, count), list(gradients, count), list(first, count), list(second, count), {}, updates,
                       *numbers[0], constants[0], constants[1], constants[2], constants[3], false, false, *numbers[2],
                       *numbers[3]);
+  });
+}
+
+// Calls body(context, words, left) with the state of torch's CPU generator, an MT19937, and keeps what it makes of it:
+// the 624 words, and one more than the numbers left in them. Nobody else draws meanwhile; body must not throw.
+int shim_with_generator(void (*body)(void *, uint32_t *, int *), void *context, char *message, std::size_t size) {
+  return guarded(message, size, [&] {
+    auto *generator = at::check_generator<at::CPUGeneratorImpl>(at::detail::getDefaultCPUGenerator());
+    std::lock_guard<std::mutex> alone(generator->mutex_);
+    auto engine = generator->engine();
+    auto data = engine.data();
+    body(context, data.state_.data(), &data.left_);
+    data.next_ = static_cast<uint32_t>(at::MERSENNE_STATE_N + 1 - data.left_);
+    engine.set_data(data);
+    generator->set_engine(engine);
+  });
+}
+
+// out receives a new tensor of bytes, each 1 with probability p, from a generator with this seed.
+int shim_bernoulli(at::Tensor **out, uint64_t seed, double p, int64_t count, char *message, std::size_t size) {
+  return guarded(message, size, [&] {
+    auto drawn = at::empty({count}, at::kByte);
+    drawn.bernoulli_(p, at::detail::createCPUGenerator(seed));
+    *out = new at::Tensor(drawn);
   });
 }
 

@@ -4,10 +4,10 @@
 //! dx = rstd * (w dz - (sum(w dz) + h sum(w dz h)) / n), sums over the group.
 
 use super::forward::normalised;
-use super::{for_each_image, Block, Chunks, GroupNorm, Image};
+use super::{for_each_image, Block, Chunks, DropoutRow, GroupNorm, Image};
 use crate::element::{load, store, Element};
 use crate::error::{check_len, Result};
-use crate::math::{silu_slope, Dropout, PixelKey};
+use crate::math::silu_slope;
 use crate::pool::Pool;
 use crate::simd::{dispatch, Kernel, Simd, LANES};
 use crate::source::{Images, Source};
@@ -48,7 +48,7 @@ pub fn backward<T: Element>(
     let channels = x.channels();
     let Gradients { parts: [first, second], weight, bias, shift } = gradients;
     x.check(images)?;
-    layer.check(channels)?;
+    layer.check(images, channels)?;
     check_len("dy", dy.len(), images.batch * images.pixels() * channels)?;
     check_len("mean", mean.len(), images.batch * layer.groups)?;
     check_len("rstd", rstd.len(), images.batch * layer.groups)?;
@@ -150,11 +150,11 @@ fn before_activation<S: Simd, T: Element>(
     block: &Block,
     h: S::V,
     dy: &[T],
-    dropout: Option<(Dropout, PixelKey, usize)>,
+    dropout: Option<(DropoutRow, usize)>,
 ) -> S::V {
     let mut dz = load(s, dy);
-    if let Some((dropout, key, channel)) = dropout {
-        dz = s.mul(dz, s.load(&dropout.factors(key, channel)));
+    if let Some((dropout, channel)) = dropout {
+        dz = s.mul(dz, dropout.factors(s, channel));
     }
     if layer.silu {
         dz = s.mul(dz, silu_slope(s, s.fma(h, s.load(&block.weight.0), s.load(&block.bias.0))));
@@ -179,7 +179,7 @@ impl<T: Element> Kernel for Reduce<'_, T> {
         let (dzs, rest) = self.sums.split_at_mut(channels);
         let (dzhs, hs) = rest.split_at_mut(channels);
         for place in self.rows {
-            let key = layer.dropout.map(|dropout| (dropout, dropout.key(place)));
+            let dropout = layer.dropout.map(|dropout| dropout.row(place * channels..(place + 1) * channels));
             for ((offset, part), blocks) in self.image.source.placed().zip(&self.image.blocks) {
                 let row = &part.data[place * part.channels..(place + 1) * part.channels];
                 let dy = &self.dy[place * channels + offset..][..part.channels];
@@ -191,7 +191,7 @@ impl<T: Element> Kernel for Reduce<'_, T> {
                 let inputs = blocks.iter().zip(row.chunks(LANES)).zip(dy.chunks(LANES));
                 for (i, (((block, x), dy), ((dz_sum, dzh_sum), h_sum))) in inputs.zip(sums).enumerate() {
                     let h = normalised(s, block, x);
-                    let dropout = key.map(|(dropout, key)| (dropout, key, offset + i * LANES));
+                    let dropout = dropout.map(|row| (row, offset + i * LANES));
                     let dz = before_activation(s, layer, block, h, dy, dropout);
                     store(s, dz_sum, s.add(load(s, dz_sum), dz));
                     store(s, dzh_sum, s.fma(dz, h, load(s, dzh_sum)));
@@ -222,7 +222,7 @@ impl<T: Element> Kernel for Slope<'_, T> {
         let parts = self.image.source.placed().zip(&self.image.blocks).zip([first, second]).zip(self.adds);
         for ((((offset, part), blocks), dx), add) in parts {
             for (place, dx) in self.rows.clone().zip(dx.chunks_exact_mut(part.channels)) {
-                let key = layer.dropout.map(|dropout| (dropout, dropout.key(place)));
+                let dropout = layer.dropout.map(|dropout| dropout.row(place * channels..(place + 1) * channels));
                 let row = &part.data[place * part.channels..(place + 1) * part.channels];
                 let dy = &self.dy[place * channels + offset..][..part.channels];
                 let means = [0, 1].map(|k| self.means[k][offset..offset + part.channels].chunks(LANES));
@@ -230,7 +230,7 @@ impl<T: Element> Kernel for Slope<'_, T> {
                 let inputs = blocks.iter().zip(row.chunks(LANES)).zip(dy.chunks(LANES)).zip(ones.zip(twos));
                 for (i, ((((block, x), dy), (one, two)), dx)) in inputs.zip(dx.chunks_mut(LANES)).enumerate() {
                     let h = normalised(s, block, x);
-                    let dropout = key.map(|(dropout, key)| (dropout, key, offset + i * LANES));
+                    let dropout = dropout.map(|row| (row, offset + i * LANES));
                     let dz = before_activation(s, layer, block, h, dy, dropout);
                     let of_means = s.fma(h, load(s, two), load(s, one));
                     let own = s.sub(s.mul(dz, s.load(&block.weight.0)), of_means);

@@ -13,7 +13,7 @@ use std::ops::Range;
 /// Writes y (N, H, W, C) and the groups' mean and rstd (N, groups).
 ///
 /// # Errors
-/// When a length does not fit `images` and the channels, groups do not divide the channels, or p is not in [0, 1).
+/// When a length does not fit `images` and the channels, groups do not divide the channels, or dropout's p is not in [0, 1).
 pub fn forward<T: Element>(
     pool: &dyn Pool,
     images: Images,
@@ -25,7 +25,7 @@ pub fn forward<T: Element>(
 ) -> Result {
     let channels = x.channels();
     x.check(images)?;
-    layer.check(channels)?;
+    layer.check(images, channels)?;
     check_len("y", y.len(), images.batch * images.pixels() * channels)?;
     check_len("mean", mean.len(), images.batch * layer.groups)?;
     check_len("rstd", rstd.len(), images.batch * layer.groups)?;
@@ -146,9 +146,9 @@ impl<T: Element> Kernel for Apply<'_, T> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let layer = self.image.layer;
-        for (place, y) in self.rows.zip(self.y.chunks_exact_mut(self.image.source.channels())) {
-            let key = layer.dropout.map(|dropout| (dropout, dropout.key(place)));
+        let (layer, channels) = (self.image.layer, self.image.source.channels());
+        for (place, y) in self.rows.zip(self.y.chunks_exact_mut(channels)) {
+            let dropout = layer.dropout.map(|dropout| dropout.row(place * channels..(place + 1) * channels));
             for ((offset, part), blocks) in self.image.source.placed().zip(&self.image.blocks) {
                 let row = &part.data[place * part.channels..(place + 1) * part.channels];
                 let y = &mut y[offset..offset + part.channels];
@@ -157,8 +157,8 @@ impl<T: Element> Kernel for Apply<'_, T> {
                     if layer.silu {
                         z = s.mul(z, sigmoid(s, z));
                     }
-                    if let Some((dropout, key)) = key {
-                        z = s.mul(z, s.load(&dropout.factors(key, offset + i * LANES)));
+                    if let Some(dropout) = dropout {
+                        z = s.mul(z, dropout.factors(s, offset + i * LANES));
                     }
                     store(s, y, z);
                 }

@@ -12,9 +12,8 @@ pub use backward::{backward, Gradients, Target};
 pub use forward::forward;
 
 use crate::error::{check_len, Error, Result};
-use crate::math::Dropout;
 use crate::pool::{Pool, Serial};
-use crate::simd::{Line, LANES};
+use crate::simd::{Line, Simd, LANES};
 use crate::source::{Images, Source};
 use std::ops::Range;
 
@@ -29,22 +28,59 @@ pub struct GroupNorm<'a> {
     /// (channels)
     pub bias: &'a [f32],
     pub silu: bool,
-    pub dropout: Option<Dropout>,
+    pub dropout: Option<Dropout<'a>>,
+}
+
+/// Each element is zeroed where `kept` is 0 and scaled by 1 / (1 - p) where it is 1.
+#[derive(Clone, Copy)]
+pub struct Dropout<'a> {
+    /// In [0, 1).
+    pub p: f64,
+    /// (N, H, W, C), of 0 and 1.
+    pub kept: &'a [u8],
+}
+
+impl<'a> Dropout<'a> {
+    /// What befalls the channels of a row, `places` counted over the whole tensor.
+    #[inline(always)]
+    fn row(&self, places: Range<usize>) -> DropoutRow<'a> {
+        DropoutRow { kept: &self.kept[places], scale: 1.0 / (1.0 - self.p) as f32 }
+    }
+}
+
+/// Dropout of the channels of one pixel.
+#[derive(Clone, Copy)]
+struct DropoutRow<'a> {
+    kept: &'a [u8],
+    scale: f32,
+}
+
+impl DropoutRow<'_> {
+    /// The factors, 0 or 1 / (1 - p), of 16 channels from `first` on.
+    #[inline(always)]
+    fn factors<S: Simd>(&self, s: S, first: usize) -> S::V {
+        let kept = &self.kept[first..];
+        let mut out = [0.0; LANES];
+        match kept.first_chunk::<LANES>() {
+            Some(kept) => out = kept.map(f32::from),
+            None => out.iter_mut().zip(kept).for_each(|(out, &kept)| *out = f32::from(kept)),
+        }
+        s.mul(s.load(&out), s.splat(self.scale))
+    }
 }
 
 impl GroupNorm<'_> {
-    fn check(&self, channels: usize) -> Result {
+    fn check(&self, images: Images, channels: usize) -> Result {
         check_len("weight", self.weight.len(), channels)?;
         check_len("bias", self.bias.len(), channels)?;
         if self.groups == 0 || !channels.is_multiple_of(self.groups) {
             return Err(Error(format!("groups is {}; it must divide the {channels} channels", self.groups)));
         }
-        match self.dropout {
-            Some(Dropout { p, .. }) if !(0.0..1.0).contains(&p) => {
-                Err(Error(format!("dropout probability is {p}; it must be in [0, 1)")))
-            }
-            _ => Ok(()),
+        let Some(Dropout { p, kept }) = self.dropout else { return Ok(()) };
+        if !(0.0..1.0).contains(&p) {
+            return Err(Error(format!("dropout probability is {p}; it must be in [0, 1)")));
         }
+        check_len("kept", kept.len(), images.batch * images.pixels() * channels)
     }
 }
 

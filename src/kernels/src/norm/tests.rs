@@ -10,7 +10,8 @@ struct Case {
     channels: [usize; 2],
     groups: usize,
     silu: bool,
-    dropout: Option<Dropout>,
+    /// The probability; the mask follows from it.
+    dropout: Option<f64>,
     shifted: bool,
     mean: f32,
 }
@@ -30,6 +31,7 @@ fn reference(case: &Case, parts: [&[f64]; 2], shift: &[f32], weight: &[f32], bia
     let (n, pixels, [c1, c2]) = (case.images.batch, case.images.pixels(), case.channels);
     let (channels, width) = (c1 + c2, (c1 + c2) / case.groups);
     let at = |b: usize, p: usize, c: usize| (b * pixels + p) * channels + c;
+    let kept = mask(case);
     let mut x = vec![0.0; n * pixels * channels];
     for (b, p, c) in each(n, pixels, channels) {
         let place = b * pixels + p;
@@ -57,19 +59,19 @@ fn reference(case: &Case, parts: [&[f64]; 2], shift: &[f32], weight: &[f32], bia
             (r.mean[b * case.groups + g], r.rstd[b * case.groups + g]) = (mean, rstd);
             let mut sums = [0.0; 2];
             let mut terms = Vec::new();
-            for (p, c) in members() {
-                let (w, h) = (f64::from(weight[c]), (x[at(b, p, c)] - mean) * rstd);
+            for (pixel, c) in members() {
+                let (w, h) = (f64::from(weight[c]), (x[at(b, pixel, c)] - mean) * rstd);
                 let z = w * h + f64::from(bias[c]);
                 let sig = 1.0 / (1.0 + (-z).exp());
                 let (act, slope) = if case.silu { (z * sig, sig * (1.0 + z * (1.0 - sig))) } else { (z, 1.0) };
-                let keep = case.dropout.map_or(1.0, |d| f64::from(d.factors(d.key(b * pixels + p), c)[0]));
-                r.y[at(b, p, c)] = act * keep;
-                let dz = dy[at(b, p, c)] * keep * slope;
+                let keep = case.dropout.map_or(1.0, |p| f64::from(kept[at(b, pixel, c)]) / (1.0 - p));
+                r.y[at(b, pixel, c)] = act * keep;
+                let dz = dy[at(b, pixel, c)] * keep * slope;
                 r.dweight[c] += dz * h;
                 r.dbias[c] += dz;
                 sums[0] += w * dz;
                 sums[1] += w * dz * h;
-                terms.push((p, c, w * dz, h));
+                terms.push((pixel, c, w * dz, h));
             }
             for (p, c, wdz, h) in terms {
                 let dx = rstd * (wdz - (sums[0] + h * sums[1]) / count);
@@ -80,6 +82,12 @@ fn reference(case: &Case, parts: [&[f64]; 2], shift: &[f32], weight: &[f32], bia
         }
     }
     r
+}
+
+/// What dropout keeps: an element of normal-like numbers above the quantile, roughly, that belongs to the probability.
+fn mask(case: &Case) -> Vec<u8> {
+    let elements = case.images.batch * case.images.pixels() * (case.channels[0] + case.channels[1]);
+    normal(elements, 9).iter().map(|x| u8::from(*x > -1.3)).collect()
 }
 
 fn each(n: usize, pixels: usize, channels: usize) -> impl Iterator<Item = (usize, usize, usize)> {
@@ -106,13 +114,14 @@ fn check<T: Element>(case: &Case, pool: &dyn Pool, tolerance: f64) -> (Vec<T>, V
     if case.shifted {
         x = x.shifted(&shift);
     }
+    let kept = mask(case);
     let layer = GroupNorm {
         groups: case.groups,
         eps: 1e-5,
         weight: &weight,
         bias: &bias,
         silu: case.silu,
-        dropout: case.dropout,
+        dropout: case.dropout.map(|p| Dropout { p, kept: &kept }),
     };
     let mut y = vec![T::from_f32(f32::NAN); dy.len()];
     let (mut mean, mut rstd) = (vec![f32::NAN; n * case.groups], vec![f32::NAN; n * case.groups]);
@@ -146,7 +155,7 @@ fn check<T: Element>(case: &Case, pool: &dyn Pool, tolerance: f64) -> (Vec<T>, V
 
 fn cases() -> Vec<Case> {
     let images = |batch, height, width| Images { batch, height, width };
-    let mask = Some(Dropout { p: 0.1, seed: 11 });
+    let mask = Some(0.1);
     let case = |images, channels, groups, silu, dropout, shifted, mean| Case {
         images,
         channels,
@@ -210,15 +219,17 @@ fn misfits_are_errors() {
     let (x, w) = (vec![0.0f32; 24], vec![1.0f32; 6]);
     let mut y = x.clone();
     let (mut mean, mut rstd) = (vec![0.0; 4], vec![0.0; 4]);
-    let mut try_with = |groups, p, weight: &[f32]| {
-        let layer =
-            GroupNorm { groups, eps: 1e-5, weight, bias: &w, silu: true, dropout: Some(Dropout { p, seed: 0 }) };
+    let kept = [1; 24];
+    let mut try_with = |groups, p, weight: &[f32], elements| {
+        let dropout = Some(Dropout { p, kept: &kept[..elements] });
+        let layer = GroupNorm { groups, eps: 1e-5, weight, bias: &w, silu: true, dropout };
         forward(&Serial, images, &Source::new(&x, 6), &layer, &mut y, &mut mean[..groups], &mut rstd[..groups])
     };
-    assert!(try_with(3, 0.1, &w).is_ok());
-    assert!(try_with(4, 0.1, &w).is_err());
-    assert!(try_with(0, 0.1, &w).is_err());
-    assert!(try_with(3, 1.0, &w).is_err());
-    assert!(try_with(3, f32::NAN, &w).is_err());
-    assert!(try_with(3, 0.1, &w[..5]).is_err());
+    assert!(try_with(3, 0.1, &w, 24).is_ok());
+    assert!(try_with(4, 0.1, &w, 24).is_err());
+    assert!(try_with(0, 0.1, &w, 24).is_err());
+    assert!(try_with(3, 1.0, &w, 24).is_err());
+    assert!(try_with(3, f64::NAN, &w, 24).is_err());
+    assert!(try_with(3, 0.1, &w[..5], 24).is_err());
+    assert!(try_with(3, 0.1, &w, 23).is_err());
 }

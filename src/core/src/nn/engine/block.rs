@@ -1,10 +1,10 @@
 //! The residual block, forward and backward.
 
-use diffusion_kernels::math::Dropout;
 use tch::{Kind, Tensor};
 
 use super::super::blueprint::{Conv, ResBlock};
 use super::conv::{conv_backward_whole, conv_forward, Resize};
+use super::mask::Mask;
 use super::ops::{add_to, norm_backward, norm_forward, rows, After, Input, InputGradient};
 use super::weights::Weights;
 use crate::error::Result;
@@ -15,7 +15,7 @@ pub struct Saved {
     x: Tensor,
     /// The second half of the input's channels, on the way up.
     skip: Option<Tensor>,
-    dropout: Option<Dropout>,
+    dropout: Option<Mask>,
     shift: Tensor,
     stats1: Tensor,
     active1: Tensor,
@@ -26,14 +26,14 @@ pub struct Saved {
 
 const SILU: After = After { silu: true, dropout: None };
 
-/// `time` is silu of the time embedding, (B, time_dim), float32.
+/// `time` is silu of the time embedding, (B, time_dim), float32; `dropout` a probability.
 pub fn forward(
     weights: &Weights,
     layer: &ResBlock,
     x: Tensor,
     skip: Option<Tensor>,
     time: &Tensor,
-    dropout: Option<Dropout>,
+    dropout: f64,
 ) -> Result<(Tensor, Saved)> {
     let input = Input { first: &x, second: skip.as_ref(), shift: None };
     let (active1, stats1) = norm_forward(weights, &layer.norm1, SILU, input)?;
@@ -41,7 +41,9 @@ pub fn forward(
     let (w, b) = (&weights.params[layer.time.param], &weights.params[layer.time.param + 1]);
     let shift = time.f_linear(w, Some(b))?;
     let input = Input { first: &hidden, second: None, shift: Some(&shift) };
-    let (active2, stats2) = norm_forward(weights, &layer.norm2, After { silu: true, dropout }, input)?;
+    let dropout = (dropout > 0.0).then(|| Mask::draw(dropout, &hidden)).transpose()?;
+    let after = After { silu: true, dropout: dropout.as_ref() };
+    let (active2, stats2) = norm_forward(weights, &layer.norm2, after, input)?;
     let projected = layer.skip.as_ref().map(|conv| project(weights, conv, &x, skip.as_ref())).transpose()?;
     let residual = projected.as_ref().unwrap_or(&x);
     let y = conv_forward(weights, &layer.conv2, Resize::Keep, &active2, Some(residual))?;
@@ -85,7 +87,7 @@ pub fn backward(
     let mut d_shift = shift.f_empty_like()?;
     let input = Input { first: hidden, second: None, shift: Some(shift) };
     let into = InputGradient { first: &mut d_hidden, second: None, shift: Some(&mut d_shift), add: false };
-    let after = After { silu: true, dropout: *dropout };
+    let after = After { silu: true, dropout: dropout.as_ref() };
     norm_backward(weights, &layer.norm2, after, input, stats2, &d_active2, into, grads)?;
     drop(d_active2);
     add_to(grads, layer.time.param, &d_shift.f_transpose(0, 1)?.f_matmul(time)?)?;

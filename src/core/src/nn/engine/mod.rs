@@ -3,13 +3,13 @@
 mod attention;
 mod block;
 mod conv;
+mod mask;
 mod ops;
 mod prepared;
 mod tape;
 mod time;
 mod weights;
 
-use diffusion_kernels::math::Dropout;
 use tch::{Device, Kind, Tensor};
 
 pub use prepared::Prepared;
@@ -32,14 +32,13 @@ pub struct Act {
 
 struct Engine<'a> {
     weights: &'a Weights,
-    dropout: Option<Dropout>,
-    blocks: u64,
+    dropout: f64,
     activations: usize,
     tape: Option<Tape>,
 }
 
-/// The prediction (B, C, H, W) in float32 and, if `record`, the tape for its gradients. `dropout` draws one number from
-/// torch's CPU generator, from which all masks follow.
+/// The prediction (B, C, H, W) in float32 and, if `record`, the tape for its gradients. `dropout` is a
+/// probability; its masks come from torch's CPU generator, block by block.
 pub fn forward(
     weights: &Weights,
     x: &Tensor,
@@ -48,9 +47,8 @@ pub fn forward(
     record: bool,
 ) -> Result<(Tensor, Option<Tape>)> {
     let _modes = (tch::no_grad_guard(), AutocastOff::new());
-    let dropout = if dropout > 0.0 { Some(Dropout { p: dropout as f32, seed: draw_seed()? }) } else { None };
     let tape = record.then(Tape::default);
-    let mut engine = Engine { weights, dropout, blocks: 0, activations: 0, tape };
+    let mut engine = Engine { weights, dropout, activations: 0, tape };
     let out = wiring::forward(&weights.plan.net, &mut engine, x, t)?;
     let prediction = nchw(&out.data)?.f_to_kind(Kind::Float)?.f_contiguous()?;
     let activations = engine.activations;
@@ -62,12 +60,12 @@ pub fn forward(
 /// caches and, of any number of images, to fit into memory.
 const MOST_PIXELS: i64 = 8 * 64 * 64;
 
-/// The prediction alone, some images at a time.
+/// The prediction alone, some images at a time; all at once under dropout, whose masks are drawn for a whole batch.
 pub fn predict(weights: &Weights, x: &Tensor, t: &Tensor, dropout: f64) -> Result<Tensor> {
     let (images, _, height, width) = x.size4()?;
     let most = (MOST_PIXELS / (height * width)).max(1);
     let part = |x: &Tensor, t: &Tensor| Ok(forward(weights, x, t, dropout, false)?.0);
-    if images <= most {
+    if images <= most || dropout > 0.0 {
         return part(x, t);
     }
     let (x, t) = (x.f_split(most, 0)?, t.f_split(most, 0)?);
@@ -92,11 +90,6 @@ pub fn zero_gradients(plan: &super::Blueprint) -> Result<Vec<Tensor>> {
         at += size;
     }
     Ok(views)
-}
-
-fn draw_seed() -> Result<u64> {
-    let drawn = Tensor::f_randint(i64::MAX, [1], (Kind::Int64, Device::Cpu))?;
-    Ok(drawn.f_int64_value(&[0])? as u64)
 }
 
 impl Engine<'_> {
@@ -145,12 +138,8 @@ impl Backend for Engine<'_> {
     }
 
     fn res_block(&mut self, layer: &ResBlock, x: Act, skip: Option<Act>, time: &Tensor) -> Result<Act> {
-        // every block has a stream of masks of its own
-        self.blocks += 1;
-        let step = self.blocks.wrapping_mul(0x9E37_79B9_7F4A_7C15);
-        let dropout = self.dropout.map(|d| Dropout { seed: d.seed.wrapping_add(step), ..d });
         let (from, skip_id) = (x.id, skip.as_ref().map(|s| s.id));
-        let (y, saved) = block::forward(self.weights, layer, x.data, skip.map(|s| s.data), time, dropout)?;
+        let (y, saved) = block::forward(self.weights, layer, x.data, skip.map(|s| s.data), time, self.dropout)?;
         let y = self.act(y);
         let to = y.id;
         self.record(|| Record::Block { saved: Box::new(saved), from, skip: skip_id, to });

@@ -1,12 +1,12 @@
 //! The layers of the engine, forward and backward, on NHWC tensors of float32 or bfloat16.
 
-use diffusion_kernels::math::Dropout;
 use diffusion_kernels::norm::{self, Gradients, GroupNorm, Target};
 use diffusion_kernels::source::{Images, Source};
 use half::bf16;
 use tch::{Kind, Tensor};
 
 use super::super::blueprint::{Norm, NORM_EPS};
+use super::mask::Mask;
 use super::weights::Weights;
 use crate::error::{Error, Result};
 use crate::libtorch::{slice, slice_mut, Stored, TorchPool};
@@ -33,6 +33,12 @@ pub fn rows(x: &Tensor) -> Result<Tensor> {
     Ok(x.f_view([-1, channels])?)
 }
 
+/// The size of the images of an NHWC tensor, and their channels.
+pub fn images(x: &Tensor) -> Result<(Images, usize)> {
+    let (b, h, w, c) = x.size4()?;
+    Ok((Images { batch: b as usize, height: h as usize, width: w as usize }, c as usize))
+}
+
 /// What a normalisation reads: one tensor or two side by side on channels, plus a shift per image and channel.
 #[derive(Clone, Copy)]
 pub struct Input<'a> {
@@ -43,9 +49,8 @@ pub struct Input<'a> {
 
 impl<'a> Input<'a> {
     fn source<T: Stored>(&self) -> Result<(Images, Source<'a, T>)> {
-        let (b, h, w, c) = self.first.size4()?;
-        let images = Images { batch: b as usize, height: h as usize, width: w as usize };
-        let mut source = Source::new(slice::<T>(self.first)?, c as usize);
+        let (images, channels) = images(self.first)?;
+        let mut source = Source::new(slice::<T>(self.first)?, channels);
         if let Some(second) = self.second {
             source = source.concat(slice::<T>(second)?, second.size4()?.3 as usize);
         }
@@ -58,19 +63,19 @@ impl<'a> Input<'a> {
 
 /// Activation after a normalisation.
 #[derive(Clone, Copy, Default)]
-pub struct After {
+pub struct After<'a> {
     pub silu: bool,
-    pub dropout: Option<Dropout>,
+    pub dropout: Option<&'a Mask>,
 }
 
-fn layer<'a>(weights: &'a Weights, norm: &Norm, after: After) -> Result<GroupNorm<'a>> {
+fn layer<'a>(weights: &'a Weights, norm: &Norm, after: After<'a>) -> Result<GroupNorm<'a>> {
     Ok(GroupNorm {
         groups: norm.groups as usize,
         eps: NORM_EPS as f32,
         weight: slice::<f32>(&weights.params[norm.param])?,
         bias: slice::<f32>(&weights.params[norm.param + 1])?,
         silu: after.silu,
-        dropout: after.dropout,
+        dropout: after.dropout.map(Mask::dropout).transpose()?,
     })
 }
 
