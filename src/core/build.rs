@@ -19,7 +19,7 @@ fn main() {
     shim.cpp(true).std("c++17").warnings(false).file(SHIM);
     shim.include(&include).include(include.join("torch/csrc/api/include"));
     // torch's parallel loops are templates: compiled here without OpenMP, they would run on one thread. The library is
-    // the one that torch brings and has loaded by then. Elsewhere than on Linux the kernels do run on one thread.
+    // the one that torch brings and has loaded by then. Elsewhere than on Linux the kernels use threads of ours.
     if env::var("CARGO_CFG_TARGET_OS").is_ok_and(|os| os == "linux") {
         shim.flag("-fopenmp");
         println!("cargo:rustc-link-lib=gomp");

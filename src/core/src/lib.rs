@@ -15,6 +15,7 @@ mod libtorch;
 pub mod nn;
 pub mod sampler;
 pub mod schedule;
+mod threads;
 pub mod train;
 
 pub use error::{Error, Result};

@@ -13,6 +13,7 @@ use tch::{Device, Kind, Tensor};
 use torch_sys::C_tensor;
 
 use crate::error::{ensure, Error, Result};
+use crate::threads;
 
 const MESSAGE_SIZE: usize = 1024;
 
@@ -98,7 +99,8 @@ fn checked(function: impl FnOnce(*mut c_char) -> c_int) -> Result<()> {
     Err(Error::Torch(text.to_string_lossy().into_owned()))
 }
 
-/// torch's own intra-op threads, so that `torch.set_num_threads` and OMP_NUM_THREADS rule here too.
+/// As many threads as torch has, so that `torch.set_num_threads` and OMP_NUM_THREADS rule here too: torch's own where
+/// build.rs compiles the shim with OpenMP, ours elsewhere.
 pub struct TorchPool;
 
 struct Job<'a> {
@@ -120,14 +122,24 @@ impl Job<'_> {
             (self.body)(task);
         }
     }
+
+    /// The same; a panic is noted, not passed on.
+    fn work_or_note(&self) {
+        if catch_unwind(AssertUnwindSafe(|| self.work())).is_err() {
+            self.panicked.store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn on_torchs_threads(&self, workers: usize) -> Result<()> {
+        let context = std::ptr::from_ref(self) as *mut c_void;
+        // SAFETY: `run_worker` has the signature the shim calls, never unwinds, and `self` outlives the call.
+        checked(|message| unsafe { shim_parallel_for(workers as i64, run_worker, context, message, MESSAGE_SIZE) })
+    }
 }
 
 extern "C" fn run_worker(context: *mut c_void, _worker: i64) {
-    // SAFETY: `context` is the `Job` that `TorchPool::run` keeps alive until the shim returns; it is only shared.
-    let job = unsafe { &*(context as *const Job) };
-    if catch_unwind(AssertUnwindSafe(|| job.work())).is_err() {
-        job.panicked.store(true, Ordering::Relaxed);
-    }
+    // SAFETY: `context` is the `Job` that lives until the shim returns; it is only shared.
+    unsafe { &*(context as *const Job) }.work_or_note();
 }
 
 impl Pool for TorchPool {
@@ -139,10 +151,11 @@ impl Pool for TorchPool {
     fn run(&self, tasks: usize, body: &(dyn Fn(usize) + Sync)) {
         let job = Job { body, tasks, next: AtomicUsize::new(0), panicked: AtomicBool::new(false) };
         let workers = self.threads().min(tasks);
-        let context = std::ptr::from_ref(&job) as *mut c_void;
-        // SAFETY: `run_worker` has the signature the shim calls, never unwinds, and `job` outlives the call.
-        let done =
-            checked(|message| unsafe { shim_parallel_for(workers as i64, run_worker, context, message, MESSAGE_SIZE) });
+        let done = if cfg!(target_os = "linux") {
+            job.on_torchs_threads(workers)
+        } else {
+            threads::run(self.threads(), workers, &|| job.work_or_note())
+        };
         // A task that did not run leaves wrong numbers behind: stop here; the caller's boundary turns this into an error.
         assert!(done.is_ok() && !job.panicked.load(Ordering::Relaxed), "a parallel task failed");
     }
@@ -410,7 +423,6 @@ mod tests {
     }
 
     #[test]
-    #[cfg(target_os = "linux")]
     fn as_many_threads_work_as_torch_has() {
         let seen = Mutex::new(HashSet::new());
         TorchPool.run(100, &|_| {
