@@ -80,6 +80,23 @@ def test_several_rates_in_one_model_are_refused(model):
         model(*batch())
 
 
+def test_a_part_in_eval_mode_is_refused_in_words_that_say_so(model):
+    model.mid_block1.eval()
+    with pytest.raises(ValueError, match=r"several rates, \[0.0, 0.3\].*eval\(\) on the whole model"):
+        model(*batch())
+
+
+@pytest.mark.parametrize(
+    "p, error", [(-0.1, ValueError), (1.5, ValueError), (float("nan"), ValueError), ("x", TypeError)]
+)
+def test_a_wrong_rate_set_on_a_module_is_refused(model, p, error):
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = p
+    with pytest.raises(error, match="p of a Dropout module"):
+        model(*batch())
+
+
 @pytest.mark.parametrize("p", [1e-3, 0.1, 0.5, 0.97])
 @pytest.mark.parametrize("images, height, width", [(1, 2, 2), (3, 6, 10), (5, 16, 16)])
 def test_masks_and_draws_are_those_of_torchs_dropout(rd, oracle, p, images, height, width):

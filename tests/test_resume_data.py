@@ -86,6 +86,15 @@ def test_a_run_stopped_after_some_steps_goes_on_as_if_it_had_not_been(fit, tmp_p
     assert same_state(rest.ema.shadow.state_dict(), result.ema.shadow.state_dict())
 
 
+@pytest.mark.parametrize("before, after", [("in memory", "loader"), ("loader", "in memory")])
+@pytest.mark.parametrize("steps", [2, BATCHES])
+def test_a_run_goes_on_with_another_kind_of_data(fit, tmp_path, before, after, steps):
+    kinds = {"in memory": lambda: slices(10), "loader": lambda: DataLoader(slices(10), batch_size=4)}
+    fit(tmp_path, kinds[before](), max_steps=steps)
+    _, result = fit(tmp_path, kinds[after]())
+    assert len(result.history) == 3
+
+
 def test_images_of_skipped_batches_are_not_read(fit, tmp_path):
     fit(tmp_path, DataLoader(Augmented(), batch_size=4), max_steps=2)
     Augmented.fetched = 0

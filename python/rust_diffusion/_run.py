@@ -82,7 +82,9 @@ class Run:
         """Go on from the state's position, with what a checkpoint of ours says beyond it."""
         if own is not None:
             self._saved = self.state.position
-            self._resume, self.batches.order_seed = own["random"], own["order_seed"]
+            self._resume = own["random"]
+            if own["order_seed"] is not None:  # otherwise other data made the order; a tensor brings a seed of its own
+                self.batches.order_seed = own["order_seed"]
             self._complete_weights()
 
     def go(self) -> None:

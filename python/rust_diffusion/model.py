@@ -179,10 +179,14 @@ class DiffusionUNet(nn.Module):
     def _dropout_rate(self) -> float:
         """What the Dropout modules say now: zero for those in eval mode."""
         modules = (module for module in self.modules() if isinstance(module, nn.Dropout))
-        rates = {module.p if module.training else 0.0 for module in modules}
+        rates = {
+            _checks.number("p of a Dropout module", module.p, 0.0, 1.0) if module.training else 0.0
+            for module in modules
+        }
         if len(rates) > 1:
             raise ValueError(
-                f"the Dropout modules of the model have several rates, {sorted(rates)}; all blocks share one"
+                f"the Dropout modules of the model have several rates, {sorted(rates)}; all blocks share one, "
+                "which is 0 in eval mode: call train() or eval() on the whole model"
             )
         return rates.pop() if rates else 0.0
 
