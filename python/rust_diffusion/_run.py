@@ -83,7 +83,8 @@ class Run:
         if own is not None:
             self._saved = self.state.position
             self._resume = own["random"]
-            if own["order_seed"] is not None:  # otherwise other data made the order; a tensor brings a seed of its own
+            # None where other data made the order; a tensor brings a seed of its own.
+            if own["order_seed"] is not None:
                 self.batches.order_seed = own["order_seed"]
             self._complete_weights()
 
