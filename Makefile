@@ -66,13 +66,13 @@ lint: $(INSTALLED) $(TEST_TOOLS)  ## formatting, clippy, ruff, mypy, stubtest, c
 
 bench: $(INSTALLED)  ## speed against the peers, into bench-output/
 	$(say) 'Benchmark; the table and the plot go to bench-output/'
-	$(BIN)/python -m rust_diffusion.bench --out bench-output
+	$(BIN)/python -m benchmarks --out bench-output
 
 fuzz: $(INSTALLED) $(TEST_TOOLS)  ## the property-based tests with at least 20,000 cases (some minutes)
-	FUZZ_CASES=3000 $(BIN)/python -m pytest tests/test_fuzz.py -o faulthandler_timeout=3600
+	FUZZ_CASES=3000 $(BIN)/python -m pytest tests/package/test_fuzz.py -o faulthandler_timeout=3600
 
 reliability: $(INSTALLED) $(TEST_TOOLS)  ## kills, full disks, threads, damaged files: the tables, into test-output/ (an hour)
-	PYTHONPATH=tests $(BIN)/python tests/programs/reliability.py --out test-output/reliability.md
+	PYTHONPATH=tests:. $(BIN)/python tests/programs/reliability.py --out test-output/reliability.md
 
 notebook: $(INSTALLED)  ## open the course notebook in JupyterLab
 	$(PIP) install --quiet "$(WHEEL)[notebook]"

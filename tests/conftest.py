@@ -9,6 +9,7 @@ import os
 import random
 import signal
 import sys
+from types import SimpleNamespace
 
 # Before torch is loaded: its threads give the cores back while they wait, which matters on a busy machine.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -18,6 +19,7 @@ import pytest
 import torch
 
 import oracle as course
+from tools import TINY
 
 # What is started in the background of a script ignores Ctrl-C, and so would every program that a test starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -70,3 +72,19 @@ def schedule():
     betas = course.cosine_beta_schedule(12)
     alphas = 1 - betas
     return betas, alphas, torch.cumprod(alphas, dim=0)
+
+
+@pytest.fixture(scope="module")
+def world(rd, oracle):
+    """Everything a call needs, all of it right: a case spoils one thing."""
+    betas = oracle.cosine_beta_schedule(12)
+    torch.manual_seed(0)
+    return SimpleNamespace(
+        rd=rd,
+        betas=betas,
+        alphas=1 - betas,
+        alpha_bars=torch.cumprod(1 - betas, 0),
+        model=rd.DiffusionUNet(**TINY).eval(),
+        x=torch.randn(2, 1, 16, 16),
+        t=torch.tensor([0, 11]),
+    )

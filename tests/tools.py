@@ -7,7 +7,9 @@ from pathlib import Path
 
 import torch
 
-PROGRAMS = Path(__file__).parent / "programs"
+#: The repository.
+ROOT = Path(__file__).resolve().parents[1]
+PROGRAMS = ROOT / "tests" / "programs"
 
 # A network small enough that a training step takes milliseconds, with every kind of layer in it. Its norms
 # have two and three channels per group: with one, a norm takes away all that the time embedding adds.
@@ -64,9 +66,19 @@ class GaussianDenoiser:
         return [int(t[0]) for t in self.calls]
 
 
+class Liar:
+    """Says that it is a tensor, which isinstance believes, and torch.as_tensor too, to its end."""
+
+    shape, dtype, device = torch.Size((4,)), torch.float32, torch.device("cpu")
+
+    @property
+    def __class__(self):
+        return torch.Tensor
+
+
 def child_environment(**extra):
-    """The environment of a child process: two threads, and this folder importable."""
-    path = os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")]))
+    """The environment of a child process: two threads, and what helps the tests importable."""
+    path = os.pathsep.join(filter(None, [str(ROOT / "tests"), str(ROOT), os.environ.get("PYTHONPATH")]))
     return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "2", "PYTHONFAULTHANDLER": "1", **extra}
 
 

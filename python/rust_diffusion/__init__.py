@@ -2,7 +2,7 @@
 
 from importlib.metadata import version
 
-from rust_diffusion._versions import check_torch
+from rust_diffusion.support.versions import check_torch
 
 # Before anything else: the extension finds libtorch once torch is imported, if it is the torch linked with.
 check_torch()
@@ -16,13 +16,11 @@ from rust_diffusion._native import (
     q_sample,
 )
 from rust_diffusion.data import ImageSet, load_images, phantoms, shepp_logan
-from rust_diffusion.display import show_batch
-from rust_diffusion.evaluation import SetComparison, compare_sets
+from rust_diffusion.files import load
 from rust_diffusion.model import EMA, DiffusionUNet, get_device
-from rust_diffusion.pretrained import load
-from rust_diffusion.result import EpochInfo, TrainResult
 from rust_diffusion.sampling import SamplerStep, ddim_sample, ddpm_sample
-from rust_diffusion.training import train
+from rust_diffusion.training import EpochInfo, TrainResult, train
+from rust_diffusion.view import SetComparison, compare_sets, show_batch
 
 __version__ = version("rust-diffusion")
 

@@ -50,7 +50,7 @@ def run(program, arguments):
     """(rows, whether all is well) of one program; what it says is shown as it comes."""
     command, extra = [sys.executable, str(PROGRAMS / str(program)), *arguments], {}
     if program is None:
-        command = [sys.executable, "-m", "pytest", "-q", str(PROGRAMS.parent / "test_fuzz.py")]
+        command = [sys.executable, "-m", "pytest", "-q", str(PROGRAMS.parent / "package" / "test_fuzz.py")]
         command += ["-o", "faulthandler_timeout=3600"]
         extra = {"FUZZ_CASES": arguments[0]}
     began, said = time.monotonic(), []
@@ -101,7 +101,7 @@ def main():
         print(f"==> {name}", flush=True)
         rows, well = run(program, chosen)
         good &= well
-        command = f"FUZZ_CASES={chosen[0]} pytest tests/test_fuzz.py"
+        command = f"FUZZ_CASES={chosen[0]} pytest tests/package/test_fuzz.py"
         if program is not None:
             command = " ".join(["python", f"tests/programs/{program}", *chosen])
         table = "".join(f"| {' | '.join(row)} |\n" for row in rows)

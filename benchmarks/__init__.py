@@ -1,0 +1,1 @@
+"""The benchmark: `python -m benchmarks`, or `make bench` in the repository."""

@@ -1,1 +1,0 @@
-"""The benchmark: `python -m rust_diffusion.bench`, or `make bench` in the repository."""

@@ -1,0 +1,286 @@
+"""The trainer's files: written whole or not at all, read without running anything that is in them."""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import io
+import os
+import pickle
+import threading
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rust_diffusion import _native
+from rust_diffusion.support import checks, random
+
+#: What a checkpoint must have to go on from; the course's own loop writes all of them.
+REQUIRED = ("epoch", "model", "ema", "optimizer")
+#: Our own key: what the course leaves out.
+OWN = "rust_diffusion"
+FORMAT = 1
+_CHUNK = 2**20
+
+
+def save(value: Any, path: Path) -> None:
+    """`torch.save(value, path)`, atomically: whatever happens, the old file is there or the new one.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be written; the message names it.
+    """
+    # Into memory first: on a full disk torch's own writer ends in an error that does not say so.
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(buffer.getbuffer())
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            before = "; what was saved before is still there" if path.exists() else ""
+            text = f"{os.strerror(error.errno or 0)}{before}"
+            raise OSError(error.errno, text, str(path)) from error
+        raise
+
+
+def _sync_folder(folder: Path) -> None:
+    """The new name on the disk, not only in memory."""
+    with contextlib.suppress(OSError):  # not every file system knows it
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def clear_leftovers(folder: Path, name: str) -> None:
+    """Remove the unfinished files of runs that were killed while they wrote."""
+    for suffix in (".ckpt", ".pth", "_raw.pth"):
+        for path in folder.glob(f".{glob.escape(name + suffix)}.*.tmp"):
+            path.unlink(missing_ok=True)
+
+
+def check_folder(folder: Path) -> None:
+    """Make `folder` if need be, and see that files can be written there.
+
+    Raises
+    ------
+    OSError
+        NotADirectoryError, PermissionError and the like; the message names the folder.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # a name for each thread: two may look at once
+        probe = folder / f".writable.{os.getpid()}.{threading.get_ident()}.tmp"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        kind = NotADirectoryError if isinstance(error, FileExistsError) else type(error)
+        text = f"weights_dir cannot be written to ({os.strerror(error.errno or 0)})"
+        raise kind(error.errno, text, str(folder)) from None
+
+
+def read(path: Path) -> Any:
+    """What `torch.save` wrote to `path`, on the CPU. Nothing in the file is executed.
+
+    Raises
+    ------
+    ValueError
+        If the file is truncated, is no torch file, or holds anything but tensors and plain values.
+    OSError
+        If it cannot be read.
+    """
+    try:
+        return load(path)
+    except ValueError as error:
+        raise ValueError(
+            f"{path} cannot be read: {error}. Move it away, or pass force_restart=True to replace it."
+        ) from None
+
+
+def load(path: Path) -> Any:
+    """`torch.load(path)` on the CPU, weights only, of a file whose checksums hold.
+
+    Raises
+    ------
+    ValueError
+        If it is damaged, no torch file, or holds anything else; the message does not name the file.
+    OSError
+        If it cannot be read.
+    """
+    if not path.is_file():  # to open a pipe would wait for ever
+        raise ValueError("it is not a file" if path.exists() else "it is not there")
+    with open(path, "rb"):
+        pass  # whether it may be read: torch words that in its own way
+    damage = _damage(path)
+    if damage is not None:
+        raise ValueError(f"it is damaged ({damage})")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            "it holds something that is not a tensor or a plain value, or it is no torch file; nothing of it was run"
+        ) from error
+    except Exception as error:
+        # Any kind comes out of a damaged file, even an OSError that speaks of the disk.
+        raise ValueError(f"it is truncated, or no torch file ({_first_line(error)})") from None
+
+
+def _damage(path: Path) -> str | None:
+    """What the checksums in a torch file say, which torch itself does not look at; None if all is well."""
+    try:
+        if not zipfile.is_zipfile(path):
+            return None  # torch's old format has none, and anything else is refused later
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+            # torch stores and never compresses: what would grow in memory is somebody's bomb
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+                return "its parts are compressed, which torch never does"
+            if sum(entry.file_size for entry in entries) > path.stat().st_size:
+                return "its parts are larger than the whole"
+            for entry in entries:
+                if entry.CRC == 0:
+                    continue  # torch.serialization.set_crc32_options(False) leaves them all at 0
+                with archive.open(entry) as part:
+                    while part.read(_CHUNK):
+                        pass
+    except Exception as error:  # an OSError too: places outside the file
+        return _first_line(error)
+    return None
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+def check_state(state: Any, model: nn.Module, path: Path, part: str) -> None:
+    """Whether `state` is a state dict of this very architecture.
+
+    Raises
+    ------
+    ValueError
+        If a key is missing, unknown, or of another shape; the message names the file and the first such key.
+    """
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise ValueError(f"{path}: {part} is not a state dict of tensors")
+    wanted = model.state_dict()
+    for key, value in wanted.items():
+        if key not in state:
+            raise ValueError(f"{path} is of another architecture: {part} has no {key!r}")
+        if state[key].shape != value.shape:
+            raise ValueError(
+                f"{path} is of another architecture: {part}[{key!r}] has shape {tuple(state[key].shape)}, "
+                f"the model's has {tuple(value.shape)}"
+            )
+        _check_numbers(state[key], f"{part}[{key!r}]", path)
+    for key in state:
+        if key not in wanted:
+            raise ValueError(
+                f"{path} is of another architecture: {part} has {key!r}, which the model has not"
+            )
+
+
+def _check_numbers(tensor: Tensor, what: str, path: Path) -> None:
+    if not tensor.is_floating_point() or tensor.layout != torch.strided or tensor.device.type != "cpu":
+        raise ValueError(f"{path}: {what} is not an ordinary floating-point tensor")
+    if not bool(tensor.isfinite().all()):
+        raise ValueError(f"{path}: {what} holds NaN or infinity")
+
+
+def check(checkpoint: Any, model: nn.Module, path: Path) -> None:
+    """Whether a run of `model` can go on from `checkpoint`, the course's or ours.
+
+    Raises
+    ------
+    ValueError
+        If not; the message names the file and what is wrong with it.
+    """
+    if not isinstance(checkpoint, dict) or any(key not in checkpoint for key in REQUIRED):
+        missing = [key for key in REQUIRED if not isinstance(checkpoint, dict) or key not in checkpoint]
+        raise ValueError(
+            f"{path} is not a training checkpoint: it has no {', '.join(map(repr, missing))}. "
+            f"Move it away, or pass force_restart=True to replace it."
+        )
+    check_state(checkpoint["model"], model, path, "model")
+    ema = checkpoint["ema"]
+    if not isinstance(ema, dict) or "shadow" not in ema or not isinstance(ema.get("decay"), (int, float)):
+        raise ValueError(f"{path}: ema is not a dict with 'decay' and 'shadow'")
+    check_state(ema["shadow"], model, path, "ema['shadow']")
+    _check_optimizer(checkpoint["optimizer"], model, path)
+    epoch, history = checkpoint["epoch"], checkpoint.get("history", [])
+    if not isinstance(epoch, int) or epoch < -1:
+        raise ValueError(f"{path}: epoch must be the last finished one, at least -1, it is {epoch!r}")
+    if not isinstance(history, (list, tuple)) or not all(isinstance(loss, (int, float)) for loss in history):
+        raise ValueError(f"{path}: history must be a list of losses")
+    for key in ("config", "scaler"):
+        if not isinstance(checkpoint.get(key) or {}, dict):
+            raise ValueError(f"{path}: {key} is not a dict")
+    for value, what in (
+        (checkpoint.get("best_loss", 0.0), "best_loss"),
+        (ema["decay"], "ema['decay']"),
+        *((value, f"scaler[{key!r}]") for key, value in (checkpoint.get("scaler") or {}).items()),
+    ):
+        if not isinstance(value, (int, float)):
+            raise ValueError(f"{path}: {what} is not a number")
+    if OWN in checkpoint:
+        _check_own(checkpoint[OWN], path)
+
+
+def _check_own(own: Any, path: Path) -> None:
+    """Our own part, as far as it is used: a run must be refused before it has changed anything."""
+    if not isinstance(own, dict) or not isinstance(own.get("format", FORMAT), int):
+        raise ValueError(f"{path}: {OWN} is not a dict with a format")
+    if own.get("format", FORMAT) > FORMAT:
+        raise ValueError(
+            f"{path} was written by a newer rust_diffusion ({own.get('version')}); upgrade to read it"
+        )
+    try:
+        position, usual = own["position"], _native.first_position()
+        for key, number in usual.items():
+            if isinstance(number, int):
+                checks.integer(f"position[{key!r}]", position.get(key, number), 0)
+            else:
+                checks.number(f"position[{key!r}]", position.get(key, number))
+        if own["order_seed"] is not None:
+            checks.integer("order_seed", own["order_seed"])
+        if not all(value is None or isinstance(value, float) for value in own["val_history"]):
+            raise TypeError("val_history is not a list of losses")
+        for when in ("now", "epoch_start"):
+            random.check(own["random"][when])
+    except Exception as error:
+        reason = f"{type(error).__name__}: {_first_line(error)}"
+        raise ValueError(f"{path}: its part {OWN!r} cannot be used ({reason})") from None
+
+
+def _check_optimizer(optimizer: Any, model: nn.Module, path: Path) -> None:
+    if not isinstance(optimizer, dict) or not isinstance(optimizer.get("state"), dict):
+        raise ValueError(f"{path}: optimizer is not the state dict of a torch.optim.AdamW")
+    state = optimizer["state"]
+    shapes = [parameter.shape for parameter in model.parameters()]
+    if state and set(state) != set(range(len(shapes))):
+        raise ValueError(
+            f"{path}: optimizer has states for {len(state)} parameters, the model has {len(shapes)}"
+        )
+    for index, entry in state.items():
+        if not isinstance(entry, dict) or not isinstance(entry.get("step"), (int, float, Tensor)):
+            raise ValueError(f"{path}: optimizer has no step of parameter {index}")
+        if isinstance(entry["step"], Tensor) and (entry["step"].numel() != 1 or entry["step"].is_complex()):
+            raise ValueError(f"{path}: optimizer's step of parameter {index} is not one number")
+        for key in ("exp_avg", "exp_avg_sq"):
+            if not isinstance(entry.get(key), Tensor) or entry[key].shape != shapes[index]:
+                raise ValueError(
+                    f"{path}: optimizer's {key} of parameter {index} is missing or of another shape"
+                )
+            _check_numbers(entry[key], f"optimizer's {key} of parameter {index}", path)

@@ -1,0 +1,215 @@
+"""Trained models on disk: saved with all that sampling needs, loaded again from that or from bare weights.
+
+A folder written by `save_pretrained` holds `config.json` (architecture, objective, schedule, image size,
+value range) and `model.safetensors`. No pickle is written, and none is read but weights-only.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from rust_diffusion import _native
+from rust_diffusion.files.weights import MAX_SIDE, MAX_STEPS, existing, fill, from_weights, plan
+from rust_diffusion.model import verbs
+from rust_diffusion.model.card import OBJECTIVES, schedule_of, size_of
+from rust_diffusion.model.unet import DiffusionUNet
+from rust_diffusion.support import checks
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+SCHEDULES: dict[str, Callable[[int], Tensor]] = {
+    "cosine": _native.cosine_beta_schedule,
+    "linear": _native.linear_beta_schedule,
+}
+
+_FORMAT, _VERSION, _VALUE_RANGE = "rust_diffusion", 1, [-1.0, 1.0]
+_FIELDS = ("model", "objective", "schedule", "image_size", "value_range")
+
+
+@verbs.lend
+def save_pretrained(
+    model: DiffusionUNet,
+    directory: str | os.PathLike[str],
+    *,
+    betas: Any = None,
+    image_size: Any = None,
+) -> Path:
+    """Write what `load` needs to sample: see `DiffusionUNet.save_pretrained`."""
+    betas, image_size = schedule_of(model, betas), size_of(model, image_size)
+    config = {
+        "format": _FORMAT,
+        "format_version": _VERSION,
+        "model": model.config,
+        "objective": checks.choice("objective", model.objective, OBJECTIVES),
+        "schedule": _recipe(betas),
+        "image_size": image_size,
+        "value_range": _VALUE_RANGE,
+        "weights_crc32": None,
+    }
+    folder = Path(directory)
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    # Each file appears whole or not at all; the configuration last, since it marks the folder as complete.
+    save_file(weights, folder / f"{WEIGHTS}.part", metadata={"format": "pt"})
+    config["weights_crc32"] = _crc32(folder / f"{WEIGHTS}.part")
+    os.replace(folder / f"{WEIGHTS}.part", folder / WEIGHTS)
+    (folder / f"{CONFIG}.part").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    os.replace(folder / f"{CONFIG}.part", folder / CONFIG)
+    return folder
+
+
+@verbs.lend
+def from_pretrained(directory: str | os.PathLike[str]) -> DiffusionUNet:
+    """Load a folder that `save_pretrained` wrote: see `DiffusionUNet.from_pretrained`."""
+    folder = Path(directory)
+    config = _read_config(folder / CONFIG)
+    expected = config.get("weights_crc32")
+    if expected is not None and expected != _crc32(existing(folder / WEIGHTS)):
+        raise ValueError(
+            f"{folder / WEIGHTS} is damaged or another file than the one saved with {CONFIG}; if you changed it "
+            f'yourself, take "weights_crc32" out of {CONFIG}'
+        )
+    try:
+        weights = load_file(existing(folder / WEIGHTS))
+    except SafetensorError as error:
+        raise ValueError(f"{folder / WEIGHTS} is damaged or no safetensors file: {error}") from None
+    model = fill(plan(config["model"], folder / CONFIG), weights, folder / WEIGHTS)
+    try:
+        model.objective = checks.choice('"objective"', config["objective"], OBJECTIVES)
+        model.betas = _betas(config["schedule"])
+        model.image_size = checks.pair('"image_size"', config["image_size"], MAX_SIDE)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{folder / CONFIG}: {error}") from None
+    return model.eval()
+
+
+def _crc32(path: Path) -> int:
+    """The checksum of a file: safetensors has none of its own."""
+    checksum = 0
+    with open(path, "rb") as file:
+        while part := file.read(2**20):
+            checksum = zlib.crc32(part, checksum)
+    return checksum
+
+
+def load(
+    path: str | os.PathLike[str],
+    *,
+    device: str | torch.device = "cpu",
+    num_heads: int | None = None,
+    betas: Any = None,
+    objective: str | None = None,
+    image_size: Any = None,
+) -> DiffusionUNet:
+    """Load a trained denoiser from whatever holds one, ready for ``.sample(8)``.
+
+    Parameters
+    ----------
+    path : str or path
+        A folder written by `save_pretrained`; a folder that `train` wrote into; a ``.pth`` state dict, the
+        course's too (the architecture is read off the shapes); or a ``.ckpt`` checkpoint (its EMA weights).
+    device : str or torch.device
+        Where the model goes.
+    num_heads, betas, objective, image_size : optional
+        What bare weights do not say. The checkpoint beside a ``.pth`` is asked first; without one they are
+        the course's: 4 heads, cosine schedule of 400 steps, "eps", 64 x 64. What is given here comes first.
+
+    Returns
+    -------
+    DiffusionUNet
+        In eval mode.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file or folder.
+    ValueError
+        If what is there is no DiffusionUNet's weights; the message names the file and what is wrong with it.
+
+    Examples
+    --------
+    >>> import rust_diffusion as rd
+    >>> images = rd.load("weights/DDPMDenoiser.pth").sample(8, sampler="ddim", seed=0)  # doctest: +SKIP
+    """
+    where = checks.device("device", device)
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(f"path must be a str or a path, got {type(path).__name__}")
+    source = _locate(Path(path))
+    if source.is_dir():
+        if num_heads is not None:
+            raise ValueError(f"num_heads is part of {source / CONFIG} and cannot be given")
+        model = from_pretrained(source)
+    else:
+        model = from_weights(source, num_heads)
+    if objective is not None:
+        model.objective = checks.choice("objective", objective, OBJECTIVES)
+    if betas is not None:
+        model.betas = checks.schedule("betas", betas)
+    if image_size is not None:
+        model.image_size = checks.pair("image_size", image_size)
+    return model.to(where)
+
+
+def _recipe(betas: Tensor) -> dict[str, Any]:
+    """Describe the schedule: by name where it is one of ours with its usual constants, else in full."""
+    for name, schedule in SCHEDULES.items():
+        if torch.equal(schedule(len(betas)), betas):
+            return {"name": name, "num_steps": len(betas)}
+    return {"name": "custom", "num_steps": len(betas), "betas": betas.tolist()}
+
+
+def _betas(recipe: Any) -> Tensor:
+    try:
+        name, steps = recipe["name"], checks.integer("num_steps", recipe["num_steps"], 1, MAX_STEPS)
+        betas = SCHEDULES[name](steps) if name in SCHEDULES else checks.schedule("betas", recipe["betas"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f'"schedule" is not one that can be read: {error}') from None
+    if len(betas) != steps:
+        raise ValueError(f'"schedule" has {len(betas)} betas and says {steps}')
+    return betas
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(existing(path).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:  # numbers of thousands of digits, and endless nesting, too
+        raise ValueError(f"{path} is not JSON: {error}") from None
+    if not isinstance(config, dict) or config.get("format") != _FORMAT:
+        raise ValueError(f'{path} was not written by save_pretrained (no "format": "{_FORMAT}")')
+    if config.get("format_version") != _VERSION:
+        version = config.get("format_version")
+        raise ValueError(f"{path} has format_version {version!r}; this rust_diffusion reads {_VERSION}")
+    missing = [name for name in _FIELDS if name not in config]
+    if missing:
+        raise ValueError(f"{path} lacks {', '.join(map(repr, missing))}")
+    if not isinstance(config["model"], dict):
+        raise ValueError(f'{path}: "model" must be an object, got {config["model"]!r}')
+    if config["value_range"] != _VALUE_RANGE:
+        raise ValueError(f"{path}: value_range must be {_VALUE_RANGE}, got {config['value_range']!r}")
+    return config
+
+
+def _locate(path: Path) -> Path:
+    """Find the folder written by save_pretrained, or the one file, that is meant by `path`."""
+    if not path.exists():
+        raise FileNotFoundError(f"there is no file or folder {path}")
+    if path.is_file():
+        return path.parent if path.name in (CONFIG, WEIGHTS) else path
+    if (path / CONFIG).is_file():
+        return path
+    found = sorted(p for p in path.glob("*.pth") if not p.stem.endswith("_raw"))
+    if len(found) != 1:
+        there = ", ".join(p.name for p in found) or "none"
+        raise ValueError(
+            f"{path} holds neither {CONFIG} nor exactly one .pth file (found: {there}); name the file"
+        )
+    return found[0]

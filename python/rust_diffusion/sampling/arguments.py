@@ -1,0 +1,155 @@
+"""The arguments that the samplers share, checked, and the model as the engine takes it."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.amp.autocast_mode import is_autocast_available
+
+from rust_diffusion.model.card import OBJECTIVES
+from rust_diffusion.model.ema import EMA
+from rust_diffusion.model.unet import DiffusionUNet
+from rust_diffusion.sampling import noise
+from rust_diffusion.support import checks, graphs, guards
+
+PRECISIONS = ("fp32", "bf16", "fp16")
+#: Averaged weights that hold more than this of the initial ones draw noise rather than images.
+MAX_INITIAL_SHARE = 0.1
+
+
+class Arguments:
+    """The checked arguments that both samplers share."""
+
+    def __init__(
+        self,
+        model: Any,
+        num_samples: Any,
+        image_shape: Any,
+        device: Any,
+        generator: Any,
+        x_T: Any,
+        seed: Any,
+        objective: str | None,
+        precision: Any,
+    ) -> None:
+        self.device = checks.device("device", device)
+        count = checks.integer("num_samples", num_samples, 1)
+        shape = checks.integers("image_shape", image_shape, 1)
+        if len(shape) != 3:
+            raise ValueError(f"image_shape must be (C, H, W), got {tuple(shape)}")
+        self.shape = [count, *shape]
+        model = model.shadow if isinstance(model, EMA) else model
+        self.objective = objective if objective is not None else getattr(model, "objective", OBJECTIVES[0])
+        checks.choice("objective", self.objective, OBJECTIVES)
+        if generator is not None and seed is not None:
+            raise ValueError("give either generator or seed, not both")
+        self.noise = noise.source(generator, seed, count, self.device)
+        self.x_T = None if x_T is None else _start(x_T, self.shape, self.device)
+        precision = checks.choice("precision", precision, PRECISIONS)
+        if precision == PRECISIONS[0] and isinstance(model, DiffusionUNet):
+            precision = _under_autocast(self.device)
+        if precision == "fp16" and self.device.type == "cpu":
+            raise ValueError("precision 'fp16' needs a GPU; on the CPU take 'fp32' or 'bf16'")
+        self.model = _denoiser(model, self.shape, self.device, precision)
+        _warn_of_initial_weights(model)
+
+    def advice(self) -> str:
+        """What to do when the images do not fit into memory."""
+        return guards.try_batch_of(
+            self.shape[0],
+            "{0}, in several calls or by model.sample(..., batch_size={0}); with seed= they stay the same",
+        )
+
+    def modes(self) -> contextlib.AbstractContextManager[None]:
+        """What holds while images are drawn: our network has modes of its own, another one keeps the caller's."""
+        return guards.own_modes(self.device) if isinstance(self.model, tuple) else contextlib.nullcontext()
+
+    def start(self) -> Tensor:
+        if self.x_T is not None:
+            return self.x_T
+        if self.noise is not None:
+            return self.noise(self.shape)
+        return torch.randn(self.shape, device=self.device)
+
+
+def _under_autocast(device: torch.device) -> str:
+    """Return the precision that the caller's autocast asks for, float32 without one."""
+    known = is_autocast_available(device.type)
+    if not known or not torch.is_autocast_enabled(device.type):
+        return PRECISIONS[0]
+    dtype = torch.get_autocast_dtype(device.type)
+    if dtype == torch.float16 and device.type != "cpu":
+        return "fp16"
+    return "bf16" if dtype == torch.bfloat16 else PRECISIONS[0]
+
+
+def _start(x_T: Any, shape: list[int], device: torch.device) -> Tensor:
+    x = checks.tensor("x_T", x_T)
+    if list(x.shape) != shape:
+        raise ValueError(f"x_T must have shape {tuple(shape)}, got {tuple(x.shape)}")
+    if not x.is_floating_point():
+        raise TypeError(f"x_T must be a floating-point tensor, got {x.dtype}")
+    if not torch.isfinite(x).all():
+        raise ValueError("x_T must be finite, got NaN or infinity")
+    return x.detach().to(device=device, dtype=torch.float32)
+
+
+def _warn_of_initial_weights(model: Any) -> None:
+    """Say once that averaged weights are still largely the random ones that training began with."""
+    share = getattr(model, "_initial_share", None)
+    if share is not None and MAX_INITIAL_SHARE < share < 1.0 and not hasattr(model, "_warned_of_share"):
+        model._warned_of_share = True
+        warnings.warn(
+            f"{100 * share:.0f} % of these averaged weights (EMA) are still the random ones that training began "
+            f"with: train longer, use a smaller ema_decay or ema_warmup=True, or sample from the model itself",
+            stacklevel=4,
+        )
+
+
+def _denoiser(model: Any, shape: list[int], device: torch.device, precision: str) -> Any:
+    """Our own network runs without Python between the steps; anything else is called."""
+    if not callable(model):
+        raise TypeError(
+            f"model must be a DiffusionUNet or a callable (x_t, t) -> eps, got {type(model).__name__}"
+        )
+    if not isinstance(model, DiffusionUNet):
+        if precision != PRECISIONS[0]:
+            raise ValueError(
+                f"precision {precision!r} is for a DiffusionUNet; another model computes as it likes"
+            )
+        return lambda x, t: _prediction(model(x, t))
+    parameters = list(model.parameters())
+    if parameters[0].device != device:
+        raise ValueError(f"model is on {parameters[0].device}, device is {device}: move one of them")
+    if parameters[0].dtype != torch.float32:
+        raise TypeError(f"model must hold float32 weights to sample, got {parameters[0].dtype}")
+    if shape[1] != model.config["in_ch"]:
+        raise ValueError(
+            f"image_shape has {shape[1]} channels, the model takes {model.config['in_ch']} (in_ch)"
+        )
+    multiple = model._native.size_multiple
+    if shape[2] % multiple or shape[3] % multiple:
+        raise ValueError(
+            f"image_shape {tuple(shape[1:])}: the model needs heights and widths that are multiples of {multiple}"
+        )
+    if model._has_own_forward() or model._forward_hooks or model._forward_pre_hooks:
+        return model
+    dropout = model._dropout_rate()
+    # Dropout draws from the stream that the noise comes from, in turn with it.
+    recorder = None if dropout > 0 else graphs.recorder(device)
+    return model._native, parameters, dropout, precision, recorder
+
+
+def _prediction(output: Any) -> Any:
+    """The tensor in what a foreign model returned: diffusers wraps it in `.sample`, others in a tuple."""
+    if isinstance(output, Tensor):
+        return output
+    if isinstance(getattr(output, "sample", None), Tensor):
+        return output.sample
+    if isinstance(output, (tuple, list)) and output and isinstance(output[0], Tensor):
+        return output[0]
+    raise TypeError(f"model must return a torch.Tensor, got {type(output).__name__}")

@@ -1,0 +1,10 @@
+"""A training run: one call, from the images to the files."""
+
+from rust_diffusion.training.result import EpochInfo, TrainResult
+from rust_diffusion.training.train import train
+
+__all__ = [
+    "EpochInfo",
+    "TrainResult",
+    "train",
+]

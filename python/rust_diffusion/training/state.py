@@ -1,0 +1,149 @@
+"""Everything that a run is made of, and the checkpoint as its written form."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rust_diffusion import _native
+from rust_diffusion.files import checkpoint
+from rust_diffusion.model.ema import EMA
+from rust_diffusion.model.unet import DiffusionUNet
+
+#: torch.optim.AdamW's own defaults, which the engine uses too.
+ADAM_BETAS, ADAM_EPS = (0.9, 0.999), 1e-8
+
+
+class State:
+    """The tensors that the engine changes in place, and what has been measured."""
+
+    def __init__(self, model: DiffusionUNet, ema: EMA, options: dict[str, Any], timesteps: int) -> None:
+        self.model, self.ema, self.options, self.timesteps = model, ema, options, timesteps
+        self.parameters: list[Tensor] = list(model.parameters())
+        size = sum(p.numel() for p in self.parameters)
+        #: Running means of gradient and squared gradient, all parameters one behind the other.
+        device = self.parameters[0].device
+        self.moments = torch.zeros(size, device=device), torch.zeros(size, device=device)
+        self.history: list[float] = []
+        self.val_history: list[float | None] = []
+        self.best_loss = float("inf")
+        self.position: dict[str, Any] = _native.first_position()
+
+    def move_to(self, position: dict[str, Any]) -> None:
+        """Take over where the engine has come to."""
+        self.position = position
+        self.ema.shadow._initial_share = position["initial_share"]
+
+    def note_size(self, images: Tensor) -> None:
+        """Let the model know the size that it is trained for; samplers and saved weights carry it on."""
+        height, width = images.shape[-2:]
+        self.model.image_size = self.ema.shadow.image_size = (height, width)
+
+    def to_checkpoint(self, random: dict[str, Any], order_seed: int | None) -> dict[str, Any]:
+        """The course's keys, and one of ours for what they leave out."""
+        optimizer, scheduler = self._torch_states()
+        options = self.options
+        return {
+            "epoch": self.position["epoch"] - 1,
+            "model": self.model.state_dict(),
+            "ema": self.ema.state_dict(),
+            "optimizer": optimizer,
+            "scheduler": scheduler,
+            "scaler": self._scaler_state(),
+            "history": list(self.history),
+            "best_loss": self.best_loss,
+            "config": {
+                "target_epochs": options["epochs"],
+                "learning_rate": options["learning_rate"],
+                "weight_decay": options["weight_decay"],
+                "ema_decay": options["ema_decay"],
+                "grad_clip": options["grad_clip"],
+                "num_diffusion_steps": self.timesteps,
+            },
+            checkpoint.OWN: {
+                "format": checkpoint.FORMAT,
+                "position": dict(self.position),
+                "random": random,
+                "order_seed": order_seed,
+                "precision": options["precision"],
+                "objective": options["objective"],
+                "model": self.model.config,
+                "image_size": self.model.image_size,
+                "betas": self.model.betas,
+                "val_history": list(self.val_history),
+                "torch": str(torch.__version__),
+            },
+        }
+
+    def _torch_states(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """State dicts as torch's own classes write them, so that any loop of torch's goes on from them."""
+        options, epoch = self.options, self.position["epoch"]
+        optimizer = torch.optim.AdamW(
+            self.parameters,
+            lr=options["learning_rate"],
+            weight_decay=options["weight_decay"],
+            betas=ADAM_BETAS,
+            eps=ADAM_EPS,
+        )
+        scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=options["epochs"])
+        rate = _native.learning_rate(options, epoch, self.position["updates"])
+        scheduler.last_epoch, scheduler._step_count, scheduler._last_lr = epoch, epoch + 1, [rate]
+        optimizer.param_groups[0]["lr"] = rate
+        if self.position["updates"] > 0:
+            step = torch.tensor(float(self.position["updates"]))
+            views = zip(self.parameters, *(self._views(flat) for flat in self.moments), strict=True)
+            for parameter, first, second in views:
+                # copies: in the file each tensor is its own, as torch.optim writes them
+                optimizer.state[parameter] = {
+                    "step": step.clone(),
+                    "exp_avg": first.clone(),
+                    "exp_avg_sq": second.clone(),
+                }
+        return optimizer.state_dict(), scheduler.state_dict()
+
+    def _views(self, flat: Tensor) -> list[Tensor]:
+        parts = flat.split([p.numel() for p in self.parameters])
+        return [part.view(p.shape) for part, p in zip(parts, self.parameters, strict=True)]
+
+    def _scaler_state(self) -> dict[str, Any]:
+        """What torch.amp.GradScaler's state dict holds; empty when no scaler is at work."""
+        if self.options["precision"] != "fp16":
+            return {}
+        scaler = torch.GradScaler("cpu", init_scale=self.position["scale"])
+        return {
+            **scaler.state_dict(),
+            "scale": self.position["scale"],
+            "_growth_tracker": self.position["scale_healthy"],
+        }
+
+    def load(self, saved: dict[str, Any]) -> None:
+        """Go on from a checkpoint (checked before), the course's or ours."""
+        self.model.load_state_dict(saved["model"])
+        self.ema.shadow.load_state_dict(saved["ema"]["shadow"])
+        state = saved["optimizer"]["state"]
+        for index, views in enumerate(zip(*(self._views(flat) for flat in self.moments), strict=True)):
+            if state:
+                views[0].copy_(state[index]["exp_avg"])
+                views[1].copy_(state[index]["exp_avg_sq"])
+        self.history = [float(loss) for loss in saved.get("history", [])]
+        self.best_loss = float(saved.get("best_loss", min(self.history, default=float("inf"))))
+        own = saved.get(checkpoint.OWN)
+        if own is None:
+            self.move_to(self._position_of_the_course(saved))
+        else:
+            self.val_history = list(own["val_history"])
+            self.move_to({**self.position, **own["position"]})
+
+    def _position_of_the_course(self, saved: dict[str, Any]) -> dict[str, Any]:
+        state, scaler = saved["optimizer"]["state"], saved.get("scaler") or {}
+        updates = int(state[0]["step"]) if state else 0
+        position = {**self.position, "epoch": saved["epoch"] + 1, "updates": updates, "averaged": updates}
+        position["initial_share"] = float(saved["ema"]["decay"]) ** updates
+        if "scale" in scaler:
+            position["scale"], position["scale_healthy"] = (
+                float(scaler["scale"]),
+                int(scaler["_growth_tracker"]),
+            )
+        return position

@@ -1,0 +1,327 @@
+"""The command line: what it writes, what it says, and how it ends."""
+
+import inspect
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import images
+
+SMALL = ["--base-ch", "8", "--channel-mults", "1,2", "--attn-levels", "1", "--num-heads", "2"]
+TINY = [*SMALL, "--time-dim", "16", "--num-steps", "12"]
+TRAIN = [
+    "train",
+    "--data",
+    "phantoms:12",
+    "--size",
+    "16",
+    "--epochs",
+    "2",
+    "--batch-size",
+    "4",
+    "--seed",
+    "0",
+    *TINY,
+]
+
+
+@pytest.fixture
+def cli(capfd):
+    from rust_diffusion.cli import main
+
+    def call(*words):
+        """(exit status, standard output, standard error)."""
+        status = main([str(word) for word in words])
+        return (status, *capfd.readouterr())
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """A folder that `train` wrote into."""
+    from rust_diffusion.cli import main
+
+    out = tmp_path_factory.mktemp("cli") / "weights"
+    assert main([*TRAIN, "--device", "cpu", "--out", str(out)]) == 0
+    return out
+
+
+def test_train_leaves_weights_that_sample_reads(cli, tmp_path):
+    status, out, err = cli(*TRAIN, "--device", "cpu", "--out", tmp_path / "run", "--name", "mine")
+    assert status == 0, err
+    assert "epoch 1/2" in out and "epoch 2/2" in out, "a line per epoch where there is no terminal"
+    assert "\r" not in out + err and "%|" not in err, "no bar where there is no terminal"
+    files = {path.name for path in (tmp_path / "run").iterdir()}
+    assert {"mine.ckpt", "mine.pth", "mine_raw.pth"} <= files
+    # The hint at the end is a command that works.
+    words = re.search(r"^Next: rust-diffusion (.*)$", out, re.MULTILINE).group(1).split()
+    words[words.index("--out") + 1] = tmp_path / "grid.png"
+    status, out, err = cli(*words)
+    assert status == 0 and Image.open(tmp_path / "grid.png").size[0] > 32, err
+
+
+def test_the_same_train_command_goes_on(cli, tmp_path):
+    command = [*TRAIN, "--device", "cpu", "--out", tmp_path]
+    command[command.index("--epochs") + 1] = "1"
+    assert cli(*command)[0] == 0
+    command[command.index("--epochs") + 1] = "3"
+    status, out, err = cli(*command)
+    assert status == 0 and "epoch 1/3" not in out and "epoch 2/3" in out and "epoch 3/3" in out
+    assert "2 epochs" in out, err
+
+
+def test_train_reads_a_folder_of_images(cli, rd, tmp_path):
+    from rust_diffusion.view import pictures
+
+    pictures.write(tmp_path / "scans", rd.phantoms(6, size=16))
+    command = [*TRAIN, "--device", "cpu", "--out", tmp_path / "out"]
+    command[command.index("phantoms:12")] = tmp_path / "scans"
+    status, out, _ = cli(*command)
+    assert status == 0 and "6 images of 16 x 16" in out
+
+
+def test_every_option_of_train_and_the_samplers_is_there(cli, rd):
+    for command, functions in (
+        ("train", [rd.train, rd.DiffusionUNet]),
+        ("sample", [rd.ddim_sample, rd.DiffusionUNet.sample]),
+    ):
+        out = cli(command, "--help")[1]
+        missing = {
+            name
+            for function in functions
+            for name, parameter in inspect.signature(function).parameters.items()
+            if parameter.default is not inspect.Parameter.empty
+            and not re.search(rf"--(no-)?{name.replace('_', '-')}\b", out)
+        }
+        # in Python only: objects; under another name: image_size is --size
+        assert missing <= {"callback", "progress", "generator", "x_T", "in_ch", "image_size"}
+
+
+def test_defaults_in_the_help_are_pythons(cli, rd):
+    out = " ".join(cli("train", "--help")[1].split())
+    for name, parameter in inspect.signature(rd.train).parameters.items():
+        if isinstance(parameter.default, float):
+            shown = re.search(rf"--{name.replace('_', '-')} FLOAT.*?\[default: (.*?)\]", out).group(1)
+            assert float(shown) == parameter.default, name
+
+
+@pytest.mark.parametrize(
+    "words", [["--help"], *([c, "--help"] for c in ["demo", "train", "sample", "evaluate", "info"])]
+)
+def test_help_has_a_summary_and_examples(cli, words):
+    status, out, _ = cli(*words)
+    assert status == 0 and "Usage:" in out
+    if len(words) == 2:
+        assert f"  rust-diffusion {words[0]}" in out.split("Examples:")[1]
+
+
+def test_sample_writes_every_form(cli, weights, tmp_path):
+    names = ["grid.png", "values.npy", "values.pt", "walk.gif", "singles"]
+    outs = [word for name in names for word in ("--out", tmp_path / name)]
+    status, out, err = cli(
+        "sample", "--weights", weights, "--num-samples", 5, "--steps", 6, "--seed", 0, *outs
+    )
+    assert status == 0, err
+    values = np.load(tmp_path / "values.npy")
+    assert values.shape == (5, 1, 16, 16) and values.dtype == np.float32 and np.abs(values).max() <= 1
+    assert torch.equal(torch.load(tmp_path / "values.pt", weights_only=True), torch.from_numpy(values))
+    singles = sorted((tmp_path / "singles").iterdir())
+    assert [path.name for path in singles] == [f"{k:04d}.png" for k in range(5)]
+    levels = np.round((values[3, 0] + 1) / 2 * 255)
+    assert np.abs(np.asarray(Image.open(singles[3])) - levels).max() <= 1
+    animation = Image.open(tmp_path / "walk.gif")
+    assert animation.n_frames == 6, "a frame per step"
+    assert Image.open(tmp_path / "grid.png").size[0] > 3 * 16
+    assert [line for line in out.splitlines() if line.startswith("Wrote")] == [
+        f"Wrote {tmp_path / n}" for n in names
+    ]
+
+
+@pytest.mark.parametrize("sampler", [["ddim", "--eta", "1.0", "--steps", "5"], ["ddpm"]])
+def test_image_k_does_not_depend_on_the_batch(cli, weights, tmp_path, sampler):
+    def draw(count, *words):
+        path = tmp_path / "values.npy"
+        assert (
+            cli(
+                "sample",
+                "--weights",
+                weights,
+                "--sampler",
+                *sampler,
+                "--num-samples",
+                count,
+                *words,
+                "--out",
+                path,
+            )[0]
+            == 0
+        )
+        return np.load(path)
+
+    together = draw(6, "--seed", 7)
+    in_batches = draw(6, "--seed", 7, "--batch-size", 4)
+    fewer = draw(2, "--seed", 8)
+    assert np.allclose(in_batches, together, atol=1e-3)
+    assert np.allclose(fewer, together[1:3], atol=1e-3)
+    assert not np.allclose(together[0], together[1], atol=1e-2)
+
+
+def test_bare_weights_sample_with_what_is_said_about_them(cli, weights, rd, tmp_path):
+    bare = tmp_path / "bare.pth"
+    bare.write_bytes((weights / "DDPMDenoiser.pth").read_bytes())
+    said = ["--num-steps", 12, "--num-heads", 2, "--size", 16, "--seed", 0]
+    assert cli("sample", "--weights", bare, *said, "--out", tmp_path / "a.npy")[0] == 0
+    assert cli("sample", "--weights", weights, "--seed", 0, "--out", tmp_path / "b.npy")[0] == 0
+    assert np.array_equal(np.load(tmp_path / "a.npy"), np.load(tmp_path / "b.npy"))
+
+
+def test_evaluate_tells_sets_apart(cli, rd, weights, tmp_path):
+    from rust_diffusion.view import pictures
+
+    pictures.write(tmp_path / "a", rd.phantoms(24, size=32, seed=1))
+    pictures.write(tmp_path / "noise", torch.randn(24, 1, 32, 32).clamp(-1, 1))
+    reports = {}
+    for name in ("phantoms:24", tmp_path / "noise"):
+        status, out, err = cli(
+            "evaluate",
+            "--samples",
+            name,
+            "--data",
+            tmp_path / "a",
+            "--size",
+            32,
+            "--out",
+            tmp_path / "report.png",
+        )
+        assert status == 0 and (tmp_path / "report.png").stat().st_size > 0, err
+        reports[str(name)] = out
+    assert len(set(reports.values())) == 2
+
+
+def test_precision_reaches_the_sampler(cli, weights, tmp_path):
+    drawn = {}
+    for precision in ("fp32", "bf16"):
+        out = tmp_path / f"{precision}.npy"
+        words = ["--weights", weights, "--seed", 0, "--precision", precision, "--out", out]
+        assert cli("sample", *words)[0] == 0
+        drawn[precision] = np.load(out)
+    assert not np.array_equal(drawn["fp32"], drawn["bf16"])
+    assert cli("sample", "--weights", weights, "--precision", "banana", "--out", tmp_path / "x.npy")[0] == 2
+
+
+def test_train_takes_validation_data_and_says_how_to_read_images(cli, tmp_path):
+    images.dicom(tmp_path / "a.dcm", np.arange(32 * 32, dtype=np.uint16).reshape(32, 32))
+    words = [
+        "--data",
+        tmp_path,
+        "--window",
+        "-600,1500",
+        "--val-data",
+        "phantoms:3",
+        "--log-dir",
+        tmp_path / "log",
+    ]
+    status, _, err = cli(*TRAIN, *words, "--channels", 1, "--out", tmp_path / "run")
+    assert status == 0, err
+    table = (tmp_path / "log" / "DDPMDenoiser.csv").read_text().splitlines()
+    row = dict(zip(table[0].split(","), table[1].split(","), strict=True))
+    assert float(row["val_loss"]) > 0
+
+
+def test_info_says_what_is_linked(cli):
+    from rust_diffusion.support.versions import TORCH
+
+    status, out, _ = cli("info")
+    assert status == 0 and re.search(rf"^linked with torch +{re.escape(TORCH)}(\+\w+)?$", out, re.MULTILINE)
+    assert re.search(rf"^torch threads +{torch.get_num_threads()}$", out, re.MULTILINE)
+
+
+def test_quick_demo_leaves_everything_it_names(cli, tmp_path):
+    status, out, err = cli("demo", "--quick", "--out", tmp_path / "demo")
+    assert status == 0, err
+    report = (tmp_path / "demo" / "report.md").read_text()
+    for name in re.findall(r"`([\w./]+)`", report.split("To draw more")[0]):
+        assert (tmp_path / "demo" / name).exists(), name
+    assert str(tmp_path / "demo") in out
+    again = cli("demo", "--quick", "--out", tmp_path / "demo")
+    assert again[0] == 0, "it can be repeated"
+
+
+WRONG = [
+    (["sample", "--weights", "nowhere.pth", "--out", "x.png"], 1, "nowhere.pth"),
+    (["sample", "--weights", "{weights}", "--out", "x.bmp"], 1, ".png, .npy, .pt or .gif"),
+    (["sample", "--weights", "{weights}", "--out", "no/such/folder/x.png"], 1, "no/such/folder"),
+    (["sample", "--weights", "{weights}", "--steps", "99", "--out", "x.png"], 1, "sample_steps"),
+    (["sample", "--weights", "{weights}", "--num-samples", "0", "--out", "x.png"], 1, "num_samples"),
+    (["sample", "--weights", "{weights}", "--eta=-1", "--out", "x.png"], 1, "eta"),
+    (
+        ["sample", "--weights", "{weights}", "--sampler", "ddpm", "--eta", "1", "--out", "x.png"],
+        2,
+        "only for",
+    ),
+    (["sample", "--weights", "{weights}", "--sampler", "euler", "--out", "x.png"], 2, "euler"),
+    (["sample", "--weights", "{weights}", "--num-heads", "3", "--out", "x.png"], 1, "num_heads"),
+    (["sample", "--weights", "{weights}", "--device", "tpu", "--out", "x.png"], 1, "device"),
+    (["sample", "--out", "x.png"], 2, "--weights"),
+    ([*TRAIN, "--out", "run", "--channel-mults", "1,two"], 2, "1,two"),
+    ([*TRAIN, "--out", "run", "--size", "17"], 1, "multiple"),
+    ([*TRAIN, "--out", "run", "--epochs", "0"], 1, "epochs"),
+    ([*TRAIN, "--out", "run", "--learning-rate", "nan"], 1, "learning_rate"),
+    ([*TRAIN, "--out", "run", "--num-steps", "0"], 1, "num_steps"),
+    ([*TRAIN, "--out", "run", "--data", "no-such-folder"], 1, "no-such-folder"),
+    ([*TRAIN, "--out", "run", "--data", "phantoms:many"], 2, "phantoms:many"),
+    ([*TRAIN, "--out", "run", "--no-such-option"], 2, "--no-such-option"),
+    ([*TRAIN, "--out", "run", "--val-data", "no-such-folder"], 1, "--val-data no-such-folder: "),
+    (["sample", "--weights", "{weights}", "--num-steps", "99", "--out", "x.png"], 2, "--steps"),
+    (["sample", "--weights", "{weights}", "--out", "/proc/x.png"], 1, "/proc/x.png"),
+    (["evaluate", "--samples", "phantoms:9", "--data", "phantoms:9", "--eta", "1"], 2, "only with --weights"),
+    (["evaluate", "--samples", "phantoms:9", "--data", "phantoms:9", "--out", "x.jpg"], 2, ".png"),
+    (["dance"], 2, "dance"),
+]
+
+
+@pytest.mark.parametrize("words, expected, message", WRONG, ids=[" ".join(w[-4:]) for w, _, _ in WRONG])
+def test_a_mistake_is_one_line_and_a_status(cli, weights, tmp_path, monkeypatch, words, expected, message):
+    monkeypatch.chdir(tmp_path)
+    status, out, err = cli(*(word.format(weights=weights) for word in words))
+    assert status == expected and message in err, err
+    assert "Traceback" not in out + err
+    if expected == 1:
+        assert len(err.strip().splitlines()) == 1 and err.startswith("Error: ")
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()], "nothing was written"
+
+
+@pytest.mark.parametrize("where", ["before", "after"])
+def test_debug_shows_the_traceback(cli, where):
+    words = ["sample", "--weights", "nowhere.pth", "--out", "x.png"]
+    words = ["--debug", *words] if where == "before" else [*words, "--debug"]
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        cli(*words)
+
+
+def test_python_dash_m_and_the_exit_status(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "rust_diffusion", "sample", "--weights", "nowhere", "--out", "x.png"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 1 and "nowhere" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_an_interrupt_ends_in_130(cli, monkeypatch):
+    from rust_diffusion.cli import about
+
+    def interrupted():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(about, "about", interrupted)
+    status, _, err = cli("info")
+    assert status == 130 and err.strip() == "Interrupted."

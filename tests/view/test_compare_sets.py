@@ -1,0 +1,104 @@
+"""compare_sets, on sets that are known to be equal and known to differ."""
+
+import pytest
+import torch
+
+from tools import slices
+
+
+@pytest.fixture
+def compare(rd):
+    def run(a, b, **options):
+        return rd.compare_sets(a, b, **options)
+
+    return run
+
+
+def test_equal_distributions_are_not_told_apart(compare):
+    """Of p-values under equality one in twenty is below 0.05; of ten, four would be a miracle."""
+    low = 0
+    for seed in range(10):
+        result = compare(slices(40, seed=2 * seed), slices(40, seed=2 * seed + 1), seed=seed)
+        low += result.raw.p_value < 0.05
+        assert abs(result.raw.mmd2) < 0.05
+    assert low < 4
+
+
+@pytest.mark.parametrize(
+    "change",
+    [lambda x: x * 0.5, lambda x: x + 0.3, lambda x: x.flip(-1).cumsum(-1) / 8 - 0.5],
+    ids=["flat", "bright", "other"],
+)
+def test_other_distributions_are_told_apart(compare, change):
+    result = compare(change(slices(40, seed=1)), slices(40, seed=2))
+    assert result.raw.p_value < 0.01 and result.raw.mmd2 > 0
+
+
+def test_texture_is_seen_in_the_patches(compare):
+    a = slices(60, size=32, seed=1)
+    noisy = a + 0.05 * torch.randn(a.shape)
+    result = compare(noisy, slices(60, size=32, seed=2))
+    assert result.patches.p_value < 0.01 and result.patches.mmd2 > 10 * abs(result.raw.mmd2)
+
+
+def test_the_estimate_is_unbiased():
+    """The mean over many draws is 0 for equal distributions, where the biased estimate is above 0."""
+    from rust_diffusion.view.compare import _discrepancy
+
+    generator = torch.Generator().manual_seed(0)
+    values = [_discrepancy(torch.randn(8, 3), torch.randn(8, 3), generator).mmd2 for _ in range(200)]
+    mean, error = torch.tensor(values).mean(), torch.tensor(values).std() / len(values) ** 0.5
+    assert abs(mean) < 4 * error
+
+
+def test_copies_are_found_and_new_images_are_not_accused(compare):
+    training = slices(50, seed=1)
+    half = torch.cat([training[:10], slices(10, seed=2)])
+    result = compare(half, training)
+    assert result.copied == 0.5
+    assert result.nearest[:10].max() < 1e-5 < result.nearest[10:].min()
+    assert result.nearest_index[:10].tolist() == list(range(10))
+    brightened = (training[:10] + 0.01).clamp(-1, 1)
+    assert compare(brightened, training).copied == 1.0
+
+
+def test_ms_ssim_tells_variety(compare):
+    pytest.importorskip("torchmetrics")
+    one = slices(1, size=32).repeat(20, 1, 1, 1) + 0.01 * torch.randn(20, 1, 32, 32)
+    result = compare(one, slices(20, size=32, seed=3))
+    assert result.ms_ssim_a > 0.95 > 0.7 > result.ms_ssim_b
+    assert compare(one[..., :6, :6], one[..., :6, :6]).ms_ssim_a is None, "too small for its window"
+
+
+def test_the_same_seed_gives_the_same_numbers_and_arrays_are_taken(compare):
+    a, b = slices(30, seed=1), slices(30, seed=2)
+    first, again = compare(a, b, max_images=20), compare(a.numpy(), b.numpy(), max_images=20)
+    assert str(first) == str(again) and len(first.a) == 20
+    levels = ((a + 1) * 127.5).round().to(torch.uint8)
+    assert compare(levels, a).nearest.max() < 0.01
+
+
+def test_the_report_is_one_figure(compare, tmp_path):
+    import matplotlib
+
+    matplotlib.use("Agg")
+    figure = compare(slices(8, seed=1), slices(9, seed=2)).figure()
+    assert len(figure.axes) == 13
+    figure.savefig(tmp_path / "report.png")
+    assert "near copies" in str(compare(slices(4), slices(5, seed=1)))
+
+
+@pytest.mark.parametrize(
+    "a, error, message",
+    [
+        (torch.zeros(2, 1, 8, 8), ValueError, "a must be"),
+        (torch.zeros(5, 8, 8), ValueError, "a must be"),
+        (torch.zeros(5, 1, 9, 8), ValueError, "one shape"),
+        (torch.full((5, 1, 8, 8), float("nan")), ValueError, "a must be finite"),
+        (torch.zeros(5, 1, 8, 8, dtype=torch.int64), TypeError, "a must be"),
+        ("images", TypeError, "a must be"),
+    ],
+)
+def test_arguments_are_checked(compare, a, error, message):
+    with pytest.raises(error, match=message):
+        compare(a, torch.zeros(5, 1, 8, 8))
