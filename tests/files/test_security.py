@@ -359,8 +359,8 @@ def test_a_link_among_the_files_is_replaced_and_not_followed(fit, tmp_path):
 
 # ---------------------------------------------------------------------- the sources
 
-#: The one file with `unsafe`: the calls into libtorch.
-UNSAFE = "src/core/src/libtorch/mod.rs"
+#: The one folder with `unsafe`: the calls into libtorch.
+UNSAFE = "src/core/src/libtorch/"
 
 
 def code_lines(path):
@@ -377,7 +377,7 @@ def test_unsafe_rust_is_where_it_belongs_and_says_why():
                 continue
             if re.search(r"(allow|deny|forbid|warn)\(.*unsafe", line):
                 continue  # the lint's own name
-            assert name == UNSAFE, f"{name}:{number + 1}: {line.strip()}"
+            assert name.startswith(UNSAFE), f"{name}:{number + 1}: {line.strip()}"
             near = "\n".join(lines[max(0, number - 8) : number + 1])
             assert "SAFETY" in near or "# Safety" in near, (
                 f"{name}:{number + 1} gives no reason: {line.strip()}"

@@ -15,7 +15,6 @@ mod libtorch;
 pub mod nn;
 pub mod sampler;
 pub mod schedule;
-mod threads;
 pub mod train;
 
 pub use error::{Error, Result};

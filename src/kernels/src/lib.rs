@@ -12,34 +12,28 @@
 //! |---|---|
 //! | [`norm::forward`] | y = dropout(silu(GroupNorm(source))); writes y and each group's mean and rstd (N, groups) |
 //! | [`norm::backward`] | from dy: dx of each part of the source (written, or added), dweight, dbias, dshift (all three written) |
-//! | [`dropout::draw`] | a mask of 0 and 1 from the numbers of a [`dropout::Twister`], as torch draws it on the CPU |
-//! | [`dropout::channels_last`] | bytes (N, C, H, W) as (N, H, W, C) |
+//! | [`norm::dropout::draw`] | a mask of 0 and 1 from the numbers of a [`norm::dropout::Twister`], as torch draws it on the CPU |
+//! | [`norm::dropout::channels_last`] | bytes (N, C, H, W) as (N, H, W, C) |
 //! | [`attention::forward`] | from packed qkv (N, positions, 3 C): out (N, positions, C) and logsumexp (N, heads, positions), as torch's flash attention on the CPU gives them |
 //! | [`attention::backward`] | from dout, qkv, out and logsumexp: dqkv (N, positions, 3 C), written |
-//! | [`optim::step`] | weights, both moments, EMA shadow and bf16 copy after one AdamW step with `scale * gradient` |
+//! | [`optim::step`] | weights, both moments and EMA shadow after one AdamW step with `scale * gradient` |
 //! | [`optim::sum_of_squares`] | sum of x^2 in f64; not finite exactly if some x is not |
-//! | [`winograd::Filter::new`] | packs weights (O, I, 3, 3) for a [`winograd::Method`]: F2 and F4 (stride 1), Upsample (nearest x2, then stride 1), Downsample (stride 2), all with padding 1 |
-//! | [`winograd::Filter::of_input_gradient`] | packs the same weights for the gradient of the output to the gradient of the (whole) input |
-//! | [`winograd::Filter::update`] | packs new weights of the same shape into a filter, on the pool (after each optimiser step) |
-//! | [`winograd::convolve`] | y = filter * source + bias(C) + shift(N, C) + residual(N, H, W, C) + (own: what y held), each addend optional |
-//! | [`winograd::weight_gradient`] | from the source and dy: dw (O, I, 3, 3) and, if asked for, dbias (both written) |
-//! | [`elementwise::add`], [`elementwise::accumulate`], [`elementwise::convert`] | y = a + b; y += x; y = x in another element type |
+//! | [`conv::Filter::new`] | packs weights (O, I, 3, 3) for a [`conv::Method`]: F2 and F4 (stride 1), Upsample (nearest x2, then stride 1), Downsample (stride 2), all with padding 1 |
+//! | [`conv::Filter::of_input_gradient`] | packs the same weights for the gradient of the output to the gradient of the (whole) input |
+//! | [`conv::Filter::update`] | packs new weights of the same shape into a filter, on the pool (after each optimiser step) |
+//! | [`conv::convolve`] | y = filter * source + bias(C) + residual(N, H, W, C), both addends optional |
+//! | [`conv::weight_gradient`] | from the source and dy: dw (O, I, 3, 3) and, if asked for, dbias (both written) |
 
 #![forbid(unsafe_code)]
 
 pub mod attention;
-pub mod dropout;
-pub mod element;
-pub mod elementwise;
+pub mod conv;
 pub mod error;
-pub mod math;
 pub mod norm;
 pub mod optim;
 pub mod pool;
 mod product;
 pub mod simd;
 pub mod source;
-pub mod split;
 #[cfg(test)]
 mod testing;
-pub mod winograd;

@@ -1,11 +1,10 @@
 //! The optimiser's step in one pass over flat buffers, and the gradient's norm.
 
-use crate::element::{load, store};
 use crate::error::{check_len, Error, Result};
+use crate::pool::split::Split;
 use crate::pool::Pool;
+use crate::simd::element::{load, store};
 use crate::simd::{dispatch, Kernel, Simd, LANES};
-use crate::split::Split;
-use half::bf16;
 
 /// AdamW (Loshchilov and Hutter 2019) at its `step`-th step, counted from 1.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -26,8 +25,6 @@ pub struct State<'a> {
     pub second: &'a mut [f32],
     /// Averaged weights and their decay: shadow = decay * shadow + (1 - decay) * weights, with the new weights.
     pub ema: Option<(f64, &'a mut [f32])>,
-    /// Receives the new weights rounded to bf16.
-    pub rounded: Option<&'a mut [bf16]>,
 }
 
 /// Elements per task: they stay in the second-level cache, and tasks are many enough to share out evenly.
@@ -48,9 +45,6 @@ pub fn step(pool: &dyn Pool, adamw: &AdamW, scale: f32, gradient: &[f32], state:
     if let Some((_, shadow)) = &state.ema {
         check_len("ema", shadow.len(), n)?;
     }
-    if let Some(rounded) = &state.rounded {
-        check_len("rounded", rounded.len(), n)?;
-    }
     if adamw.step == 0 {
         return Err(Error("step is 0; steps are counted from 1".into()));
     }
@@ -61,7 +55,6 @@ pub fn step(pool: &dyn Pool, adamw: &AdamW, scale: f32, gradient: &[f32], state:
     let first = Split::new(state.first, pieces, end);
     let second = Split::new(state.second, pieces, end);
     let shadow = state.ema.map(|(_, shadow)| Split::new(shadow, pieces, end));
-    let rounded = state.rounded.map(|rounded| Split::new(rounded, pieces, end));
     pool.run(pieces, &|i| {
         dispatch(Piece {
             factors,
@@ -70,7 +63,6 @@ pub fn step(pool: &dyn Pool, adamw: &AdamW, scale: f32, gradient: &[f32], state:
             first: first.take(i),
             second: second.take(i),
             shadow: shadow.as_ref().map(|shadow| shadow.take(i)),
-            rounded: rounded.as_ref().map(|rounded| rounded.take(i)),
         });
     });
     Ok(())
@@ -113,7 +105,6 @@ struct Piece<'a> {
     first: &'a mut [f32],
     second: &'a mut [f32],
     shadow: Option<&'a mut [f32]>,
-    rounded: Option<&'a mut [bf16]>,
 }
 
 impl Kernel for Piece<'_> {
@@ -137,12 +128,9 @@ impl Kernel for Piece<'_> {
             store(s, first, m);
             store(s, second, v);
             store(s, weights, w);
-            if let Some(shadow) = self.shadow.as_mut().map(|shadow| &mut shadow[own.clone()]) {
+            if let Some(shadow) = self.shadow.as_mut().map(|shadow| &mut shadow[own]) {
                 let kept = s.mul(load(s, shadow), s.splat(f.decay[0]));
                 store(s, shadow, s.fma(w, s.splat(f.decay[1]), kept));
-            }
-            if let Some(rounded) = self.rounded.as_mut().map(|rounded| &mut rounded[own]) {
-                store(s, rounded, w);
             }
         }
     }
@@ -206,23 +194,17 @@ mod tests {
         let (g, start) = (normal(n, 1), normal(n, 2));
         let adamw = AdamW { learning_rate: 1e-2, betas: (0.9, 0.999), eps: 1e-8, weight_decay: 1e-2, step: 0 };
         let (mut w, mut shadow) = (start.clone(), start.clone());
-        let (mut first, mut second, mut rounded) = (vec![0.0; n], vec![0.0; n], vec![bf16::ZERO; n]);
+        let (mut first, mut second) = (vec![0.0; n], vec![0.0; n]);
         for t in 1..=5 {
             let g: Vec<f32> = g.iter().map(|g| g / t as f32).collect();
-            let state = State {
-                weights: &mut w,
-                first: &mut first,
-                second: &mut second,
-                ema: Some((0.9, &mut shadow)),
-                rounded: Some(&mut rounded),
-            };
+            let state =
+                State { weights: &mut w, first: &mut first, second: &mut second, ema: Some((0.9, &mut shadow)) };
             step(pool, &AdamW { step: t, ..adamw }, 0.5, &g, state).unwrap();
         }
         let (mut want, mut want_shadow) = (as_f64(&start), as_f64(&start));
         reference(adamw, 5, 0.5, &g, &mut want, &mut want_shadow, 0.9);
         assert_close(&w, &want, 3e-7, "weights");
         assert_close(&shadow, &want_shadow, 3e-7, "shadow");
-        assert!(w.iter().zip(&rounded).all(|(w, r)| bf16::from_f32(*w) == *r));
         [w, shadow]
     }
 
@@ -255,7 +237,7 @@ mod tests {
         let adamw = AdamW { learning_rate: 1.0, betas: (0.9, 0.99), eps: 1e-8, weight_decay: 0.0, step: 0 };
         let (mut w, mut m, mut v) = ([0.0; 3], [0.0; 3], [0.0; 3]);
         let mut attempt = |step_number, g: &[f32]| {
-            let state = State { weights: &mut w, first: &mut m, second: &mut v, ema: None, rounded: None };
+            let state = State { weights: &mut w, first: &mut m, second: &mut v, ema: None };
             step(&Serial, &AdamW { step: step_number, ..adamw }, 1.0, g, state)
         };
         assert!(attempt(0, &[0.0; 3]).is_err());

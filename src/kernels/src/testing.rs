@@ -1,6 +1,6 @@
 //! What tests share: numbers to fill tensors with, and the distance of two results.
 
-use crate::element::Element;
+use crate::simd::element::Element;
 use crate::simd::{limit_isa, Isa};
 use std::sync::Mutex;
 

@@ -135,7 +135,6 @@ impl AdamW {
                 first: slice_mut(&mut state.first.views_mut()[k])?,
                 second: slice_mut(&mut state.second.views_mut()[k])?,
                 ema: Some((decay, slice_mut(&mut shadow)?)),
-                rounded: None,
             };
             kernel::step(&TorchPool, &adamw, factor as f32, slice(gradient)?, parts)?;
         }

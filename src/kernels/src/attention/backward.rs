@@ -4,12 +4,12 @@
 use super::forward::parts;
 use super::pack::{transpose, ByRow, Rows, ToRows};
 use super::{exp2, penalty, sized, Heads, MOST_ROWS, SCRATCH};
-use crate::element::Element;
 use crate::error::{check_len, Result};
+use crate::pool::split::Split;
 use crate::pool::Pool;
 use crate::product::{multiply, Correlations, Operands};
+use crate::simd::element::Element;
 use crate::simd::{dispatch, Kernel, Line, Simd, LANES};
-use crate::split::Split;
 use std::f32::consts::{LN_2, LOG2_E};
 
 /// Writes dqkv (N, positions, 3 C) from dout (N, positions, C), what went into [`super::forward`] and what came out.

@@ -2,12 +2,12 @@
 
 use super::pack::{transpose, ByRow, Rows, ToRows};
 use super::{exp2, penalty, sized, Heads, MOST_ROWS, SCRATCH};
-use crate::element::Element;
 use crate::error::Result;
+use crate::pool::split::Split;
 use crate::pool::Pool;
 use crate::product::{multiply, Operands};
+use crate::simd::element::Element;
 use crate::simd::{dispatch, Kernel, Line, Simd, LANES};
-use crate::split::Split;
 use std::f32::consts::LN_2;
 
 /// From qkv (N, positions, 3 C), the queries, keys and values of all heads side by side, writes out (N, positions, C) and

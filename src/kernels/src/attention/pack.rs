@@ -1,6 +1,6 @@
 //! Matrices brought into lines, and back.
 
-use crate::element::{load, store, Element};
+use crate::simd::element::{load, store, Element};
 use crate::simd::{Kernel, Line, Simd, LANES};
 
 /// Rows of `width` numbers that begin `stride` apart.

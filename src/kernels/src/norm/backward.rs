@@ -5,13 +5,13 @@
 
 use super::forward::normalised;
 use super::{for_each_image, Block, Chunks, DropoutRow, GroupNorm, Image};
-use crate::element::{load, store, Element};
 use crate::error::{check_len, Result};
-use crate::math::silu_slope;
+use crate::pool::split::Split;
 use crate::pool::Pool;
+use crate::simd::element::{load, store, Element};
+use crate::simd::math::silu_slope;
 use crate::simd::{dispatch, Kernel, Simd, LANES};
 use crate::source::{Images, Source};
-use crate::split::Split;
 use std::ops::Range;
 
 /// A gradient of one part of the input: written, or added to what is there.

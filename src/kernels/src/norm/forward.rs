@@ -1,13 +1,13 @@
 //! The forward pass: statistics of every group, then the values.
 
 use super::{for_each_image, Block, Chunks, GroupNorm, Image};
-use crate::element::{load, store, Element};
 use crate::error::{check_len, Result};
-use crate::math::sigmoid;
+use crate::pool::split::Split;
 use crate::pool::Pool;
+use crate::simd::element::{load, store, Element};
+use crate::simd::math::sigmoid;
 use crate::simd::{dispatch, Kernel, Simd, LANES};
 use crate::source::{Images, Source};
-use crate::split::Split;
 use std::ops::Range;
 
 /// Writes y (N, H, W, C) and the groups' mean and rstd (N, groups).

@@ -4,6 +4,7 @@
 //! added in their order, so results do not depend on the threads.
 
 mod backward;
+pub mod dropout;
 mod forward;
 #[cfg(test)]
 mod tests;
@@ -41,7 +42,7 @@ pub struct Dropout<'a> {
 }
 
 impl<'a> Dropout<'a> {
-    /// What befalls the channels of a row, `places` counted over the whole tensor.
+    /// The factors of one row of channels, `places` counted over the whole tensor.
     #[inline(always)]
     fn row(&self, places: Range<usize>) -> DropoutRow<'a> {
         DropoutRow { kept: &self.kept[places], scale: 1.0 / (1.0 - self.p) as f32 }

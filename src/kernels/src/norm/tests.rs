@@ -1,6 +1,6 @@
 use super::*;
-use crate::element::Element;
 use crate::pool::Scoped;
+use crate::simd::element::Element;
 use crate::simd::Isa;
 use crate::testing::{as_f64, as_type, assert_close, normal, with_isa, ALL_ISAS};
 use half::bf16;

@@ -2,8 +2,8 @@
 //!
 //! Fast filtering multiplies in float32 whatever it reads and writes; it is still ahead of libtorch's bfloat16.
 
+use diffusion_kernels::conv::{self as kernel, Addends, Method};
 use diffusion_kernels::source::{Images, Source};
-use diffusion_kernels::winograd::{self, Addends, Method};
 use half::bf16;
 use tch::{Kind, Tensor};
 
@@ -97,12 +97,12 @@ fn fast_forward<T: Stored>(
     let mut y = Tensor::f_empty([b, h, w, conv.cout], (T::KIND, x.device()))?;
     let bias = Some(slice::<f32>(&weights.params[conv.param + 1])?);
     let residual = residual.map(slice::<T>).transpose()?;
-    let addends = Addends { bias, residual, ..Addends::default() };
+    let addends = Addends { bias, residual };
     let source = Source::new(slice::<T>(x)?, conv.cin as usize);
     let (from, to) = (images(x)?, images(&y)?);
     let out = slice_mut::<T>(&mut y)?;
     weights.with_filter(conv, method, Direction::Forward, |filter| {
-        Ok(winograd::convolve(&TorchPool, from, &source, filter, &addends, to, out)?)
+        Ok(kernel::convolve(&TorchPool, from, &source, filter, &addends, to, out)?)
     })?;
     Ok(y)
 }
@@ -164,7 +164,7 @@ fn fast_layer_gradients<T: Stored>(
     let float = (Kind::Float, x.device());
     let mut dw = Tensor::f_empty([conv.cout, conv.cin, conv.kernel, conv.kernel], float)?;
     let mut db = Tensor::f_empty([conv.cout], float)?;
-    winograd::weight_gradient(
+    kernel::weight_gradient(
         &TorchPool,
         resize.method(Pass::Backward, T::KIND),
         images(x)?,
@@ -191,7 +191,7 @@ fn fast_input_gradient<T: Stored>(
     let (from, to) = (images(dy)?, images(&dx)?);
     let out = slice_mut::<T>(&mut dx)?;
     weights.with_filter(conv, method, Direction::InputGradient, |filter| {
-        Ok(winograd::convolve(&TorchPool, from, &source, filter, &Addends::default(), to, out)?)
+        Ok(kernel::convolve(&TorchPool, from, &source, filter, &Addends::default(), to, out)?)
     })?;
     Ok(dx)
 }

@@ -2,7 +2,7 @@
 
 use std::sync::OnceLock;
 
-use diffusion_kernels::dropout::{channels_last, draw, Twister};
+use diffusion_kernels::norm::dropout::{channels_last, draw, Twister};
 use diffusion_kernels::norm::Dropout;
 use tch::{Kind, Tensor};
 

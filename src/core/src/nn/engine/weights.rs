@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use diffusion_kernels::winograd::{Filter, Method};
+use diffusion_kernels::conv::{Filter, Method};
 use tch::{Kind, Tensor};
 
 use super::super::blueprint::Conv;

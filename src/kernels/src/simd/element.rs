@@ -89,3 +89,34 @@ fn padded<T: Element>(from: &[T]) -> [T; LANES] {
 fn cut<T: Element>(to: &mut [T], block: &[T; LANES]) {
     to.iter_mut().zip(block).for_each(|(x, b)| *x = *b);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::simd::{dispatch, Kernel};
+    use crate::testing::{with_isa, ALL_ISAS};
+
+    struct Copy<'a, X, Y>(&'a [X], &'a mut [Y]);
+    impl<X: Element, Y: Element> Kernel for Copy<'_, X, Y> {
+        type Out = ();
+        #[inline(always)]
+        fn run<S: Simd>(self, s: S) {
+            self.0.chunks(LANES).zip(self.1.chunks_mut(LANES)).for_each(|(x, y)| store(s, y, load(s, x)));
+        }
+    }
+
+    #[test]
+    fn rounding_to_bfloat16_keeps_what_is_special() {
+        let x = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, -0.0, f32::MAX, 1.003_906_2, f32::from_bits(1)];
+        for isa in ALL_ISAS {
+            with_isa(isa, || {
+                let (x, mut y, mut back) = ([x, x, x].concat(), [bf16::ZERO; 21], [0.0f32; 21]);
+                dispatch(Copy(&x, &mut y));
+                dispatch(Copy(&y, &mut back));
+                assert!(y[0].is_nan() && back[0].is_nan());
+                let ordinary = || (0..21).filter(|i| i % 7 > 0);
+                assert!(ordinary().all(|i| y[i] == bf16::from_f32(x[i]) && back[i] == y[i].to_f32()), "{y:?}");
+            });
+        }
+    }
+}

@@ -6,13 +6,13 @@ use super::method::{with_scheme, Method, Way};
 use super::scheme::Scheme;
 use super::tile::{FromGradients, Grid, ToPoints};
 use super::{check_sizes, grow, zeros_for, SCRATCH};
-use crate::element::Element;
 use crate::error::{check_len, Error, Result};
+use crate::pool::split::Split;
 use crate::pool::Pool;
 use crate::product::Correlations;
+use crate::simd::element::Element;
 use crate::simd::{dispatch, Line, LANES};
 use crate::source::{Images, Source};
-use crate::split::Split;
 use std::marker::PhantomData;
 use std::ops::Range;
 

@@ -31,27 +31,27 @@ macro_rules! with_scheme {
     ($way:expr, $scheme:ident => $body:expr) => {
         match $way {
             Way::F2 => {
-                type $scheme = crate::winograd::scheme::F2;
+                type $scheme = crate::conv::scheme::F2;
                 $body
             }
             Way::F4 => {
-                type $scheme = crate::winograd::scheme::F4;
+                type $scheme = crate::conv::scheme::F4;
                 $body
             }
             Way::Up => {
-                type $scheme = crate::winograd::scheme::Up;
+                type $scheme = crate::conv::scheme::Up;
                 $body
             }
             Way::UpGradient => {
-                type $scheme = crate::winograd::scheme::UpGradient;
+                type $scheme = crate::conv::scheme::UpGradient;
                 $body
             }
             Way::Down => {
-                type $scheme = crate::winograd::scheme::Down;
+                type $scheme = crate::conv::scheme::Down;
                 $body
             }
             Way::DownGradient => {
-                type $scheme = crate::winograd::scheme::DownGradient;
+                type $scheme = crate::conv::scheme::DownGradient;
                 $body
             }
         }

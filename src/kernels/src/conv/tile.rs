@@ -5,7 +5,7 @@
 use super::method::Shape;
 use super::scheme::Scheme;
 use super::unroll;
-use crate::element::{load, store, Element};
+use crate::simd::element::{load, store, Element};
 use crate::simd::{Kernel, Line, Simd, LANES};
 use crate::source::{Images, Source};
 use std::marker::PhantomData;
@@ -103,12 +103,8 @@ impl<T: Element, K: Scheme<W, P, M>, const W: usize, const P: usize, const M: us
 pub struct Addends<'a, T> {
     /// (channels)
     pub bias: Option<&'a [f32]>,
-    /// (N, channels)
-    pub shift: Option<&'a [f32]>,
     /// (N, H, W, channels)
     pub residual: Option<&'a [T]>,
-    /// What the output holds already: its gradient so far, for instance.
-    pub own: bool,
 }
 
 /// Writes the outputs of tiles `tiles` for the channels of some panels from `m[point * stride + panel * count + tile]`.
@@ -143,9 +139,6 @@ impl<T: Element, K: Scheme<W, P, M>, const W: usize, const P: usize, const M: us
                 if let Some(bias) = self.addends.bias {
                     base = load(s, &bias[own.clone()]);
                 }
-                if let Some(shift) = self.addends.shift {
-                    base = s.add(base, load(s, &shift[image * channels + own.start..image * channels + own.end]));
-                }
                 let products = &self.m[k * count + t..];
                 let mut columns = [[s.splat(0.0); M]; P];
                 unroll!(q < P {
@@ -170,9 +163,6 @@ impl<T: Element, K: Scheme<W, P, M>, const W: usize, const P: usize, const M: us
                             let mut value = s.add(value, base);
                             if let Some(residual) = self.addends.residual {
                                 value = s.add(value, load(s, &residual[at]));
-                            }
-                            if self.addends.own {
-                                value = s.add(value, load(s, out));
                             }
                             store(s, out, value);
                         }

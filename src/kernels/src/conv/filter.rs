@@ -6,9 +6,9 @@ use super::method::{with_scheme, Method, Way};
 use super::scheme::Scheme;
 use super::unroll;
 use crate::error::{check_len, Error, Result};
+use crate::pool::split::Split;
 use crate::pool::{Pool, Serial};
 use crate::simd::{dispatch, Kernel, Line, Simd, LANES};
-use crate::split::Split;
 use std::marker::PhantomData;
 
 /// A filter ready for [`super::convolve`].

@@ -18,8 +18,8 @@ pub use gradient::weight_gradient;
 pub use method::Method;
 pub use tile::Addends;
 
-use crate::element::Element;
 use crate::error::{Error, Result};
+use crate::simd::element::Element;
 use crate::simd::Line;
 use crate::source::{Images, Source};
 use std::cell::Cell;

@@ -5,13 +5,13 @@ use super::method::{with_scheme, Way};
 use super::scheme::Scheme;
 use super::tile::{Addends, Grid, ToImages, ToPoints};
 use super::{check_sizes, grow, zeros_for, SCRATCH};
-use crate::element::Element;
 use crate::error::{check_len, Error, Result};
+use crate::pool::split::Split;
 use crate::pool::Pool;
 use crate::product::{Products, PANELS};
+use crate::simd::element::Element;
 use crate::simd::{dispatch, Line, LANES};
 use crate::source::{Images, Source};
-use crate::split::Split;
 use std::marker::PhantomData;
 use std::ops::Range;
 
@@ -140,9 +140,6 @@ fn check<T>(from: Images, x: &Source<T>, filter: &Filter, addends: &Addends<T>, 
     check_len("y", y, positions * filter.outputs)?;
     if let Some(bias) = addends.bias {
         check_len("bias", bias.len(), filter.outputs)?;
-    }
-    if let Some(shift) = addends.shift {
-        check_len("shift", shift.len(), to.batch * filter.outputs)?;
     }
     if let Some(residual) = addends.residual {
         check_len("residual", residual.len(), positions * filter.outputs)?;

@@ -1,5 +1,7 @@
 //! Where the threads come from: the caller's pool, handed in as a trait object.
 
+pub mod split;
+
 /// A pool of threads that runs numbered tasks. Results of this crate do not depend on `threads` nor on the order of tasks.
 pub trait Pool: Sync {
     /// Threads that would share the work, 1 or more.

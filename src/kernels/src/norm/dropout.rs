@@ -2,10 +2,10 @@
 //! 1998, MT19937), two of its numbers an element, in the order of an NCHW tensor.
 
 use crate::error::{check_len, Result};
+use crate::pool::split::Split;
 use crate::pool::Pool;
 use crate::simd::{dispatch, Kernel, Simd};
 use crate::source::Images;
-use crate::split::Split;
 
 /// Words of the generator's state, made anew all at once.
 pub const STATE: usize = 624;

@@ -1,0 +1,115 @@
+//! SIMD registers, and the choice of an instruction set at run time.
+//!
+//! A kernel is written once, generically over [`Simd`], whose register always holds 16 floats (one cache line, one block
+//! of channels): one 512-bit register, two of 256 bits, or an array that the compiler vectorises as it can.
+
+pub mod element;
+pub mod math;
+mod portable;
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use half::bf16;
+#[cfg(target_arch = "x86_64")]
+use pulp::x86::{V3, V4};
+
+use portable::Portable;
+
+/// Floats in one register and in one cache line.
+pub const LANES: usize = 16;
+
+/// One cache line of floats, aligned as such.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+pub struct Line(pub [f32; LANES]);
+
+impl Line {
+    pub const ZERO: Line = Line([0.0; LANES]);
+}
+
+/// Sixteen floats at a time. The implementing values are proofs that the instructions exist.
+pub trait Simd: Copy {
+    type V: Copy;
+    /// Rows of the matrix-product micro-kernel, as many as the register file holds.
+    const ROWS: usize;
+    /// Blocks of 16 columns of the micro-kernel.
+    const COLS: usize;
+
+    fn splat(self, x: f32) -> Self::V;
+    fn load(self, from: &[f32; LANES]) -> Self::V;
+    fn store(self, to: &mut [f32; LANES], v: Self::V);
+    fn load_bf16(self, from: &[bf16; LANES]) -> Self::V;
+    /// Rounds to nearest, ties to even; NaN stays NaN.
+    fn store_bf16(self, to: &mut [bf16; LANES], v: Self::V);
+    fn add(self, a: Self::V, b: Self::V) -> Self::V;
+    fn sub(self, a: Self::V, b: Self::V) -> Self::V;
+    fn mul(self, a: Self::V, b: Self::V) -> Self::V;
+    fn div(self, a: Self::V, b: Self::V) -> Self::V;
+    fn min(self, a: Self::V, b: Self::V) -> Self::V;
+    fn max(self, a: Self::V, b: Self::V) -> Self::V;
+    fn sqrt(self, a: Self::V) -> Self::V;
+    /// a * b + c, rounded once where the machine has the instruction.
+    fn fma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// 2^n for integral n in [-126, 127].
+    fn pow2(self, n: Self::V) -> Self::V;
+}
+
+/// Work that can run on any instruction set: `run` must be `#[inline(always)]`, as must all it calls.
+pub trait Kernel {
+    type Out;
+    fn run<S: Simd>(self, s: S) -> Self::Out;
+}
+
+/// Instruction sets, from the least to the most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Isa {
+    Portable = 1,
+    Avx2 = 2,
+    Avx512 = 3,
+}
+
+static ISA: AtomicU8 = AtomicU8::new(0);
+
+fn detect() -> Isa {
+    #[cfg(target_arch = "x86_64")]
+    {
+        if V4::try_new().is_some() {
+            return Isa::Avx512;
+        }
+        if V3::try_new().is_some() {
+            return Isa::Avx2;
+        }
+    }
+    Isa::Portable
+}
+
+/// The instruction set in use: the machine's best unless [`limit_isa`] lowered it.
+pub fn isa() -> Isa {
+    match ISA.load(Ordering::Relaxed) {
+        1 => Isa::Portable,
+        2 => Isa::Avx2,
+        3 => Isa::Avx512,
+        _ => limit_isa(Isa::Avx512),
+    }
+}
+
+/// Uses at most `most` from now on, in the whole process, and returns what is used (for tests and measurements).
+pub fn limit_isa(most: Isa) -> Isa {
+    let used = detect().min(most);
+    ISA.store(used as u8, Ordering::Relaxed);
+    used
+}
+
+/// Runs a kernel compiled for the instruction set in use.
+pub fn dispatch<K: Kernel>(kernel: K) -> K::Out {
+    #[cfg(target_arch = "x86_64")]
+    match (isa(), V4::try_new(), V3::try_new()) {
+        (Isa::Avx512, Some(simd), _) => return simd.vectorize(x86::Run(kernel, simd)),
+        (Isa::Avx2, _, Some(simd)) => return simd.vectorize(x86::Run(kernel, simd)),
+        _ => {}
+    }
+    kernel.run(Portable)
+}

@@ -1,0 +1,63 @@
+//! Plain arrays, which the compiler vectorises as it can.
+
+use half::bf16;
+
+use super::{Simd, LANES};
+
+/// Plain arrays, for any machine.
+#[derive(Clone, Copy)]
+pub struct Portable;
+
+macro_rules! portable {
+    ($($name:ident($($arg:ident),*) = $value:expr;)*) => {
+        $(#[inline(always)]
+        fn $name(self, $($arg: Self::V),*) -> Self::V {
+            let mut out = [0.0f32; LANES];
+            for (i, o) in out.iter_mut().enumerate() {
+                $(let $arg = $arg[i];)*
+                *o = $value;
+            }
+            out
+        })*
+    };
+}
+
+impl Simd for Portable {
+    type V = [f32; LANES];
+    const ROWS: usize = 2;
+    const COLS: usize = 1;
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> Self::V {
+        [x; LANES]
+    }
+    #[inline(always)]
+    fn load(self, from: &[f32; LANES]) -> Self::V {
+        *from
+    }
+    #[inline(always)]
+    fn store(self, to: &mut [f32; LANES], v: Self::V) {
+        *to = v;
+    }
+    #[inline(always)]
+    fn load_bf16(self, from: &[bf16; LANES]) -> Self::V {
+        from.map(|x| f32::from_bits(u32::from(x.to_bits()) << 16))
+    }
+    #[inline(always)]
+    fn store_bf16(self, to: &mut [bf16; LANES], v: Self::V) {
+        for (t, x) in to.iter_mut().zip(v) {
+            *t = bf16::from_f32(x);
+        }
+    }
+    portable! {
+        add(a, b) = a + b;
+        sub(a, b) = a - b;
+        mul(a, b) = a * b;
+        div(a, b) = a / b;
+        min(a, b) = if a < b { a } else { b };
+        max(a, b) = if a > b { a } else { b };
+        sqrt(a) = a.sqrt();
+        fma(a, b, c) = a * b + c;
+        pow2(n) = f32::from_bits(((n as i32 + 127) as u32) << 23);
+    }
+}

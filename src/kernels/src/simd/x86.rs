@@ -1,0 +1,120 @@
+//! 512-bit and 256-bit registers through pulp, whose functions ask for a proof that the instructions exist.
+
+use std::arch::x86_64::*;
+
+use bytemuck::cast;
+use pulp::x86::{V3, V4};
+use pulp::NullaryFnOnce;
+
+use half::bf16;
+
+use super::{Kernel, Portable, Simd, LANES};
+
+/// A kernel together with the proof that the machine has the instructions it will use.
+pub struct Run<K, S>(pub K, pub S);
+
+impl<K: Kernel, S: Simd> NullaryFnOnce for Run<K, S> {
+    type Output = K::Out;
+    #[inline(always)]
+    fn call(self) -> K::Out {
+        self.0.run(self.1)
+    }
+}
+
+macro_rules! lanewise {
+    ($($name:ident($($arg:ident: $kind:ty),*) -> $out:ty = |$s:ident| $value:expr;)*) => {
+        $(#[inline(always)]
+        fn $name(self, $($arg: $kind),*) -> $out {
+            let $s = self;
+            $value
+        })*
+    };
+}
+
+impl Simd for V4 {
+    type V = __m512;
+    const ROWS: usize = 12;
+    const COLS: usize = 2;
+    lanewise! {
+        splat(x: f32) -> __m512 = |s| s.avx512f._mm512_set1_ps(x);
+        load(from: &[f32; LANES]) -> __m512 = |_s| cast(*from);
+        store(to: &mut [f32; LANES], v: __m512) -> () = |_s| *to = cast(v);
+        load_bf16(from: &[bf16; LANES]) -> __m512 = |s| {
+            let wide = s.avx512f._mm512_cvtepu16_epi32(cast(*from));
+            s.avx512f._mm512_castsi512_ps(s.avx512f._mm512_slli_epi32::<16>(wide))
+        };
+        store_bf16(to: &mut [bf16; LANES], v: __m512) -> () = |s| {
+            let s = s.avx512f;
+            let bits = s._mm512_castps_si512(v);
+            let odd = s._mm512_and_si512(s._mm512_srli_epi32::<16>(bits), s._mm512_set1_epi32(1));
+            let rounded = s._mm512_add_epi32(s._mm512_add_epi32(bits, s._mm512_set1_epi32(0x7fff)), odd);
+            let nan = s._mm512_cmp_ps_mask::<_CMP_UNORD_Q>(v, v);
+            let kept = s._mm512_mask_or_epi32(rounded, nan, bits, s._mm512_set1_epi32(0x0040_0000));
+            *to = cast(s._mm512_cvtepi32_epi16(s._mm512_srli_epi32::<16>(kept)));
+        };
+        add(a: __m512, b: __m512) -> __m512 = |s| s.avx512f._mm512_add_ps(a, b);
+        sub(a: __m512, b: __m512) -> __m512 = |s| s.avx512f._mm512_sub_ps(a, b);
+        mul(a: __m512, b: __m512) -> __m512 = |s| s.avx512f._mm512_mul_ps(a, b);
+        div(a: __m512, b: __m512) -> __m512 = |s| s.avx512f._mm512_div_ps(a, b);
+        min(a: __m512, b: __m512) -> __m512 = |s| s.avx512f._mm512_min_ps(a, b);
+        max(a: __m512, b: __m512) -> __m512 = |s| s.avx512f._mm512_max_ps(a, b);
+        sqrt(a: __m512) -> __m512 = |s| s.avx512f._mm512_sqrt_ps(a);
+        fma(a: __m512, b: __m512, c: __m512) -> __m512 = |s| s.avx512f._mm512_fmadd_ps(a, b, c);
+        pow2(n: __m512) -> __m512 = |s| {
+            let s = s.avx512f;
+            let biased = s._mm512_add_epi32(s._mm512_cvtps_epi32(n), s._mm512_set1_epi32(127));
+            s._mm512_castsi512_ps(s._mm512_slli_epi32::<23>(biased))
+        };
+    }
+}
+
+macro_rules! halves {
+    ($($name:ident($($arg:ident),*) = |$s:ident| $value:expr;)*) => {
+        $(#[inline(always)]
+        fn $name(self, $($arg: Self::V),*) -> Self::V {
+            let $s = self;
+            [{ $(let $arg = $arg[0];)* $value }, { $(let $arg = $arg[1];)* $value }]
+        })*
+    };
+}
+
+impl Simd for V3 {
+    type V = [__m256; 2];
+    const ROWS: usize = 6;
+    const COLS: usize = 1;
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> Self::V {
+        [self.avx._mm256_set1_ps(x); 2]
+    }
+    #[inline(always)]
+    fn load(self, from: &[f32; LANES]) -> Self::V {
+        cast(*from)
+    }
+    #[inline(always)]
+    fn store(self, to: &mut [f32; LANES], v: Self::V) {
+        *to = cast(v);
+    }
+    #[inline(always)]
+    fn load_bf16(self, from: &[bf16; LANES]) -> Self::V {
+        self.load(&Portable.load_bf16(from))
+    }
+    #[inline(always)]
+    fn store_bf16(self, to: &mut [bf16; LANES], v: Self::V) {
+        Portable.store_bf16(to, cast(v));
+    }
+    halves! {
+        add(a, b) = |s| s.avx._mm256_add_ps(a, b);
+        sub(a, b) = |s| s.avx._mm256_sub_ps(a, b);
+        mul(a, b) = |s| s.avx._mm256_mul_ps(a, b);
+        div(a, b) = |s| s.avx._mm256_div_ps(a, b);
+        min(a, b) = |s| s.avx._mm256_min_ps(a, b);
+        max(a, b) = |s| s.avx._mm256_max_ps(a, b);
+        sqrt(a) = |s| s.avx._mm256_sqrt_ps(a);
+        fma(a, b, c) = |s| s.fma._mm256_fmadd_ps(a, b, c);
+        pow2(n) = |s| {
+            let biased = s.avx2._mm256_add_epi32(s.avx._mm256_cvtps_epi32(n), s.avx._mm256_set1_epi32(127));
+            s.avx._mm256_castsi256_ps(s.avx2._mm256_slli_epi32::<23>(biased))
+        };
+    }
+}
