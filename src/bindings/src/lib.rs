@@ -10,11 +10,11 @@ mod detach;
 mod error;
 mod forward;
 mod graph;
+mod nn;
 mod sampler;
 mod schedule;
 mod tensor;
 mod train;
-mod unet;
 
 use pyo3::prelude::*;
 
@@ -24,7 +24,7 @@ fn _native(m: &Bound<'_, PyModule>) -> PyResult<()> {
     data::register(m)?;
     schedule::register(m)?;
     forward::register(m)?;
-    unet::register(m)?;
+    nn::register(m)?;
     sampler::register(m)?;
     train::register(m)
 }

@@ -2,7 +2,8 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use diffusion_core::nn::model::{Precision, Predictor};
+use diffusion_core::nn::predictor::Predictor;
+use diffusion_core::nn::Precision;
 use diffusion_core::sampler::{
     self, At, Denoiser, Draw, Noise, Objective, Plan, Recorded, Rule, Spacing, Step, Stepped, Stepper, TorchNoise,
 };
@@ -15,8 +16,8 @@ use tch::{Device, Tensor};
 use crate::detach::{attached, check_signals, detached};
 use crate::error::to_py;
 use crate::graph::PythonRecorder;
+use crate::nn::Network;
 use crate::tensor::{from_python, list_from_python, to_python};
-use crate::unet::UNet;
 
 /// Any Python callable (x_t, t) -> prediction.
 struct Callable(PyObject);
@@ -45,7 +46,7 @@ impl Noise for PythonNoise {
 #[derive(FromPyObject)]
 enum Model<'py> {
     /// plan, weights, rate of dropout, precision, what records the steps (see `PythonRecorder`)
-    Native(PyRef<'py, UNet>, Bound<'py, PyList>, f64, String, Option<PyObject>),
+    Native(PyRef<'py, Network>, Bound<'py, PyList>, f64, String, Option<PyObject>),
     Callable(PyObject),
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use diffusion_core::nn::model::Precision;
+use diffusion_core::nn::Precision;
 use diffusion_core::sampler::Objective;
 use diffusion_core::schedule::Schedule;
 use diffusion_core::train::{
@@ -16,8 +16,8 @@ use tch::Tensor;
 use crate::detach::{attached, check_signals, detached};
 use crate::error::to_py;
 use crate::graph::PythonRecorder;
+use crate::nn::Network;
 use crate::tensor::{from_python, list_from_python, to_python};
-use crate::unet::UNet;
 
 /// Ten times a second is as fast as anyone can read a bar.
 const SHOW_EVERY: Duration = Duration::from_millis(100);
@@ -214,7 +214,7 @@ impl Host for PythonHost {
 #[allow(clippy::too_many_arguments)]
 fn train_network(
     py: Python<'_>,
-    unet: PyRef<'_, UNet>,
+    unet: PyRef<'_, Network>,
     params: &Bound<'_, PyList>,
     shadow: &Bound<'_, PyList>,
     moments: (Bound<'_, PyAny>, Bound<'_, PyAny>),

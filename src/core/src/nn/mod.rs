@@ -1,10 +1,14 @@
 //! The denoiser.
 
-pub mod aten;
+pub mod backend;
 pub mod blueprint;
+pub mod builder;
+pub mod differentiable;
 pub mod embedding;
-pub mod engine;
-pub mod model;
+pub mod precision;
+pub mod predictor;
+pub mod presets;
 pub mod wiring;
 
-pub use blueprint::{Blueprint, UNetConfig};
+pub use blueprint::Blueprint;
+pub use precision::Precision;

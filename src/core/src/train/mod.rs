@@ -21,7 +21,7 @@ pub use scaler::{LossScaler, MAX_CONSECUTIVE_SKIPS};
 pub use trainer::Trainer;
 
 use crate::error::Result;
-use crate::nn::model::Precision;
+use crate::nn::Precision;
 use crate::sampler::Objective;
 
 /// How to train. Everything here is the same on every process.

@@ -11,7 +11,7 @@ use super::{Batch, LossScaler, Options, Position};
 use crate::error::Result;
 use crate::graph::{Recorder, Recording};
 use crate::libtorch::{move_each_towards, OnDevice};
-use crate::nn::model::Precision;
+use crate::nn::Precision;
 
 /// Places of the numbers that the device keeps for the host.
 const FAILED: i64 = 0;

@@ -12,8 +12,9 @@ use super::queued::{Numbers, Queue, Recorders, Taken};
 use super::scaler::MAX_CONSECUTIVE_SKIPS;
 use super::{Batch, EpochReport, Host, Options, Position, StepReport};
 use crate::error::{ensure, Error, Result};
-use crate::nn::model::{differentiable, Differentiable, Precision};
+use crate::nn::differentiable::{differentiable, Differentiable};
 use crate::nn::Blueprint;
+use crate::nn::Precision;
 use crate::schedule::Schedule;
 
 /// A network in training.

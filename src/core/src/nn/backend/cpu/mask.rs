@@ -35,6 +35,11 @@ impl Mask {
         Ok(Self { p, kept })
     }
 
+    /// `x` (N, H, W, C) with what is dropped set to zero and the rest scaled.
+    pub fn apply(&self, x: &Tensor) -> Result<Tensor> {
+        Ok(x.f_mul(&self.kept)?.f_div_scalar(1.0 - self.p)?)
+    }
+
     pub fn dropout(&self) -> Result<Dropout<'_>> {
         Ok(Dropout { p: self.p, kept: slice::<u8>(&self.kept)? })
     }

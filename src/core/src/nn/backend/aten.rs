@@ -1,14 +1,14 @@
 //! The network in plain libtorch operations, each of them seen by torch's autograd and autocast.
 //!
-//! Right for every device, dtype and mode; [`super::engine`] is the fast way for float32 and bfloat16 on the CPU.
+//! Right for every device, dtype and mode; [`super::cpu`] is the fast way for float32 and bfloat16 on the CPU.
 
 use tch::{Kind, Tensor};
 
-use super::blueprint::{Attention, Conv, Linear, Norm, ResBlock, UNet, NORM_EPS};
-use super::embedding::sinusoidal;
-use super::wiring::Backend;
 use crate::error::Result;
 use crate::libtorch::{laid_out, Layout};
+use crate::nn::blueprint::{Attention, Conv, Linear, Norm, Projections, ResBlock, TimeAddition, TimeEmbedding};
+use crate::nn::embedding::sinusoidal;
+use crate::nn::wiring::Backend;
 
 pub struct Aten<'a> {
     pub params: &'a [Tensor],
@@ -40,8 +40,13 @@ impl Aten<'_> {
 
     fn conv2d(&self, conv: &Conv, x: &Tensor) -> Result<Tensor> {
         let (weight, bias) = (self.cast_image(&self.params[conv.param])?, self.cast(&self.params[conv.param + 1])?);
-        let (s, p) = ([conv.stride; 2], [conv.padding; 2]);
-        Ok(self.cast_image(x)?.f_conv2d(&weight, Some(&bias), s, p, [1, 1], 1)?)
+        let x = self.cast_image(x)?;
+        let pad = conv.padding;
+        if pad.is_even() {
+            return Ok(x.f_conv2d(&weight, Some(&bias), [conv.stride; 2], [pad.before; 2], [1, 1], 1)?);
+        }
+        let x = x.f_constant_pad_nd([pad.before, pad.after, pad.before, pad.after])?;
+        Ok(x.f_conv2d(&weight, Some(&bias), [conv.stride; 2], [0, 0], [1, 1], 1)?)
     }
 
     /// x W^T + b with the weight at `param` and the bias behind it.
@@ -62,7 +67,39 @@ impl Aten<'_> {
             Some(_) => laid_out(x, weight.f_kind()?, Layout::Rows)?,
             None => x.shallow_clone(),
         };
-        Ok(x.f_group_norm(norm.groups, Some(weight), Some(bias), NORM_EPS, false)?)
+        Ok(x.f_group_norm(norm.groups, Some(weight), Some(bias), norm.eps, false)?)
+    }
+
+    /// Queries, keys and values of a sequence (B, N, C), each (B, heads, N, C / heads).
+    fn heads(&self, attention: &Attention, sequence: &Tensor) -> Result<[Tensor; 3]> {
+        let (b, tokens, c) = sequence.size3()?;
+        let (heads, width) = (attention.heads, c / attention.heads);
+        match attention.projections {
+            Projections::Packed(param) => {
+                let qkv = self.project(param, sequence)?;
+                let qkv = qkv.f_reshape([b, tokens, 3, heads, width])?.f_permute([2, 0, 3, 1, 4])?;
+                Ok([qkv.f_get(0)?, qkv.f_get(1)?, qkv.f_get(2)?])
+            }
+            Projections::Separate([q, k, v]) => {
+                let one = |param| -> Result<Tensor> {
+                    Ok(self.project(param, sequence)?.f_reshape([b, tokens, heads, width])?.f_transpose(1, 2)?)
+                };
+                Ok([one(q)?, one(k)?, one(v)?])
+            }
+        }
+    }
+
+    /// The second normalisation of a residual block, into which the time embedding comes.
+    fn norm_with_time(&self, block: &ResBlock, h: &Tensor, time: &Tensor) -> Result<Tensor> {
+        let numbers = self.linear(&block.time, time)?.f_unsqueeze(-1)?.f_unsqueeze(-1)?;
+        match block.addition {
+            TimeAddition::Shift => self.norm(&block.norm2, &h.f_add(&numbers)?),
+            TimeAddition::ScaleAndShift => {
+                let parts = numbers.f_chunk(2, 1)?;
+                let normed = self.norm(&block.norm2, h)?;
+                Ok(normed.f_mul(&parts[0].f_add_scalar(1.0)?)?.f_add(&parts[1])?)
+            }
+        }
     }
 
     fn attend(&self, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
@@ -84,17 +121,16 @@ impl Backend for Aten<'_> {
         Ok(x.shallow_clone())
     }
 
-    fn time(&mut self, net: &UNet, t: &Tensor) -> Result<Tensor> {
-        let weight = &self.params[net.time1.param];
-        let embedding = sinusoidal(t, weight.size()[1])?;
-        // The embedding is float32; a network moved to another dtype takes it in its own.
-        let embedding = embedding.f_to_kind(weight.f_kind()?)?;
-        let hidden = self.linear(&net.time1, &embedding)?.f_silu()?;
-        Ok(self.linear(&net.time2, &hidden)?.f_silu()?)
+    fn time(&mut self, time: &TimeEmbedding, t: &Tensor) -> Result<Tensor> {
+        // The sinusoids are float32; a network moved to another dtype takes them in its own.
+        let kind = self.params[time.first.param].f_kind()?;
+        let sinusoids = sinusoidal(time, t)?.f_to_kind(kind)?;
+        let hidden = self.linear(&time.first, &sinusoids)?.f_silu()?;
+        Ok(self.linear(&time.second, &hidden)?.f_silu()?)
     }
 
-    fn conv(&mut self, conv: &Conv, x: &Tensor) -> Result<Tensor> {
-        self.conv2d(conv, x)
+    fn conv(&mut self, conv: &Conv, x: Tensor) -> Result<Tensor> {
+        self.conv2d(conv, &x)
     }
 
     fn res_block(&mut self, block: &ResBlock, x: Tensor, skip: Option<Tensor>, time: &Tensor) -> Result<Tensor> {
@@ -103,9 +139,7 @@ impl Backend for Aten<'_> {
             None => x,
         };
         let h = self.conv2d(&block.conv1, &self.norm(&block.norm1, &x)?.f_silu()?)?;
-        let shift = self.linear(&block.time, time)?;
-        let h = h.f_add(&shift.f_unsqueeze(-1)?.f_unsqueeze(-1)?)?;
-        let mut h = self.norm(&block.norm2, &h)?.f_silu()?;
+        let mut h = self.norm_with_time(block, &h, time)?.f_silu()?;
         if self.dropout > 0.0 {
             h = h.f_dropout(self.dropout, true)?;
         }
@@ -118,15 +152,15 @@ impl Backend for Aten<'_> {
 
     fn attention(&mut self, attention: &Attention, x: Tensor) -> Result<Tensor> {
         let (b, c, height, width) = x.size4()?;
-        let (heads, tokens) = (attention.heads, height * width);
-        let p = attention.param;
+        let normed = match &attention.norm {
+            Some(norm) => self.norm(norm, &x)?,
+            None => x.shallow_clone(),
+        };
         // (B, C, H, W) -> (B, H*W, C): a view when the memory is channels-last
-        let sequence = self.cast_image(&self.norm(&attention.norm, &x)?)?.f_flatten(2, 3)?.f_transpose(1, 2)?;
-        let qkv = self.project(p, &sequence)?;
-        let qkv = qkv.f_reshape([b, tokens, 3, heads, c / heads])?.f_permute([2, 0, 3, 1, 4])?;
-        let parts = qkv.f_unbind(0)?;
-        let out = self.attend(&parts[0], &parts[1], &parts[2])?.f_transpose(1, 2)?.f_reshape([b, tokens, c])?;
-        let out = self.project(p + 2, &out)?;
+        let sequence = self.cast_image(&normed)?.f_flatten(2, 3)?.f_transpose(1, 2)?;
+        let [q, k, v] = self.heads(attention, &sequence)?;
+        let out = self.attend(&q, &k, &v)?.f_transpose(1, 2)?.f_reshape([b, height * width, c])?;
+        let out = self.project(attention.out, &out)?;
         Ok(x.f_add(&out.f_transpose(1, 2)?.f_reshape([b, c, height, width])?)?)
     }
 
@@ -142,4 +176,22 @@ impl Backend for Aten<'_> {
     fn share(&mut self, x: &Tensor) -> Tensor {
         x.shallow_clone()
     }
+}
+
+/// Weights of two and more dimensions, and the biases behind them, in the dtype (and layout) of the products; norms keep
+/// theirs.
+pub fn cast_products(params: Vec<Tensor>, compute: Option<Kind>) -> Result<Vec<Tensor>> {
+    let Some(kind) = compute else { return Ok(params) };
+    let mut after_weight = false;
+    let cast = |param: Tensor| {
+        let is_weight = param.dim() > 1;
+        let of_product = is_weight || after_weight;
+        after_weight = is_weight;
+        match (of_product, param.dim()) {
+            (true, 4) => laid_out(&param, kind, Layout::ChannelsLast),
+            (true, _) => Ok(param.f_to_kind(kind)?),
+            (false, _) => Ok(param),
+        }
+    };
+    params.into_iter().map(cast).collect()
 }

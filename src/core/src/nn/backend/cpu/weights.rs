@@ -5,10 +5,10 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use diffusion_kernels::conv::{Filter, Method};
 use tch::{Kind, Tensor};
 
-use super::super::blueprint::Conv;
-use super::super::Blueprint;
 use crate::error::{Error, Result};
 use crate::libtorch::{slice, TorchPool};
+use crate::nn::blueprint::{Conv, Padding};
+use crate::nn::Blueprint;
 
 /// The module's own float32 tensors, and what is derived from them for speed.
 pub struct Weights {
@@ -66,9 +66,9 @@ impl Weights {
         Self { filters: Filters::Fleeting(Mutex::default()), ..self }
     }
 
-    /// Whether this convolution is computed by fast filtering: 3x3 and wide enough.
+    /// Whether this convolution is computed by fast filtering: 3x3, zeros on all sides, and wide enough.
     pub fn is_fast(&self, conv: &Conv) -> bool {
-        conv.kernel == 3 && conv.cin >= MIN_CHANNELS && conv.cout >= MIN_CHANNELS
+        conv.kernel == 3 && conv.padding == Padding::even(1) && conv.cin >= MIN_CHANNELS && conv.cout >= MIN_CHANNELS
     }
 
     /// Calls `work` with the transformed filter of a convolution.

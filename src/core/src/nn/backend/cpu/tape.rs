@@ -2,27 +2,40 @@
 
 use tch::{Kind, Tensor};
 
-use super::super::blueprint::{Conv, Norm};
 use super::conv::{conv_backward, conv_backward_whole, Resize};
-use super::ops::{nchw, nhwc, norm_backward, After, Input, InputGradient};
+use super::ops::{nchw, nhwc, norm_backward, After, Input, InputGradient, WeightGradients};
 use super::weights::Weights;
 use super::{attention, block, time};
 use crate::error::{Error, Result};
 use crate::libtorch::AutocastOff;
+use crate::nn::blueprint::{Conv, Norm};
+
+/// Which gradients a tape is made for; what only the others need is not kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wanted {
+    pub input: bool,
+    pub weights: bool,
+}
+
+impl Wanted {
+    pub const INPUT: Self = Self { input: true, weights: false };
+    pub const WEIGHTS: Self = Self { input: false, weights: true };
+}
 
 /// The place of an activation in the table of gradients.
 pub type Id = usize;
 
-pub enum Record {
-    Conv { conv: Conv, resize: Resize, x: Tensor, from: Id, to: Id },
+/// One operation; `x` of a convolution, `active` of a head are there if the weights' gradients are wanted.
+pub enum TapeEntry {
+    Conv { conv: Conv, resize: Resize, x: Option<Tensor>, from: Id, to: Id },
     Block { saved: Box<block::Saved>, from: Id, skip: Option<Id>, to: Id },
     Attention { saved: Box<attention::Saved>, from: Id, to: Id },
-    Head { norm: Norm, conv: Conv, x: Tensor, stats: Tensor, active: Tensor, from: Id },
+    Head { norm: Norm, conv: Conv, x: Tensor, stats: Tensor, active: Option<Tensor>, from: Id },
 }
 
 #[derive(Default)]
 pub struct Tape {
-    pub records: Vec<Record>,
+    pub entries: Vec<TapeEntry>,
     pub activations: usize,
     pub time: Option<(Tensor, time::Saved)>,
 }
@@ -51,31 +64,31 @@ impl Table {
 }
 
 impl Tape {
-    /// From d loss / d prediction (B, C, H, W) to the gradients of the weights, added to `grads`, and of the input if
-    /// `input_wanted`. The tape stays as it is and can be walked again.
+    /// From d loss / d prediction (B, C, H, W) to the gradients of the weights, added to `grads` if there are any, and of the
+    /// input if `input_wanted`. The tape stays as it is and can be walked again.
     pub fn backward(
         &self,
         weights: &Weights,
         d_prediction: &Tensor,
-        grads: &mut [Tensor],
+        grads: Option<&mut [Tensor]>,
         input_wanted: bool,
     ) -> Result<Option<Tensor>> {
         let _modes = (tch::no_grad_guard(), AutocastOff::new());
-        let mut walk = Walk::new(self, weights, d_prediction)?;
-        for record in self.records.iter().rev() {
-            walk.step(record, grads, input_wanted)?;
+        let mut walk = Walk::new(self, weights, d_prediction, WeightGradients(grads), input_wanted)?;
+        for entry in self.entries.iter().rev() {
+            walk.step(entry)?;
         }
-        walk.finish(self, grads, input_wanted)
+        walk.finish(self)
     }
 
-    /// The same, dropping each record once it is done with.
+    /// The gradients of the weights, each entry dropped once it is done with.
     pub fn consume(mut self, weights: &Weights, d_prediction: &Tensor, grads: &mut [Tensor]) -> Result<()> {
         let _modes = (tch::no_grad_guard(), AutocastOff::new());
-        let mut walk = Walk::new(&self, weights, d_prediction)?;
-        while let Some(record) = self.records.pop() {
-            walk.step(&record, grads, false)?;
+        let mut walk = Walk::new(&self, weights, d_prediction, WeightGradients(Some(grads)), false)?;
+        while let Some(entry) = self.entries.pop() {
+            walk.step(&entry)?;
         }
-        walk.finish(&self, grads, false).map(|_| ())
+        walk.finish(&self).map(|_| ())
     }
 
     fn time(&self) -> Result<&(Tensor, time::Saved)> {
@@ -89,44 +102,52 @@ struct Walk<'w> {
     time: Tensor,
     d_time: Tensor,
     d_out: Option<Tensor>,
+    grads: WeightGradients<'w>,
+    input_wanted: bool,
 }
 
 impl<'w> Walk<'w> {
-    fn new(tape: &Tape, weights: &'w Weights, d_prediction: &Tensor) -> Result<Self> {
+    fn new(
+        tape: &Tape,
+        weights: &'w Weights,
+        d_prediction: &Tensor,
+        grads: WeightGradients<'w>,
+        input_wanted: bool,
+    ) -> Result<Self> {
         let time = tape.time()?.0.shallow_clone();
         let table = Table((0..tape.activations).map(|_| None).collect());
-        let d_out = nhwc(&d_prediction.f_to_kind(weights.kind)?)?;
-        Ok(Self { weights, table, d_time: time.f_zeros_like()?, time, d_out: Some(d_out) })
+        let d_out = Some(nhwc(&d_prediction.f_to_kind(weights.kind)?)?);
+        Ok(Self { weights, table, d_time: time.f_zeros_like()?, time, d_out, grads, input_wanted })
     }
 
-    fn step(&mut self, record: &Record, grads: &mut [Tensor], input_wanted: bool) -> Result<()> {
+    fn step(&mut self, entry: &TapeEntry) -> Result<()> {
         let weights = self.weights;
-        match record {
-            Record::Head { norm, conv, x, stats, active, from } => {
+        match entry {
+            TapeEntry::Head { norm, conv, x, stats, active, from } => {
                 let dy = self.d_out.take().ok_or_else(|| Error::Runtime("internal error: two heads".into()))?;
-                let d_active = conv_backward_whole(weights, conv, active, &dy, grads)?;
+                let d_active = conv_backward_whole(weights, conv, active, &dy, &mut self.grads)?;
                 let mut dx = x.f_empty_like()?;
                 let input = Input { first: x, second: None, shift: None };
                 let into = InputGradient { first: &mut dx, second: None, shift: None, add: false };
-                norm_backward(weights, norm, SILU, input, stats, &d_active, into, grads)?;
+                norm_backward(weights, norm, SILU, input, stats, &d_active, into, &mut self.grads)?;
                 self.table.add(*from, dx)
             }
-            Record::Conv { conv, resize, x, from, to } => {
+            TapeEntry::Conv { conv, resize, x, from, to } => {
                 let dy = self.table.take(*to)?;
-                let wanted = *from != INPUT || input_wanted;
-                match conv_backward(weights, conv, *resize, x, &dy, wanted, grads)? {
+                let wanted = *from != INPUT || self.input_wanted;
+                match conv_backward(weights, conv, *resize, x, &dy, wanted, &mut self.grads)? {
                     Some(dx) => self.table.add(*from, dx),
                     None => Ok(()),
                 }
             }
-            Record::Attention { saved, from, to } => {
+            TapeEntry::Attention { saved, from, to } => {
                 let dy = self.table.take(*to)?;
-                let dx = attention::backward(weights, saved, dy, grads)?;
+                let dx = attention::backward(weights, saved, dy, &mut self.grads)?;
                 self.table.add(*from, dx)
             }
-            Record::Block { saved, from, skip, to } => {
+            TapeEntry::Block { saved, from, skip, to } => {
                 let dy = self.table.take(*to)?;
-                let (dx, d_skip) = block::backward(weights, saved, &self.time, dy, &mut self.d_time, grads)?;
+                let (dx, d_skip) = block::backward(weights, saved, &self.time, dy, &mut self.d_time, &mut self.grads)?;
                 self.table.add(*from, dx)?;
                 match (skip, d_skip) {
                     (Some(id), Some(d_skip)) => self.table.add(*id, d_skip),
@@ -136,9 +157,12 @@ impl<'w> Walk<'w> {
         }
     }
 
-    fn finish(mut self, tape: &Tape, grads: &mut [Tensor], input_wanted: bool) -> Result<Option<Tensor>> {
-        time::backward(self.weights, &self.weights.plan.net, &tape.time()?.1, &self.d_time, grads)?;
-        if !input_wanted {
+    fn finish(mut self, tape: &Tape) -> Result<Option<Tensor>> {
+        if self.grads.wanted() {
+            let time = &self.weights.plan.time;
+            time::backward(self.weights, time, &tape.time()?.1, &self.d_time, &mut self.grads)?;
+        }
+        if !self.input_wanted {
             return Ok(None);
         }
         Ok(Some(nchw(&self.table.take(INPUT)?)?.f_to_kind(Kind::Float)?.f_contiguous()?))

@@ -4,6 +4,7 @@ mod attention;
 mod block;
 mod conv;
 mod mask;
+mod modulation;
 mod ops;
 mod prepared;
 mod tape;
@@ -12,17 +13,18 @@ mod weights;
 
 use tch::{Device, Kind, Tensor};
 
-pub use prepared::Prepared;
-pub use tape::Tape;
+pub use prepared::{Prepared, Stamp};
+pub use tape::{Tape, Wanted};
 pub use weights::Weights;
 
-use super::blueprint::{Attention, Conv, Norm, ResBlock, UNet};
-use super::wiring::{self, Backend};
 use crate::error::{Error, Result};
 use crate::libtorch::AutocastOff;
+use crate::nn::blueprint::{Attention, Blueprint, Conv, Norm, ResBlock, TimeEmbedding};
+use crate::nn::differentiable::Differentiable;
+use crate::nn::wiring::{self, Backend};
 use conv::{conv_forward, Resize};
 use ops::{nchw, nhwc, norm_forward, After, Input};
-use tape::{Id, Record};
+use tape::{Id, TapeEntry};
 
 /// An activation: NHWC memory and its place in the tape.
 pub struct Act {
@@ -33,23 +35,26 @@ pub struct Act {
 struct Engine<'a> {
     weights: &'a Weights,
     dropout: f64,
+    /// Whether what only the weights' gradients need is kept.
+    keep: bool,
     activations: usize,
     tape: Option<Tape>,
 }
 
-/// The prediction (B, C, H, W) in float32 and, if `record`, the tape for its gradients. `dropout` is a
-/// probability; its masks come from torch's CPU generator, block by block.
+/// The prediction (B, C, H, W) in float32 and, if gradients are wanted, the tape for them. `dropout` is a probability; its
+/// masks come from torch's CPU generator, block by block.
 pub fn forward(
     weights: &Weights,
     x: &Tensor,
     t: &Tensor,
     dropout: f64,
-    record: bool,
+    wanted: Option<Wanted>,
 ) -> Result<(Tensor, Option<Tape>)> {
     let _modes = (tch::no_grad_guard(), AutocastOff::new());
-    let tape = record.then(Tape::default);
-    let mut engine = Engine { weights, dropout, activations: 0, tape };
-    let out = wiring::forward(&weights.plan.net, &mut engine, x, t)?;
+    let keep = wanted.is_some_and(|wanted| wanted.weights);
+    let tape = wanted.map(|_| Tape::default());
+    let mut engine = Engine { weights, dropout, keep, activations: 0, tape };
+    let out = wiring::forward(&weights.plan, &mut engine, x, t)?;
     let prediction = nchw(&out.data)?.f_to_kind(Kind::Float)?.f_contiguous()?;
     let activations = engine.activations;
     let tape = engine.tape.map(|tape| Tape { activations, ..tape });
@@ -64,7 +69,7 @@ const MOST_PIXELS: i64 = 8 * 64 * 64;
 pub fn predict(weights: &Weights, x: &Tensor, t: &Tensor, dropout: f64) -> Result<Tensor> {
     let (images, _, height, width) = x.size4()?;
     let most = (MOST_PIXELS / (height * width)).max(1);
-    let part = |x: &Tensor, t: &Tensor| Ok(forward(weights, x, t, dropout, false)?.0);
+    let part = |x: &Tensor, t: &Tensor| Ok(forward(weights, x, t, dropout, None)?.0);
     if images <= most || dropout > 0.0 {
         return part(x, t);
     }
@@ -80,7 +85,7 @@ pub fn supports(params: &[Tensor], dropout: f64) -> bool {
 }
 
 /// A zero per parameter, all in one stretch of memory.
-pub fn zero_gradients(plan: &super::Blueprint) -> Result<Vec<Tensor>> {
+pub fn zero_gradients(plan: &Blueprint) -> Result<Vec<Tensor>> {
     let sizes: Vec<i64> = plan.shapes.iter().map(|shape| shape.iter().product()).collect();
     let flat = Tensor::f_zeros([sizes.iter().sum::<i64>()], (Kind::Float, Device::Cpu))?;
     let mut at = 0;
@@ -99,19 +104,17 @@ impl Engine<'_> {
         Act { data, id }
     }
 
-    fn record(&mut self, make: impl FnOnce() -> Record) {
+    fn record(&mut self, make: impl FnOnce() -> TapeEntry) {
         if let Some(tape) = &mut self.tape {
-            tape.records.push(make());
+            tape.entries.push(make());
         }
     }
-}
 
-impl Engine<'_> {
-    fn convolve(&mut self, conv: &Conv, resize: Resize, x: &Act) -> Result<Act> {
+    fn convolve(&mut self, conv: &Conv, resize: Resize, x: Act) -> Result<Act> {
         let y = conv_forward(self.weights, conv, resize, &x.data, None)?;
         let y = self.act(y);
-        let (from, to) = (x.id, y.id);
-        self.record(|| Record::Conv { conv: *conv, resize, x: x.data.shallow_clone(), from, to });
+        let (from, to, keep) = (x.id, y.id, self.keep);
+        self.record(|| TapeEntry::Conv { conv: *conv, resize, x: keep.then_some(x.data), from, to });
         Ok(y)
     }
 }
@@ -125,38 +128,39 @@ impl Backend for Engine<'_> {
         Ok(self.act(data))
     }
 
-    fn time(&mut self, net: &UNet, t: &Tensor) -> Result<Tensor> {
-        let (time, saved) = time::forward(self.weights, net, t)?;
+    fn time(&mut self, time: &TimeEmbedding, t: &Tensor) -> Result<Tensor> {
+        let (out, saved) = time::forward(self.weights, time, t)?;
         if let Some(tape) = &mut self.tape {
-            tape.time = Some((time.shallow_clone(), saved));
+            tape.time = Some((out.shallow_clone(), saved));
         }
-        Ok(time)
+        Ok(out)
     }
 
-    fn conv(&mut self, conv: &Conv, x: &Act) -> Result<Act> {
+    fn conv(&mut self, conv: &Conv, x: Act) -> Result<Act> {
         self.convolve(conv, if conv.stride == 2 { Resize::Halve } else { Resize::Keep }, x)
     }
 
     fn res_block(&mut self, layer: &ResBlock, x: Act, skip: Option<Act>, time: &Tensor) -> Result<Act> {
         let (from, skip_id) = (x.id, skip.as_ref().map(|s| s.id));
-        let (y, saved) = block::forward(self.weights, layer, x.data, skip.map(|s| s.data), time, self.dropout)?;
+        let skip = skip.map(|s| s.data);
+        let (y, saved) = block::forward(self.weights, layer, x.data, skip, time, self.dropout, self.keep)?;
         let y = self.act(y);
         let to = y.id;
-        self.record(|| Record::Block { saved: Box::new(saved), from, skip: skip_id, to });
+        self.record(|| TapeEntry::Block { saved: Box::new(saved), from, skip: skip_id, to });
         Ok(y)
     }
 
     fn attention(&mut self, layer: &Attention, x: Act) -> Result<Act> {
         let from = x.id;
-        let (y, saved) = attention::forward(self.weights, layer, x.data)?;
+        let (y, saved) = attention::forward(self.weights, layer, x.data, self.keep)?;
         let y = self.act(y);
         let to = y.id;
-        self.record(|| Record::Attention { saved: Box::new(saved), from, to });
+        self.record(|| TapeEntry::Attention { saved: Box::new(saved), from, to });
         Ok(y)
     }
 
     fn upsample(&mut self, conv: &Conv, x: Act) -> Result<Act> {
-        self.convolve(conv, Resize::Double, &x)
+        self.convolve(conv, Resize::Double, x)
     }
 
     fn head(&mut self, norm: &Norm, conv: &Conv, x: Act) -> Result<Act> {
@@ -164,7 +168,8 @@ impl Backend for Engine<'_> {
         let (active, stats) = norm_forward(self.weights, norm, After { silu: true, dropout: None }, input)?;
         let y = conv_forward(self.weights, conv, Resize::Keep, &active, None)?;
         let y = self.act(y);
-        self.record(|| Record::Head { norm: *norm, conv: *conv, x: x.data, stats, active, from: x.id });
+        let active = self.keep.then_some(active);
+        self.record(|| TapeEntry::Head { norm: *norm, conv: *conv, x: x.data, stats, active, from: x.id });
         Ok(y)
     }
 
@@ -173,7 +178,7 @@ impl Backend for Engine<'_> {
     }
 }
 
-/// [`super::model::Differentiable`] on the engine.
+/// [`Differentiable`] on the engine.
 pub struct Trained {
     weights: Weights,
     dropout: f64,
@@ -186,11 +191,10 @@ impl Trained {
     }
 }
 
-impl super::model::Differentiable for Trained {
+impl Differentiable for Trained {
     fn forward(&mut self, x: &Tensor, t: &Tensor) -> Result<Tensor> {
-        let plan = &self.weights.plan;
-        wiring::check_inputs(plan.config.in_ch, plan.size_multiple(), &self.weights.params, &plan.shapes, x, t)?;
-        let (prediction, tape) = forward(&self.weights, x, t, self.dropout, true)?;
+        wiring::check_inputs(&self.weights.plan, &self.weights.params, x, t)?;
+        let (prediction, tape) = forward(&self.weights, x, t, self.dropout, Some(Wanted::WEIGHTS))?;
         self.tape = tape;
         Ok(prediction)
     }

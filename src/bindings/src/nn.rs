@@ -1,34 +1,41 @@
-//! The network: its plan, from which Python builds the module tree, and its forward pass on the module's own tensors.
+//! The network: its plan, from which Python builds the module tree, and its passes on the module's own tensors.
 
 use std::sync::{Arc, Mutex};
 
-use diffusion_core::nn::blueprint::{Entry, Layer};
-use diffusion_core::nn::engine::{self, Prepared, Weights};
-use diffusion_core::nn::model::{forward_aten, Predictor};
-use diffusion_core::nn::wiring::check_inputs;
-use diffusion_core::nn::{Blueprint, UNetConfig};
-use diffusion_core::{sampler, Error};
+use diffusion_core::nn::backend::cpu::{self, Prepared, Stamp, Wanted, Weights};
+use diffusion_core::nn::blueprint::{Entry, Layer, TimeAddition};
+use diffusion_core::nn::differentiable::forward_aten;
+use diffusion_core::nn::predictor::Predictor;
+use diffusion_core::nn::presets::{UNet2DConfig, UNetConfig};
+use diffusion_core::nn::Blueprint;
+use diffusion_core::sampler;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
-use tch::{Kind, Tensor};
+use tch::Kind;
 
 use crate::detach::detached;
 use crate::error::to_py;
 use crate::tensor::{from_python, list_from_python, to_python};
 
-/// The plan of one network. Holds no weights: they come in with each call and stay where they are.
+/// The plan of one network. Holds no weights.
 #[pyclass(frozen, module = "rust_diffusion._native")]
-pub struct UNet {
+pub struct Network {
     pub blueprint: Arc<Blueprint>,
-    prepared: Arc<Prepared>,
     /// The recording that samplers made last; it is as good for the next images of that size.
     pub recorded: Arc<Mutex<Option<sampler::Recorded<Predictor>>>>,
 }
 
+impl Network {
+    fn of(blueprint: diffusion_core::Result<Blueprint>) -> PyResult<Self> {
+        Ok(Self { blueprint: Arc::new(blueprint.map_err(to_py)?), recorded: Arc::default() })
+    }
+}
+
 #[pymethods]
-impl UNet {
-    #[new]
-    fn new(
+impl Network {
+    /// The course's network.
+    #[staticmethod]
+    fn course(
         in_ch: i64,
         base_ch: i64,
         channel_mults: Vec<i64>,
@@ -38,13 +45,12 @@ impl UNet {
         num_heads: i64,
     ) -> PyResult<Self> {
         let config = UNetConfig { in_ch, base_ch, channel_mults, time_dim, dropout, attn_levels, num_heads };
-        let blueprint = Blueprint::new(config).map_err(to_py)?;
-        Ok(Self { blueprint: Arc::new(blueprint), prepared: Arc::default(), recorded: Arc::default() })
+        Self::of(Blueprint::course(&config))
     }
 
-    /// The defaults of the configuration, as keyword arguments.
+    /// The defaults of the course's configuration, as keyword arguments.
     #[staticmethod]
-    fn defaults(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
+    fn course_defaults(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
         let config = UNetConfig::default();
         let out = PyDict::new(py);
         out.set_item("in_ch", config.in_ch)?;
@@ -55,6 +61,54 @@ impl UNet {
         out.set_item("attn_levels", config.attn_levels)?;
         out.set_item("num_heads", config.num_heads)?;
         Ok(out)
+    }
+
+    /// A network of diffusers' `UNet2DModel` family.
+    #[staticmethod]
+    #[allow(clippy::too_many_arguments)]
+    fn diffusers(
+        in_channels: i64,
+        out_channels: i64,
+        block_out_channels: Vec<i64>,
+        down_attention: Vec<bool>,
+        up_attention: Vec<bool>,
+        layers_per_block: i64,
+        norm_num_groups: i64,
+        norm_eps: f64,
+        downsample_padding: i64,
+        flip_sin_to_cos: bool,
+        freq_shift: f64,
+        attention_head_dim: Option<i64>,
+        scale_and_shift: bool,
+        dropout: f64,
+    ) -> PyResult<Self> {
+        let time_addition = if scale_and_shift { TimeAddition::ScaleAndShift } else { TimeAddition::Shift };
+        Self::of(Blueprint::diffusers(&UNet2DConfig {
+            in_channels,
+            out_channels,
+            block_out_channels,
+            down_attention,
+            up_attention,
+            layers_per_block,
+            norm_num_groups,
+            norm_eps,
+            downsample_padding,
+            flip_sin_to_cos,
+            freq_shift,
+            attention_head_dim,
+            time_addition,
+            dropout,
+        }))
+    }
+
+    #[getter]
+    fn in_channels(&self) -> i64 {
+        self.blueprint.in_channels
+    }
+
+    #[getter]
+    fn out_channels(&self) -> i64 {
+        self.blueprint.out_channels
     }
 
     /// Height and width of the images must be multiples of this.
@@ -68,68 +122,76 @@ impl UNet {
         self.blueprint.entries.iter().map(|entry| describe(py, entry)).collect()
     }
 
-    /// The prediction for x (B, C, H, W) at timesteps t (B,) by the CPU engine, not recorded by torch's autograd. With
-    /// `record`, also the tape for its gradients; with `bf16`, convolutions and matrix products in bfloat16.
+    /// Takes handles on a module's parameters, in state-dict order; they stay where they are.
+    fn hand_over(&self, params: &Bound<'_, PyList>) -> PyResult<Parameters> {
+        let params = list_from_python(params, "params")?;
+        Ok(Parameters { inner: Arc::new(Prepared::new(Arc::clone(&self.blueprint), params)) })
+    }
+}
+
+/// A module's own parameters, handed over once, and what is derived from them.
+#[pyclass(frozen, module = "rust_diffusion._native")]
+pub struct Parameters {
+    inner: Arc<Prepared>,
+}
+
+#[pymethods]
+impl Parameters {
+    /// The prediction for x (B, C, H, W) at timesteps t (B,) by the CPU engine, not recorded by torch's autograd. With `wanted`
+    /// (gradient to x, gradients to weights), also the tape for those; with `bf16`, convolutions and matrix products in
+    /// bfloat16.
     fn run<'py>(
         &self,
         py: Python<'py>,
-        params: &Bound<'py, PyList>,
         x: &Bound<'py, PyAny>,
         t: &Bound<'py, PyAny>,
         dropout: f64,
-        record: bool,
+        wanted: (bool, bool),
         bf16: bool,
     ) -> PyResult<(Bound<'py, PyAny>, Option<Recording>)> {
-        let params = list_from_python(params, "params")?;
         let (x, t) = (from_python(x, "x")?, from_python(t, "t")?);
-        let (plan, prepared) = (Arc::clone(&self.blueprint), Arc::clone(&self.prepared));
+        let prepared = Arc::clone(&self.inner);
         let kind = if bf16 { Kind::BFloat16 } else { Kind::Float };
         let (out, recording) = detached(py, move || {
-            check_inputs(plan.config.in_ch, plan.size_multiple(), &params, &plan.shapes, &x, &t)?;
-            let run = |weights: &Weights| match record {
-                true => engine::forward(weights, &x, &t, dropout, true),
-                false => Ok((engine::predict(weights, &x, &t, dropout)?, None)),
-            };
-            let (out, tape) = prepared.with(&plan, &params, kind, run)?;
-            let recording = tape.map(|tape| {
-                let inner = Recorded { plan, prepared, params, kind, tape };
-                Recording { inner: Mutex::new(inner) }
-            });
-            Ok((out, recording))
+            prepared.check_inputs(&x, &t)?;
+            if wanted == (false, false) {
+                let out = prepared.with(kind, |weights| cpu::predict(weights, &x, &t, dropout))?;
+                return Ok((out, None));
+            }
+            let wanted = Wanted { input: wanted.0, weights: wanted.1 };
+            let stamp = prepared.stamp()?;
+            let (out, tape) = prepared.with(kind, |weights| cpu::forward(weights, &x, &t, dropout, Some(wanted)))?;
+            Ok((out, tape.map(|tape| Recording { inner: Mutex::new(Recorded { prepared, stamp, kind, tape }) })))
         })?;
         Ok((to_python(py, out)?, recording))
     }
 
     /// Whether the CPU engine can compute the network with these weights and this rate of dropout.
-    #[staticmethod]
-    fn runs_on_engine(params: &Bound<'_, PyList>, dropout: f64) -> PyResult<bool> {
-        Ok(engine::supports(&list_from_python(params, "params")?, dropout))
+    fn runs_on_engine(&self, dropout: f64) -> bool {
+        self.inner.runs_on_engine(dropout)
     }
 
     /// The same in libtorch operations, recorded by torch's autograd when the caller records, under its autocast.
     fn forward<'py>(
         &self,
         py: Python<'py>,
-        params: &Bound<'py, PyList>,
         x: &Bound<'py, PyAny>,
         t: &Bound<'py, PyAny>,
         dropout: f64,
         differentiable_twice: bool,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let params = list_from_python(params, "params")?;
         let (x, t) = (from_python(x, "x")?, from_python(t, "t")?);
-        let blueprint = Arc::clone(&self.blueprint);
-        let out = detached(py, move || forward_aten(&blueprint, &params, &x, &t, dropout, differentiable_twice))?;
+        let own = Arc::clone(&self.inner);
+        let out = detached(py, move || forward_aten(&own.plan, &own.handles(), &x, &t, dropout, differentiable_twice))?;
         to_python(py, out)
     }
 }
 
 struct Recorded {
-    plan: Arc<Blueprint>,
     prepared: Arc<Prepared>,
-    params: Vec<Tensor>,
+    stamp: Stamp,
     kind: Kind,
-    tape: engine::Tape,
+    tape: cpu::Tape,
 }
 
 /// What an engine's forward pass left behind for its gradients.
@@ -138,27 +200,31 @@ pub struct Recording {
     inner: Mutex<Recorded>,
 }
 
+/// The gradient of x, and those of all parameters in state-dict order, each if wanted.
+type Gradients<'py> = (Option<Bound<'py, PyAny>>, Option<Vec<Bound<'py, PyAny>>>);
+
 #[pymethods]
 impl Recording {
-    /// From d loss / d prediction: the gradient of x (or None) and those of all parameters, in state-dict order.
-    #[allow(clippy::type_complexity)]
+    /// From d loss / d prediction to the gradients that are `wanted`: of x, of the weights.
     fn backward<'py>(
         &self,
         py: Python<'py>,
         d_prediction: &Bound<'py, PyAny>,
-        input_wanted: bool,
-    ) -> PyResult<(Option<Bound<'py, PyAny>>, Vec<Bound<'py, PyAny>>)> {
+        wanted: (bool, bool),
+    ) -> PyResult<Gradients<'py>> {
         let d_prediction = from_python(d_prediction, "the gradient of the output")?;
         // the lock is taken without the GIL: two threads may run backward on one graph
         let (dx, grads) = detached(py, move || {
-            let inner = self.inner.lock().map_err(|_| Error::Runtime("an earlier backward pass failed".into()))?;
-            let mut grads = engine::zero_gradients(&inner.plan)?;
-            let walk = |weights: &Weights| inner.tape.backward(weights, &d_prediction, &mut grads, input_wanted);
-            let dx = inner.prepared.with(&inner.plan, &inner.params, inner.kind, walk)?;
-            Ok((dx, grads))
+            let failed = || diffusion_core::Error::Runtime("an earlier backward pass failed".into());
+            let inner = self.inner.lock().map_err(|_| failed())?;
+            inner.prepared.check(inner.stamp)?;
+            let mut grads = wanted.1.then(|| cpu::zero_gradients(&inner.prepared.plan)).transpose()?;
+            let into = grads.as_deref_mut();
+            let walk = |weights: &Weights| inner.tape.backward(weights, &d_prediction, into, wanted.0);
+            Ok((inner.prepared.with(inner.kind, walk)?, grads))
         })?;
         let dx = dx.map(|dx| to_python(py, dx)).transpose()?;
-        let grads = grads.into_iter().map(|g| to_python(py, g)).collect::<PyResult<_>>()?;
+        let grads = grads.map(|grads| grads.into_iter().map(|g| to_python(py, g)).collect()).transpose()?;
         Ok((dx, grads))
     }
 }
@@ -180,9 +246,10 @@ fn describe<'py>(py: Python<'py>, entry: &Entry) -> PyResult<(String, &'static s
             args.set_item("out_features", cout)?;
             "Linear"
         }
-        Layer::GroupNorm { groups, channels } => {
+        Layer::GroupNorm { groups, channels, eps } => {
             args.set_item("num_groups", groups)?;
             args.set_item("num_channels", channels)?;
+            args.set_item("eps", eps)?;
             "GroupNorm"
         }
         Layer::MultiheadAttention { channels, heads } => {
@@ -210,5 +277,6 @@ fn ema_update(py: Python<'_>, shadow: &Bound<'_, PyList>, weights: &Bound<'_, Py
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(ema_update, m)?)?;
     m.add_class::<Recording>()?;
-    m.add_class::<UNet>()
+    m.add_class::<Parameters>()?;
+    m.add_class::<Network>()
 }

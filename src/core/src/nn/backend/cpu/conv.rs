@@ -7,11 +7,11 @@ use diffusion_kernels::source::{Images, Source};
 use half::bf16;
 use tch::{Kind, Tensor};
 
-use super::super::blueprint::Conv;
-use super::ops::{add_to, nchw, nhwc};
+use super::ops::{kept, nchw, nhwc, WeightGradients};
 use super::weights::{Direction, Weights};
 use crate::error::{Error, Result};
 use crate::libtorch::{convolution_backward, slice, slice_mut, ConvolutionGradients, Stored, TorchPool};
+use crate::nn::blueprint::{Conv, Padding};
 
 /// What a 3x3 convolution does to the size of the image.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -59,6 +59,33 @@ fn double_backward(dy: &Tensor) -> Result<Tensor> {
     nhwc(&nchw(dy)?.f_avg_pool2d([2, 2], [2, 2], [0, 0], false, true, 1)?)
 }
 
+/// The input as NCHW, doubled where that comes first and with uneven zeros added, and the even zeros that are left to add.
+fn as_libtorch_reads(conv: &Conv, resize: Resize, x: &Tensor) -> Result<(Tensor, i64)> {
+    let doubled = (resize == Resize::Double).then(|| double(x)).transpose()?;
+    let x = nchw(doubled.as_ref().unwrap_or(x))?;
+    let Padding { before, after } = conv.padding;
+    if conv.padding.is_even() {
+        return Ok((x, before));
+    }
+    Ok((x.f_constant_pad_nd([before, after, before, after])?, 0))
+}
+
+/// From the gradient of what [`as_libtorch_reads`] gave to that of its input, NHWC.
+fn as_it_was(conv: &Conv, resize: Resize, dx: &Tensor) -> Result<Tensor> {
+    let Padding { before, after } = conv.padding;
+    let dx = if conv.padding.is_even() {
+        nhwc(dx)?
+    } else {
+        let (_, _, h, w) = dx.size4()?;
+        let (h, w) = (h - before - after, w - before - after);
+        nhwc(&dx.f_narrow(2, before, h)?.f_narrow(3, before, w)?)?
+    };
+    match resize {
+        Resize::Double => double_backward(&dx),
+        _ => Ok(dx),
+    }
+}
+
 /// A convolution with its bias, plus `residual`.
 pub fn conv_forward(
     weights: &Weights,
@@ -73,11 +100,9 @@ pub fn conv_forward(
             _ => fast_forward::<f32>(weights, conv, resize, x, residual),
         };
     }
-    let doubled = (resize == Resize::Double).then(|| double(x)).transpose()?;
     let (weight, bias) = (&weights.compute[conv.param], &weights.compute[conv.param + 1]);
-    let (stride, padding) = ([conv.stride; 2], [conv.padding; 2]);
-    let x = nchw(doubled.as_ref().unwrap_or(x))?;
-    let mut y = nhwc(&x.f_conv2d(weight, Some(bias), stride, padding, [1, 1], 1)?)?;
+    let (x, padding) = as_libtorch_reads(conv, resize, x)?;
+    let mut y = nhwc(&x.f_conv2d(weight, Some(bias), [conv.stride; 2], [padding; 2], [1, 1], 1)?)?;
     match residual {
         Some(residual) => Ok(y.f_add_(residual)?),
         None => Ok(y),
@@ -108,50 +133,76 @@ fn fast_forward<T: Stored>(
 }
 
 /// Gradients of [`conv_forward`] but for the residual, whose gradient is dy: the input's is returned if wanted, the
-/// layer's are added to `grads`.
+/// layer's are added to `grads`. `x` is read for the latter only.
 pub fn conv_backward(
     weights: &Weights,
     conv: &Conv,
     resize: Resize,
-    x: &Tensor,
+    x: &Option<Tensor>,
     dy: &Tensor,
     input_wanted: bool,
-    grads: &mut [Tensor],
+    grads: &mut WeightGradients,
 ) -> Result<Option<Tensor>> {
-    if weights.is_fast(conv) {
-        return match weights.kind {
-            Kind::BFloat16 => fast_backward::<bf16>(weights, conv, resize, x, dy, input_wanted, grads),
-            _ => fast_backward::<f32>(weights, conv, resize, x, dy, input_wanted, grads),
-        };
+    if !weights.is_fast(conv) {
+        return libtorch_backward(weights, conv, resize, x, dy, input_wanted, grads);
     }
-    let doubled = (resize == Resize::Double).then(|| double(x)).transpose()?;
-    let read = nchw(doubled.as_ref().unwrap_or(x))?;
-    let wanted = ConvolutionGradients { input: input_wanted, weight: true, bias: true };
+    match weights.kind {
+        Kind::BFloat16 => fast_backward::<bf16>(weights, conv, resize, x, dy, input_wanted, grads),
+        _ => fast_backward::<f32>(weights, conv, resize, x, dy, input_wanted, grads),
+    }
+}
+
+fn libtorch_backward(
+    weights: &Weights,
+    conv: &Conv,
+    resize: Resize,
+    x: &Option<Tensor>,
+    dy: &Tensor,
+    input_wanted: bool,
+    grads: &mut WeightGradients,
+) -> Result<Option<Tensor>> {
+    let layer_wanted = grads.wanted();
+    let wanted = ConvolutionGradients { input: input_wanted, weight: layer_wanted, bias: layer_wanted };
+    // without the layer's gradients only the shape of the input counts
+    let input = match layer_wanted {
+        true => kept(x)?.shallow_clone(),
+        false => Tensor::f_zeros(input_shape(conv, resize, dy)?, (weights.kind, dy.device()))?,
+    };
+    let (read, padding) = as_libtorch_reads(conv, resize, &input)?;
     let weight = &weights.compute[conv.param];
-    let [dx, dw, db] = convolution_backward(&nchw(dy)?, &read, weight, conv.stride, conv.padding, wanted)?;
+    let [dx, dw, db] = convolution_backward(&nchw(dy)?, &read, weight, conv.stride, padding, wanted)?;
     for (index, gradient) in [(conv.param, dw), (conv.param + 1, db)] {
         if let Some(gradient) = gradient {
-            add_to(grads, index, &gradient)?;
+            grads.add(index, &gradient)?;
         }
     }
-    let dx = dx.map(|dx| nhwc(&dx)).transpose()?;
-    match dx {
-        Some(dx) if resize == Resize::Double => double_backward(&dx).map(Some),
-        dx => Ok(dx),
-    }
+    dx.map(|dx| as_it_was(conv, resize, &dx)).transpose()
+}
+
+/// The shape (B, H, W, C) of what a convolution read, from that of what it wrote.
+fn input_shape(conv: &Conv, resize: Resize, dy: &Tensor) -> Result<[i64; 4]> {
+    let (b, h, w, _) = dy.size4()?;
+    let (h, w) = match resize {
+        Resize::Keep => (h, w),
+        Resize::Halve => (2 * h, 2 * w),
+        Resize::Double => (h / 2, w / 2),
+    };
+    Ok([b, h, w, conv.cin])
 }
 
 fn fast_backward<T: Stored>(
     weights: &Weights,
     conv: &Conv,
     resize: Resize,
-    x: &Tensor,
+    x: &Option<Tensor>,
     dy: &Tensor,
     input_wanted: bool,
-    grads: &mut [Tensor],
+    grads: &mut WeightGradients,
 ) -> Result<Option<Tensor>> {
-    fast_layer_gradients::<T>(conv, resize, x, dy, grads)?;
-    input_wanted.then(|| fast_input_gradient::<T>(weights, conv, resize, x, dy)).transpose()
+    if grads.wanted() {
+        fast_layer_gradients::<T>(conv, resize, kept(x)?, dy, grads)?;
+    }
+    input_wanted.then(|| fast_input_gradient::<T>(weights, conv, resize, dy)).transpose()
 }
 
 fn fast_layer_gradients<T: Stored>(
@@ -159,7 +210,7 @@ fn fast_layer_gradients<T: Stored>(
     resize: Resize,
     x: &Tensor,
     dy: &Tensor,
-    grads: &mut [Tensor],
+    grads: &mut WeightGradients,
 ) -> Result<()> {
     let float = (Kind::Float, x.device());
     let mut dw = Tensor::f_empty([conv.cout, conv.cin, conv.kernel, conv.kernel], float)?;
@@ -174,18 +225,12 @@ fn fast_layer_gradients<T: Stored>(
         slice_mut::<f32>(&mut dw)?,
         Some(slice_mut::<f32>(&mut db)?),
     )?;
-    add_to(grads, conv.param, &dw)?;
-    add_to(grads, conv.param + 1, &db)
+    grads.add(conv.param, &dw)?;
+    grads.add(conv.param + 1, &db)
 }
 
-fn fast_input_gradient<T: Stored>(
-    weights: &Weights,
-    conv: &Conv,
-    resize: Resize,
-    x: &Tensor,
-    dy: &Tensor,
-) -> Result<Tensor> {
-    let mut dx = x.f_empty_like()?;
+fn fast_input_gradient<T: Stored>(weights: &Weights, conv: &Conv, resize: Resize, dy: &Tensor) -> Result<Tensor> {
+    let mut dx = Tensor::f_empty(input_shape(conv, resize, dy)?, (T::KIND, dy.device()))?;
     let method = resize.method(Pass::Backward, T::KIND);
     let source = Source::new(slice::<T>(dy)?, conv.cout as usize);
     let (from, to) = (images(dy)?, images(&dx)?);
@@ -200,9 +245,9 @@ fn fast_input_gradient<T: Stored>(
 pub fn conv_backward_whole(
     weights: &Weights,
     conv: &Conv,
-    x: &Tensor,
+    x: &Option<Tensor>,
     dy: &Tensor,
-    grads: &mut [Tensor],
+    grads: &mut WeightGradients,
 ) -> Result<Tensor> {
     conv_backward(weights, conv, Resize::Keep, x, dy, true, grads)?
         .ok_or_else(|| Error::Runtime("internal error: a convolution without a gradient".into()))

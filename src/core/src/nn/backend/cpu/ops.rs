@@ -5,11 +5,11 @@ use diffusion_kernels::source::{Images, Source};
 use half::bf16;
 use tch::{Kind, Tensor};
 
-use super::super::blueprint::{Norm, NORM_EPS};
 use super::mask::Mask;
 use super::weights::Weights;
 use crate::error::{Error, Result};
 use crate::libtorch::{slice, slice_mut, Stored, TorchPool};
+use crate::nn::blueprint::Norm;
 
 impl From<diffusion_kernels::error::Error> for Error {
     fn from(err: diffusion_kernels::error::Error) -> Self {
@@ -71,7 +71,7 @@ pub struct After<'a> {
 fn layer<'a>(weights: &'a Weights, norm: &Norm, after: After<'a>) -> Result<GroupNorm<'a>> {
     Ok(GroupNorm {
         groups: norm.groups as usize,
-        eps: NORM_EPS as f32,
+        eps: norm.eps as f32,
         weight: slice::<f32>(&weights.params[norm.param])?,
         bias: slice::<f32>(&weights.params[norm.param + 1])?,
         silu: after.silu,
@@ -115,7 +115,7 @@ pub fn norm_backward(
     stats: &Tensor,
     dy: &Tensor,
     into: InputGradient,
-    grads: &mut [Tensor],
+    grads: &mut WeightGradients,
 ) -> Result<()> {
     match weights.kind {
         Kind::BFloat16 => norm_backward_of::<bf16>(weights, norm, after, input, stats, dy, into, grads),
@@ -131,7 +131,7 @@ fn norm_backward_of<T: Stored>(
     stats: &Tensor,
     dy: &Tensor,
     into: InputGradient,
-    grads: &mut [Tensor],
+    grads: &mut WeightGradients,
 ) -> Result<()> {
     let (images, source) = input.source::<T>()?;
     let stats = slice::<f32>(stats)?.split_at(images.batch * norm.groups as usize);
@@ -146,13 +146,29 @@ fn norm_backward_of<T: Stored>(
     let shift = shift.map(slice_mut::<f32>).transpose()?;
     let gradients = Gradients { parts: [first, second], weight, bias, shift };
     norm::backward(&TorchPool, images, &source, &layer(weights, norm, after)?, stats, slice::<T>(dy)?, gradients)?;
-    add_to(grads, norm.param, &d_layer.f_get(0)?)?;
-    add_to(grads, norm.param + 1, &d_layer.f_get(1)?)
+    grads.add(norm.param, &d_layer.f_get(0)?)?;
+    grads.add(norm.param + 1, &d_layer.f_get(1)?)
 }
 
-pub fn add_to(grads: &mut [Tensor], index: usize, gradient: &Tensor) -> Result<()> {
-    let _ = grads[index].f_add_(gradient)?;
-    Ok(())
+/// Where the weights' gradients are added up, in state-dict order; nowhere if they are not wanted.
+pub struct WeightGradients<'a>(pub Option<&'a mut [Tensor]>);
+
+impl WeightGradients<'_> {
+    pub fn wanted(&self) -> bool {
+        self.0.is_some()
+    }
+
+    pub fn add(&mut self, index: usize, gradient: &Tensor) -> Result<()> {
+        if let Some(sum) = self.0.as_mut().and_then(|grads| grads.get_mut(index)) {
+            let _ = sum.f_add_(gradient)?;
+        }
+        Ok(())
+    }
+}
+
+/// What a layer kept for a gradient that was not wanted when the tape was made.
+pub fn kept(activation: &Option<Tensor>) -> Result<&Tensor> {
+    activation.as_ref().ok_or_else(|| Error::Runtime("the weights' gradients were not asked for".into()))
 }
 
 /// x W^T + b on the last dimension; the weight stands at `param`, the bias behind it.
@@ -160,16 +176,23 @@ pub fn linear_forward(weights: &Weights, param: usize, x: &Tensor) -> Result<Ten
     Ok(x.f_linear(&weights.compute[param], Some(&weights.compute[param + 1]))?)
 }
 
-/// Gradients of [`linear_forward`]: the input's is returned, the layer's added to `grads`.
+/// Gradients of [`linear_forward`]: the input's is returned, the layer's added to `grads`. `x` is read for the latter only.
 pub fn linear_backward(
     weights: &Weights,
     param: usize,
-    x: &Tensor,
+    x: &Option<Tensor>,
     dy: &Tensor,
-    grads: &mut [Tensor],
+    grads: &mut WeightGradients,
 ) -> Result<Tensor> {
-    let dy_rows = rows(dy)?;
-    add_to(grads, param, &dy_rows.f_transpose(0, 1)?.f_matmul(&rows(x)?)?)?;
-    add_to(grads, param + 1, &dy_rows.f_sum_dim_intlist([0i64].as_slice(), false, Kind::Float)?)?;
+    if grads.wanted() {
+        let dy_rows = rows(dy)?;
+        grads.add(param, &dy_rows.f_transpose(0, 1)?.f_matmul(&rows(kept(x)?)?)?)?;
+        grads.add(param + 1, &sum_rows(&dy_rows)?)?;
+    }
     Ok(dy.f_matmul(&weights.compute[param])?)
+}
+
+/// The sum over the rows of a matrix, in float32.
+pub fn sum_rows(x: &Tensor) -> Result<Tensor> {
+    Ok(x.f_sum_dim_intlist([0i64].as_slice(), false, Kind::Float)?)
 }
