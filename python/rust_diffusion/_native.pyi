@@ -18,8 +18,9 @@ __all__ = [
     "IMAGE_EXTENSIONS",
     "LINKED_TORCH",
     "MAX_PIXELS",
+    "Network",
+    "Parameters",
     "Recording",
-    "UNet",
     "check_betas",
     "cosine_beta_schedule",
     "ddim_sample",
@@ -219,11 +220,11 @@ def denormalize_to_01(x: _Array) -> Tensor:
     """
 
 @final
-class UNet:
-    """The plan of one network. Holds no weights: they come in with each call and stay where they are."""
+class Network:
+    """The plan of one network. Holds no weights."""
 
-    def __new__(
-        cls,
+    @staticmethod
+    def course(
         in_ch: int,
         base_ch: int,
         channel_mults: Sequence[int],
@@ -231,36 +232,68 @@ class UNet:
         dropout: float,
         attn_levels: Sequence[int],
         num_heads: int,
-    ) -> UNet: ...
+    ) -> Network:
+        """Plan the course's network."""
     @staticmethod
-    def defaults() -> dict[str, Any]:
-        """Return the defaults of the configuration, as keyword arguments."""
+    def course_defaults() -> dict[str, Any]:
+        """Return the defaults of the course's configuration, as keyword arguments."""
+    @staticmethod
+    def diffusers(
+        in_channels: int,
+        out_channels: int,
+        block_out_channels: Sequence[int],
+        down_attention: Sequence[bool],
+        up_attention: Sequence[bool],
+        layers_per_block: int,
+        norm_num_groups: int,
+        norm_eps: float,
+        downsample_padding: int,
+        flip_sin_to_cos: bool,
+        freq_shift: float,
+        attention_head_dim: int | None,
+        scale_and_shift: bool,
+        dropout: float,
+    ) -> Network:
+        """Plan a network of diffusers' `UNet2DModel` family."""
+    @property
+    def in_channels(self) -> int:
+        """Channels of what goes in."""
+    @property
+    def out_channels(self) -> int:
+        """Channels of what comes out."""
     @property
     def size_multiple(self) -> int:
         """Height and width of the images must be multiples of this."""
     def modules(self) -> list[tuple[str, str, dict[str, Any]]]:
         """(path, class name, arguments) of every module in the order of creation, parents first."""
-    def run(
-        self, params: list[Tensor], x: Tensor, t: Tensor, dropout: float, record: bool, bf16: bool
-    ) -> tuple[Tensor, Recording | None]:
-        """Predict by the CPU engine, unseen by torch's autograd; with `record`, also what its gradients need.
+    def hand_over(self, params: list[Tensor]) -> Parameters:
+        """Take handles on a module's parameters, in state-dict order; they stay where they are."""
 
-        With `bf16`, convolutions and matrix products are computed in bfloat16.
+@final
+class Parameters:
+    """A module's own parameters, handed over once, and what is derived from them."""
+
+    def run(
+        self, x: Tensor, t: Tensor, dropout: float, wanted: tuple[bool, bool], bf16: bool
+    ) -> tuple[Tensor, Recording | None]:
+        """Predict by the CPU engine, unseen by torch's autograd.
+
+        `wanted` says which gradients will be asked for: to x, to the weights; if any, what they need comes along. With
+        `bf16`, convolutions and matrix products are computed in bfloat16.
         """
-    @staticmethod
-    def runs_on_engine(params: list[Tensor], dropout: float) -> bool:
+    def runs_on_engine(self, dropout: float) -> bool:
         """Tell whether the CPU engine can compute the network with these weights and this rate of dropout."""
-    def forward(
-        self, params: list[Tensor], x: Tensor, t: Tensor, dropout: float, differentiable_twice: bool
-    ) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, dropout: float, differentiable_twice: bool) -> Tensor:
         """Predict in libtorch's operations, recorded by autograd, under autocast as the caller says."""
 
 @final
 class Recording:
     """What an engine's forward pass left behind for its gradients."""
 
-    def backward(self, d_prediction: Tensor, input_wanted: bool) -> tuple[Tensor | None, list[Tensor]]:
-        """Turn d loss / d prediction into the gradients of x (or None) and of the parameters."""
+    def backward(
+        self, d_prediction: Tensor, wanted: tuple[bool, bool]
+    ) -> tuple[Tensor | None, list[Tensor] | None]:
+        """Turn d loss / d prediction into the gradients that are wanted: of x, of all parameters."""
 
 def ema_update(shadow: list[Tensor], weights: list[Tensor], decay: float) -> None:
     """Move the shadow: decay * shadow + (1 - decay) * weights, in place."""
@@ -298,7 +331,7 @@ def learning_rate(options: dict[str, Any], epoch: int, updates: int) -> float:
     """Return the rate of the update after `updates` others, in `epoch`."""
 
 def train_network(
-    unet: UNet,
+    network: Network,
     params: list[Tensor],
     shadow: list[Tensor],
     moments: tuple[Tensor, Tensor],

@@ -2,12 +2,15 @@
 
 from rust_diffusion.model.device import get_device
 from rust_diffusion.model.ema import EMA
-from rust_diffusion.model.unet import DiffusionUNet, Downsample, ResBlock, SelfAttention2d, Upsample
+from rust_diffusion.model.layers import Downsample, ResBlock, SelfAttention2d, Upsample
+from rust_diffusion.model.network import Network
+from rust_diffusion.model.unet import DiffusionUNet
 
 __all__ = [
     "EMA",
     "DiffusionUNet",
     "Downsample",
+    "Network",
     "ResBlock",
     "SelfAttention2d",
     "Upsample",

@@ -6,16 +6,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import Function, FunctionCtx
+from torch.autograd.function import Function
 
 from rust_diffusion import _native
 
 
-def applies(x: Any, t: Any, parameters: list[Tensor], dropout: float) -> bool:
+def applies(x: Any, t: Any, held: _native.Parameters, dropout: float) -> bool:
     """Whether the CPU engine can stand in for libtorch's operations without a visible difference.
 
-    Other devices and dtypes, autocast to anything but bfloat16, tensor subclasses and torch's function transforms keep
-    the operations.
+    Other devices and dtypes, autocast to anything but bfloat16, tensor subclasses, and whoever wants to see the single
+    operations (torch's function transforms, dispatch modes, tracing) keep the operations.
     """
     return (
         type(x) is Tensor
@@ -24,21 +24,31 @@ def applies(x: Any, t: Any, parameters: list[Tensor], dropout: float) -> bool:
         and x.dtype == torch.float32
         and (not torch.is_autocast_enabled("cpu") or torch.get_autocast_dtype("cpu") is torch.bfloat16)
         and torch._C._functorch.peek_interpreter_stack() is None
-        and torch.autograd.forward_ad._current_level < 0
-        and _native.UNet.runs_on_engine(parameters, dropout)
+        and torch._C._len_torch_dispatch_stack() == 0
+        and not in_forward_mode()
+        and not torch._C._is_tracing()
+        and held.runs_on_engine(dropout)
     )
 
 
-def predict(native: Any, parameters: list[Tensor], x: Tensor, t: Tensor, dropout: float) -> Tensor:
-    """Run the forward pass, recorded if gradients are wanted."""
+def in_forward_mode() -> bool:
+    """Whether derivatives are carried forward (`torch.func.jvp`), which torch's fused attention does not know."""
+    return torch.autograd.forward_ad._current_level >= 0
+
+
+def predict(
+    held: _native.Parameters, parameters: list[Tensor], x: Tensor, t: Tensor, dropout: float
+) -> Tensor:
+    """Run the forward pass, recorded for the gradients that can be asked for: nothing is kept for frozen weights."""
     bf16 = torch.is_autocast_enabled("cpu")
-    wanted = torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in parameters))
-    if wanted:
+    trainable = [k for k, p in enumerate(parameters) if p.requires_grad] if torch.is_grad_enabled() else []
+    if trainable or (x.requires_grad and torch.is_grad_enabled()):
+        chosen = [parameters[k] for k in trainable]
         out = _Predict.apply(  # type: ignore[no-untyped-call]
-            native, dropout, bf16, x, t, *parameters
+            held, dropout, bf16, trainable, x, t, *chosen
         )
     else:
-        out = native.run(parameters, x, t, dropout, False, bf16)[0]
+        out = held.run(x, t, dropout, (False, False), bf16)[0]
     # under autocast a convolution, the network's last layer, answers in the shorter dtype
     return out.bfloat16() if bf16 else out
 
@@ -46,37 +56,45 @@ def predict(native: Any, parameters: list[Tensor], x: Tensor, t: Tensor, dropout
 class _Predict(Function):
     @staticmethod
     def forward(
-        ctx: Any, native: Any, dropout: float, bf16: bool, x: Tensor, t: Tensor, *parameters: Tensor
+        ctx: Any,
+        held: _native.Parameters,
+        dropout: float,
+        bf16: bool,
+        trainable: list[int],
+        x: Tensor,
+        t: Tensor,
+        *chosen: Tensor,
     ) -> Tensor:
-        out, ctx.recording = native.run(list(parameters), x, t, dropout, True, bf16)
-        ctx.native, ctx.dropout = native, dropout
-        # torch checks at the backward pass that these were not changed in place
-        ctx.save_for_backward(x, t, *parameters)
+        wanted = (ctx.needs_input_grad[4], bool(trainable))
+        out, ctx.recording = held.run(x, t, dropout, wanted, bf16)
+        ctx.held, ctx.dropout, ctx.trainable = held, dropout, trainable
+        # torch checks at the backward pass that these were not changed in place; the recording looks at frozen weights
+        ctx.save_for_backward(x, t, *chosen)
         return out
 
     @staticmethod
     def backward(ctx: Any, d_prediction: Tensor) -> tuple[Tensor | None, ...]:
-        x, t, *parameters = ctx.saved_tensors
-        wanted = ctx.needs_input_grad
+        x, t, *chosen = ctx.saved_tensors
+        wanted = (ctx.needs_input_grad[4], any(ctx.needs_input_grad[6:]))
         if torch.is_grad_enabled():
-            if ctx.dropout > 0:
-                raise RuntimeError(
-                    "second derivatives (create_graph=True) need dropout off: call model.eval() or set dropout=0"
-                )
-            d_x, d_parameters = _differentiable_gradients(ctx, d_prediction, x, t, parameters)
+            d_x, d_chosen = _differentiable_gradients(ctx, d_prediction, x, t, chosen)
         else:
-            d_x, d_parameters = ctx.recording.backward(d_prediction, wanted[3])
-        chosen = [d if want else None for d, want in zip(d_parameters, wanted[5:], strict=True)]
-        return None, None, None, d_x, None, *chosen
+            d_x, d_all = ctx.recording.backward(d_prediction, wanted)
+            d_chosen = [None] * len(chosen) if d_all is None else [d_all[k] for k in ctx.trainable]
+        return None, None, None, None, d_x, None, *d_chosen
 
 
 def _differentiable_gradients(
-    ctx: FunctionCtx, d_prediction: Tensor, x: Tensor, t: Tensor, parameters: list[Tensor]
+    ctx: Any, d_prediction: Tensor, x: Tensor, t: Tensor, chosen: list[Tensor]
 ) -> tuple[Tensor | None, list[Tensor | None]]:
     """Compute gradients that can be differentiated again (`create_graph=True`), by libtorch's own operations."""
-    inputs = [x, *parameters]
+    if ctx.dropout > 0:
+        raise RuntimeError(
+            "second derivatives (create_graph=True) need dropout off: call model.eval() or set dropout=0"
+        )
+    inputs = [x, *chosen]
     wanted = [i for i, tensor in enumerate(inputs) if tensor.requires_grad]
-    out = ctx.native.forward(parameters, x, t, 0.0, True)  # type: ignore[attr-defined]
+    out = ctx.held.forward(x, t, 0.0, True)
     found = torch.autograd.grad(
         out, [inputs[i] for i in wanted], d_prediction, create_graph=True, allow_unused=True
     )

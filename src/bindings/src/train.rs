@@ -210,11 +210,11 @@ impl Host for PythonHost {
 /// Train in place: `params` and `shadow` are the modules' own parameters, `moments` two flat float32 buffers. `recorders`
 /// record the gradients of the usual batch and the usual update (see [`PythonRecorder`]).
 #[pyfunction]
-#[pyo3(signature = (unet, params, shadow, moments, betas, options, position, host, recorders))]
+#[pyo3(signature = (network, params, shadow, moments, betas, options, position, host, recorders))]
 #[allow(clippy::too_many_arguments)]
 fn train_network(
     py: Python<'_>,
-    unet: PyRef<'_, Network>,
+    network: PyRef<'_, Network>,
     params: &Bound<'_, PyList>,
     shadow: &Bound<'_, PyList>,
     moments: (Bound<'_, PyAny>, Bound<'_, PyAny>),
@@ -224,7 +224,7 @@ fn train_network(
     host: PyObject,
     recorders: (Option<PyObject>, Option<PyObject>),
 ) -> PyResult<()> {
-    let blueprint = unet.blueprint.clone();
+    let blueprint = network.blueprint.clone();
     let weights = list_from_python(params, "model.parameters()")?;
     let shadow = list_from_python(shadow, "ema.shadow.parameters()")?;
     let (first, second) = (from_python(&moments.0, "exp_avg")?, from_python(&moments.1, "exp_avg_sq")?);
