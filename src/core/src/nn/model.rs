@@ -7,9 +7,9 @@ use tch::{Kind, Tensor};
 use super::aten::Aten;
 use super::wiring::{check_inputs, forward};
 use super::{engine, Blueprint};
+use crate::diffusion::Denoiser;
 use crate::error::{ensure, Error, Result};
 use crate::libtorch::{add_each, laid_out, Layout};
-use crate::sampler::Denoiser;
 
 /// One forward pass through torch's autograd, with a rate of dropout. `differentiable_twice` avoids the fused attention
 /// kernels, which have no second derivative.

@@ -91,7 +91,7 @@ pub fn check_inputs(
         size[2],
         size[3]
     );
-    crate::forward::check_float(x, "x")?;
+    crate::diffusion::process::check_float(x, "x")?;
     let t_size = t.size();
     ensure!(
         t_size.len() == 1 && t_size[0] == size[0],
