@@ -47,8 +47,9 @@ pub fn linear_betas(num_steps: i64, beta_start: f64, beta_end: f64) -> Result<Te
         let stored = beta as f32;
         ensure!(stored > 0.0 && stored < 1.0, Value, "{name} must be between 0 and 1 (both excluded), got {beta}");
     }
+    let grows = beta_start <= beta_end;
     ensure!(
-        beta_start <= beta_end,
+        grows,
         Value,
         "beta_end must be at least beta_start = {beta_start}: noise grows from step to step; got {beta_end}"
     );
