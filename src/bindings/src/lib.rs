@@ -7,12 +7,11 @@
 
 mod data;
 mod detach;
+mod device;
+mod diffusion;
 mod error;
-mod forward;
-mod graph;
 mod nn;
 mod sampler;
-mod schedule;
 mod tensor;
 mod train;
 
@@ -22,8 +21,7 @@ use pyo3::prelude::*;
 fn _native(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add("LINKED_TORCH", env!("LINKED_TORCH"))?;
     data::register(m)?;
-    schedule::register(m)?;
-    forward::register(m)?;
+    diffusion::register(m)?;
     nn::register(m)?;
     sampler::register(m)?;
     train::register(m)

@@ -2,20 +2,20 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use diffusion_core::choice::Choice;
+use diffusion_core::diffusion::schedule::{alpha_bar_values, coefficients, Schedule};
+use diffusion_core::diffusion::{Denoiser, Noise, Objective, TorchNoise};
 use diffusion_core::nn::predictor::Predictor;
 use diffusion_core::nn::Precision;
-use diffusion_core::sampler::{
-    self, At, Denoiser, Draw, Noise, Objective, Plan, Recorded, Rule, Spacing, Step, Stepped, Stepper, TorchNoise,
-};
-use diffusion_core::schedule::{alpha_bar_values, coefficients, Schedule};
+use diffusion_core::sampler::{self, At, Draw, Plan, Recorded, Rule, Spacing, Step, Stepped, Stepper};
 use diffusion_core::{Error, Result};
 use pyo3::prelude::*;
 use pyo3::types::PyList;
 use tch::{Device, Tensor};
 
 use crate::detach::{attached, check_signals, detached};
+use crate::device::PythonGraph;
 use crate::error::to_py;
-use crate::graph::PythonRecorder;
 use crate::nn::Network;
 use crate::tensor::{from_python, list_from_python, to_python};
 
@@ -45,7 +45,7 @@ impl Noise for PythonNoise {
 /// What Python says the model is: our network with its weights, or something to call.
 #[derive(FromPyObject)]
 enum Model<'py> {
-    /// plan, weights, rate of dropout, precision, what records the steps (see `PythonRecorder`)
+    /// plan, weights, rate of dropout, precision, what records the steps (see `PythonGraph`)
     Native(PyRef<'py, Network>, Bound<'py, PyList>, f64, String, Option<PyObject>),
     Callable(PyObject),
 }
@@ -73,7 +73,7 @@ impl Model<'_> {
                 _ => {
                     drop(kept);
                     let predictor = Predictor::new(&blueprint, params, precision, dropout)?;
-                    Some(Recorded::new(predictor, rule, PythonRecorder::boxed(recorder), &x)?)
+                    Some(Recorded::new(predictor, rule, PythonGraph::boxed(recorder), &x)?)
                 }
             };
             Ok(Box::new(Borrowed { recorded, home }))

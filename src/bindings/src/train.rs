@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
+use diffusion_core::choice::Choice;
+use diffusion_core::diffusion::{Objective, Schedule};
 use diffusion_core::nn::Precision;
-use diffusion_core::sampler::Objective;
-use diffusion_core::schedule::Schedule;
 use diffusion_core::train::{
     self, Batch, EpochReport, Flat, Host, LossScaler, Rate, RateSchedule, State, StepReport, Trainer,
 };
@@ -14,8 +14,8 @@ use pyo3::types::{PyDict, PyList};
 use tch::Tensor;
 
 use crate::detach::{attached, check_signals, detached};
+use crate::device::PythonGraph;
 use crate::error::to_py;
-use crate::graph::PythonRecorder;
 use crate::nn::Network;
 use crate::tensor::{from_python, list_from_python, to_python};
 
@@ -207,10 +207,10 @@ impl Host for PythonHost {
     }
 }
 
-/// Train in place: `params` and `shadow` are the modules' own parameters, `moments` two flat float32 buffers. `recorders`
-/// record the gradients of the usual batch and the usual update (see [`PythonRecorder`]).
+/// Train in place: `params` and `shadow` are the modules' own parameters, `moments` two flat float32 buffers. The
+/// gradients of the usual batch and the usual update are captured in `graphs` (see [`PythonGraph`]).
 #[pyfunction]
-#[pyo3(signature = (network, params, shadow, moments, betas, options, position, host, recorders))]
+#[pyo3(signature = (network, params, shadow, moments, betas, options, position, host, graphs))]
 #[allow(clippy::too_many_arguments)]
 fn train_network(
     py: Python<'_>,
@@ -222,7 +222,7 @@ fn train_network(
     options: Options,
     position: Position,
     host: PyObject,
-    recorders: (Option<PyObject>, Option<PyObject>),
+    graphs: (Option<PyObject>, Option<PyObject>),
 ) -> PyResult<()> {
     let blueprint = network.blueprint.clone();
     let weights = list_from_python(params, "model.parameters()")?;
@@ -239,8 +239,8 @@ fn train_network(
             second: Flat::over(second, &blueprint.shapes)?,
         };
         let schedule = Schedule::from_betas(&betas)?;
-        let recorders = [recorders.0, recorders.1].map(|recorder| recorder.map(PythonRecorder::boxed));
-        Trainer::new(&blueprint, state, &schedule, options, position.into(), recorders)?.run(&mut host)
+        let graphs = [graphs.0, graphs.1].map(|graph| graph.map(PythonGraph::boxed));
+        Trainer::new(&blueprint, state, &schedule, options, position.into(), graphs)?.run(&mut host)
     })
 }
 

@@ -5,16 +5,16 @@
 
 #![deny(unsafe_code)]
 
+pub mod choice;
 pub mod data;
+pub mod device;
+pub mod diffusion;
 pub mod ema;
 pub mod error;
-pub mod forward;
-pub mod graph;
 #[allow(unsafe_code)]
 mod libtorch;
 pub mod nn;
 pub mod sampler;
-pub mod schedule;
 pub mod train;
 
 pub use error::{Error, Result};

@@ -6,7 +6,8 @@ use tch::{Kind, Tensor};
 
 use super::backend::cpu;
 use super::Blueprint;
-use crate::error::{Error, Result};
+use crate::choice::Choice;
+use crate::error::Result;
 
 /// What convolutions and matrix products are computed in. Weights, group statistics, loss and schedule stay float32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,22 +17,12 @@ pub enum Precision {
     Fp16,
 }
 
+impl Choice for Precision {
+    const WHAT: &'static str = "precision";
+    const ALL: &'static [(&'static str, Self)] = &[("fp32", Self::Fp32), ("bf16", Self::Bf16), ("fp16", Self::Fp16)];
+}
+
 impl Precision {
-    pub const ALL: [Self; 3] = [Self::Fp32, Self::Bf16, Self::Fp16];
-
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Fp32 => "fp32",
-            Self::Bf16 => "bf16",
-            Self::Fp16 => "fp16",
-        }
-    }
-
-    pub fn parse(name: &str) -> Result<Self> {
-        let found = Self::ALL.into_iter().find(|precision| precision.name() == name);
-        found.ok_or_else(|| Error::Value(format!("precision must be \"fp32\", \"bf16\" or \"fp16\", got \"{name}\"")))
-    }
-
     /// The dtype of convolutions and matrix products, where it is not the weights' own.
     pub fn compute(self) -> Option<Kind> {
         match self {

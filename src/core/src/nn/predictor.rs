@@ -8,8 +8,9 @@ use super::backend::aten::{cast_products, Aten};
 use super::backend::cpu::{self, Wanted};
 use super::wiring::{check_inputs, forward};
 use super::{Blueprint, Precision};
-use crate::error::{ensure, Result};
-use crate::sampler::Denoiser;
+use crate::diffusion::denoiser::by_autograd;
+use crate::diffusion::{Denoiser, Vjp};
+use crate::error::{Error, Result};
 
 pub struct Predictor {
     plan: Arc<Blueprint>,
@@ -54,19 +55,6 @@ impl Predictor {
         Ok(())
     }
 
-    /// The prediction, and what turns a gradient of it into one of x; nothing is computed or kept for the weights.
-    pub fn linearize(&self, x: &Tensor, t: &Tensor) -> Result<(Tensor, Pullback<'_>)> {
-        check_inputs(&self.plan, &self.source, x, t)?;
-        if let Some(weights) = &self.engine {
-            let (prediction, tape) = cpu::forward(weights, x, t, self.dropout, Some(Wanted::INPUT))?;
-            let tape = tape.unwrap_or_default();
-            return Ok((prediction, Pullback::Engine { weights, tape }));
-        }
-        let x = x.f_detach()?.set_requires_grad(true);
-        let prediction = tch::with_grad(|| -> Result<_> { Ok(self.with_libtorch(&x, t)?.f_to_kind(Kind::Float)?) })?;
-        Ok((prediction.f_detach()?, Pullback::Autograd { x, prediction }))
-    }
-
     fn with_libtorch(&self, x: &Tensor, t: &Tensor) -> Result<Tensor> {
         let (dropout, compute) = (self.dropout, self.compute);
         let mut backend = Aten { params: &self.params, dropout, compute, explicit_attention: false };
@@ -82,28 +70,26 @@ impl Denoiser for Predictor {
             None => self.with_libtorch(x, t),
         }
     }
+
+    fn predict_with_vjp<'a>(&'a mut self, x: &Tensor, t: &Tensor) -> Result<(Tensor, Box<dyn Vjp + 'a>)> {
+        check_inputs(&self.plan, &self.source, x, t)?;
+        let Some(weights) = &self.engine else {
+            return by_autograd(x, |x| Ok(self.with_libtorch(x, t)?.f_to_kind(Kind::Float)?));
+        };
+        let (prediction, tape) = cpu::forward(weights, x, t, self.dropout, Some(Wanted::INPUT))?;
+        Ok((prediction, Box::new(Taped { weights, tape: tape.unwrap_or_default() })))
+    }
 }
 
-/// A prediction's way back to x; it can be gone more than once.
-pub enum Pullback<'a> {
-    Engine { weights: &'a cpu::Weights, tape: cpu::Tape },
-    Autograd { x: Tensor, prediction: Tensor },
+/// The engine's way back to x.
+struct Taped<'a> {
+    weights: &'a cpu::Weights,
+    tape: cpu::Tape,
 }
 
-impl Pullback<'_> {
-    /// From d loss / d prediction to d loss / d x, both (B, C, H, W) and float32.
-    pub fn pull(&self, d_prediction: &Tensor) -> Result<Tensor> {
-        match self {
-            Self::Engine { weights, tape } => {
-                let dx = tape.backward(weights, d_prediction, None, true)?;
-                dx.ok_or_else(|| crate::Error::Runtime("internal error: no gradient to x".into()))
-            }
-            Self::Autograd { x, prediction } => {
-                let inner = tch::with_grad(|| prediction.f_mul(d_prediction)?.f_sum(Kind::Float))?;
-                ensure!(inner.requires_grad(), Value, "the prediction does not depend on x");
-                let mut found = Tensor::f_run_backward(&[inner], &[x], true, false)?;
-                Ok(found.remove(0))
-            }
-        }
+impl Vjp for Taped<'_> {
+    fn vjp(&mut self, w: &Tensor) -> Result<Tensor> {
+        let dx = self.tape.backward(self.weights, w, None, true)?;
+        dx.ok_or_else(|| Error::Runtime("internal error: no gradient to x".into()))
     }
 }

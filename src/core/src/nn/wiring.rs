@@ -87,7 +87,7 @@ fn check_image(plan: &Blueprint, x: &Tensor) -> Result<()> {
         size[2],
         size[3]
     );
-    crate::forward::check_float(x, "x")
+    crate::diffusion::process::check_float(x, "x")
 }
 
 fn check_timesteps(x: &Tensor, t: &Tensor) -> Result<()> {

@@ -2,8 +2,8 @@
 
 use super::plan::{Beside, Move, Plan, Rule};
 use super::Objective;
+use crate::diffusion::schedule::Schedule;
 use crate::error::{ensure, Result};
-use crate::schedule::Schedule;
 
 /// The posterior variance vanishes towards the last step; the course keeps it above this.
 const MIN_VARIANCE: f32 = 1e-20;

@@ -2,7 +2,8 @@
 
 use tch::{Device, Kind, Tensor};
 
-use crate::error::{ensure, Error, Result};
+use crate::choice::Choice;
+use crate::error::{ensure, Result};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Spacing {
@@ -17,18 +18,14 @@ pub enum Spacing {
     Trailing,
 }
 
-impl Spacing {
-    pub fn parse(name: &str) -> Result<Self> {
-        match name {
-            "course" => Ok(Self::Course),
-            "leading" => Ok(Self::Leading),
-            "linspace" => Ok(Self::Linspace),
-            "trailing" => Ok(Self::Trailing),
-            other => Err(Error::Value(format!(
-                "spacing must be \"course\", \"leading\", \"linspace\" or \"trailing\", got \"{other}\""
-            ))),
-        }
-    }
+impl Choice for Spacing {
+    const WHAT: &'static str = "spacing";
+    const ALL: &'static [(&'static str, Self)] = &[
+        ("course", Self::Course),
+        ("leading", Self::Leading),
+        ("linspace", Self::Linspace),
+        ("trailing", Self::Trailing),
+    ];
 }
 
 /// `steps` timesteps out of 0..T-1, decreasing.
@@ -80,10 +77,10 @@ mod tests {
 
     #[test]
     fn every_grid_is_strictly_decreasing_and_has_as_many_entries_as_asked() {
-        for spacing in [Spacing::Course, Spacing::Leading, Spacing::Linspace, Spacing::Trailing] {
+        for (_, spacing) in Spacing::ALL {
             for total in [1, 7, 50, 400] {
                 for steps in 1..=total {
-                    let grid = timestep_grid(total, steps, spacing).expect("a grid");
+                    let grid = timestep_grid(total, steps, *spacing).expect("a grid");
                     assert_eq!(grid.len() as i64, steps);
                     check_grid(&grid, total).expect("a legal grid");
                 }

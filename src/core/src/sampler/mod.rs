@@ -8,7 +8,7 @@ mod plan;
 mod recorded;
 mod step;
 
-use tch::{Device, Kind, Tensor};
+use tch::Tensor;
 
 pub use ddim::ddim;
 pub use ddpm::ddpm;
@@ -17,26 +17,8 @@ pub use plan::{Move, Plan, Rule};
 pub use recorded::Recorded;
 pub use step::{At, Draw, Stepped, Stepper};
 
-use crate::error::{Error, Result};
-
-/// (x_t, t) -> the network's prediction, of the shape of x_t. t has shape (B,), int64, on x's device.
-pub trait Denoiser {
-    fn predict(&mut self, x: &Tensor, t: &Tensor) -> Result<Tensor>;
-}
-
-/// Where standard normal numbers come from, each call one draw of the sampler's contract.
-pub trait Noise {
-    fn normal(&mut self, shape: &[i64], device: Device) -> Result<Tensor>;
-}
-
-/// torch's global generator of the device: `torch.manual_seed` rules.
-pub struct TorchNoise;
-
-impl Noise for TorchNoise {
-    fn normal(&mut self, shape: &[i64], device: Device) -> Result<Tensor> {
-        Ok(Tensor::f_randn(shape, (Kind::Float, device))?)
-    }
-}
+use crate::diffusion::{Denoiser, Noise, Objective};
+use crate::error::Result;
 
 /// What is known after each step.
 pub struct Step<'a> {
@@ -52,34 +34,6 @@ pub struct Step<'a> {
 
 /// Called after each step; an error ends the run.
 pub type OnStep<'a> = dyn FnMut(&Step) -> Result<()> + 'a;
-
-/// What the network was trained to predict.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Objective {
-    #[default]
-    Eps,
-    X0,
-    V,
-}
-
-impl Objective {
-    pub fn parse(name: &str) -> Result<Self> {
-        match name {
-            "eps" => Ok(Self::Eps),
-            "x0" => Ok(Self::X0),
-            "v" => Ok(Self::V),
-            other => Err(Error::Value(format!("objective must be \"eps\", \"x0\" or \"v\", got \"{other}\""))),
-        }
-    }
-
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Eps => "eps",
-            Self::X0 => "x0",
-            Self::V => "v",
-        }
-    }
-}
 
 /// From x_T to an image batch in [-1, 1] by the plan's moves.
 pub fn sample(
@@ -106,6 +60,7 @@ pub fn sample(
 #[cfg(test)]
 pub(crate) mod fakes {
     use super::*;
+    use crate::diffusion::TorchNoise;
 
     /// Predicts the noise exactly, for data that is the constant `x0`.
     pub struct Oracle {
@@ -123,9 +78,9 @@ pub(crate) mod fakes {
         }
     }
 
-    pub fn schedule(steps: i64) -> crate::schedule::Schedule {
-        let betas = crate::schedule::cosine_betas(steps, 0.008).expect("betas");
-        crate::schedule::Schedule::from_betas(&betas).expect("a schedule")
+    pub fn schedule(steps: i64) -> crate::diffusion::schedule::Schedule {
+        let betas = crate::diffusion::schedule::cosine_betas(steps, 0.008).expect("betas");
+        crate::diffusion::schedule::Schedule::from_betas(&betas).expect("a schedule")
     }
 
     /// The images that a plan leads to, and the number of steps reported.

@@ -5,14 +5,14 @@ use tch::{Kind, Tensor};
 use super::plan::{Numbers, Rule};
 use super::step::{step, At, Draw, Stepped, Stepper};
 use super::Denoiser;
+use crate::device::{Capture, Graph};
 use crate::error::{Error, Result};
-use crate::graph::{Recorder, Recording};
 
 /// Steps of `inner`, which draws no random numbers, on tensors that stay in their place, as a recording needs it.
 pub struct Recorded<D> {
     inner: D,
     rule: Rule,
-    recording: Recording,
+    recording: Capture,
     x: Tensor,
     t: Tensor,
     numbers: Tensor,
@@ -22,12 +22,12 @@ pub struct Recorded<D> {
 
 impl<D: Denoiser> Recorded<D> {
     /// For batches of the shape, dtype and device of `x`.
-    pub fn new(inner: D, rule: Rule, recorder: Box<dyn Recorder + Send>, x: &Tensor) -> Result<Self> {
+    pub fn new(inner: D, rule: Rule, recorder: Box<dyn Graph + Send>, x: &Tensor) -> Result<Self> {
         let device = x.device();
         Ok(Self {
             inner,
             rule,
-            recording: Recording::new(Some(recorder)),
+            recording: Capture::new(Some(recorder)),
             x: x.f_zeros_like()?,
             t: Tensor::f_zeros([x.size()[0]], (Kind::Int64, device))?,
             numbers: Tensor::f_zeros([Numbers::COUNT as i64], (Kind::Float, device))?,
@@ -86,7 +86,7 @@ mod tests {
 
     struct Refuses;
 
-    impl Recorder for Refuses {
+    impl Graph for Refuses {
         fn begin(&mut self) -> Result<bool> {
             Ok(false)
         }

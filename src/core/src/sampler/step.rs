@@ -3,9 +3,9 @@
 use tch::{Kind, Tensor};
 
 use super::plan::{Beside, Numbers, Rule};
-use super::{Denoiser, Objective};
+use super::Denoiser;
+use crate::diffusion::process::{check_float, Denoised, Mixing};
 use crate::error::{ensure, Result};
-use crate::forward::check_float;
 
 /// Where a step is in its plan.
 pub struct At {
@@ -50,7 +50,8 @@ pub fn step<D: Denoiser + ?Sized>(
     let numbers = Numbers::of(numbers)?;
     let out = model.predict(x, t)?;
     check_prediction(x, &out)?;
-    let (x0_hat, eps) = read(rule.objective, x, out.f_to_kind(Kind::Float)?, &numbers)?;
+    let mixing = Mixing { signal: numbers.signal, spread: numbers.spread };
+    let Denoised { x0_hat, eps_hat: eps } = mixing.read(rule.objective, x, &out.f_to_kind(Kind::Float)?, true)?;
     let beside = match rule.beside {
         Beside::Iterate => x,
         Beside::Eps => &eps,
@@ -79,27 +80,4 @@ fn check_prediction(x: &Tensor, out: &Tensor) -> Result<()> {
         out.device()
     );
     Ok(())
-}
-
-/// The network's word read as (x0_hat clamped to [-1, 1], eps).
-///
-/// eps stays the network's own word where it predicts eps, also after x0_hat was clamped, as in the course.
-fn read(objective: Objective, x: &Tensor, out: Tensor, numbers: &Numbers) -> Result<(Tensor, Tensor)> {
-    let Numbers { signal, spread, .. } = numbers;
-    match objective {
-        Objective::Eps => {
-            let x0 = x.f_sub(&out.f_mul(spread)?)?.f_div(signal)?.f_clamp(-1.0, 1.0)?;
-            Ok((x0, out))
-        }
-        Objective::X0 => {
-            let x0 = out.f_clamp(-1.0, 1.0)?;
-            let eps = x.f_sub(&x0.f_mul(signal)?)?.f_div(&spread.f_clamp_min(1e-8)?)?;
-            Ok((x0, eps))
-        }
-        Objective::V => {
-            let x0 = x.f_mul(signal)?.f_sub(&out.f_mul(spread)?)?.f_clamp(-1.0, 1.0)?;
-            let eps = x.f_mul(spread)?.f_add(&out.f_mul(signal)?)?;
-            Ok((x0, eps))
-        }
-    }
 }

@@ -15,14 +15,14 @@ use tch::Tensor;
 
 pub use flat::Flat;
 pub use optim::State;
-pub use queued::Recorders;
+pub use queued::Graphs;
 pub use rate::{Rate, RateSchedule};
 pub use scaler::{LossScaler, MAX_CONSECUTIVE_SKIPS};
 pub use trainer::Trainer;
 
+use crate::diffusion::Objective;
 use crate::error::Result;
 use crate::nn::Precision;
-use crate::sampler::Objective;
 
 /// How to train. Everything here is the same on every process.
 #[derive(Debug, Clone)]

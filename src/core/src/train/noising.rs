@@ -2,15 +2,14 @@
 
 use tch::{Device, Kind, Tensor};
 
+use crate::diffusion::process::Mixing;
+use crate::diffusion::{Objective, Schedule};
 use crate::error::{ensure, Error, Result};
-use crate::sampler::Objective;
-use crate::schedule::Schedule;
 
-/// The forward process as the loop uses it: tables of T coefficients on the device of the network.
+/// The noising process as the loop uses it: tables of T coefficients on the device of the network.
 pub struct Noising {
-    /// sqrt(abar), sqrt(1 - abar).
-    signal: Tensor,
-    spread: Tensor,
+    /// Of every timestep.
+    mixing: Mixing,
     /// Weight of each timestep in the loss; None: all 1.
     weight: Option<Tensor>,
     objective: Objective,
@@ -35,8 +34,10 @@ impl Noising {
             None => None,
         };
         Ok(Self {
-            signal: column(alpha_bars.f_sqrt()?)?,
-            spread: column(alpha_bars.f_neg()?.f_add_scalar(1.0)?.f_sqrt()?)?,
+            mixing: Mixing {
+                signal: column(alpha_bars.f_sqrt()?)?,
+                spread: column(alpha_bars.f_neg()?.f_add_scalar(1.0)?.f_sqrt()?)?,
+            },
             weight,
             objective,
             timesteps: schedule.len() as i64,
@@ -73,14 +74,10 @@ impl Noising {
         let t = Tensor::f_randint(self.timesteps, [total], (Kind::Int64, self.device))?;
         let noise = Tensor::f_randn([total, size[1], size[2], size[3]], (Kind::Float, self.device))?;
         let (t, noise) = (share(&t)?, share(&noise)?);
-        let signal = self.signal.f_index_select(0, &t)?;
-        let spread = self.spread.f_index_select(0, &t)?;
-        let x_t = signal.f_mul(&x0)?.f_add(&spread.f_mul(&noise)?)?;
-        let target = match self.objective {
-            Objective::Eps => noise,
-            Objective::X0 => x0,
-            Objective::V => signal.f_mul(&noise)?.f_sub(&spread.f_mul(&x0)?)?,
-        };
+        let at = |column: &Tensor| column.f_index_select(0, &t);
+        let mixing = Mixing { signal: at(&self.mixing.signal)?, spread: at(&self.mixing.spread)? };
+        let x_t = mixing.noised(&x0, &noise)?;
+        let target = mixing.target(self.objective, &x0, &noise)?;
         let weight = match &self.weight {
             Some(weight) => Some(weight.f_index_select(0, &t)?),
             None => None,
@@ -126,7 +123,7 @@ fn min_snr_weights(alpha_bars: &Tensor, objective: Objective, cap: f64) -> Resul
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::schedule::cosine_betas;
+    use crate::diffusion::schedule::cosine_betas;
 
     fn noising(objective: Objective, min_snr: Option<f64>) -> Noising {
         let betas = cosine_betas(10, 0.008).expect("betas");

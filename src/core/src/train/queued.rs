@@ -1,6 +1,6 @@
 //! Updates whose numbers stay on the accelerator. The host only queues work and reads nothing back until somebody wants
 //! to see how the run goes; the gradients of a batch and the update itself are the same work each time and so can be
-//! recorded.
+//! captured.
 
 use tch::{Device, Kind, Tensor};
 
@@ -8,8 +8,8 @@ use super::flat::Flat;
 use super::optim::{AdamW, State};
 use super::scaler::DeviceScaler;
 use super::{Batch, LossScaler, Options, Position};
+use crate::device::{Capture, Graph};
 use crate::error::Result;
-use crate::graph::{Recorder, Recording};
 use crate::libtorch::{move_each_towards, OnDevice};
 use crate::nn::Precision;
 
@@ -129,35 +129,35 @@ impl Numbers {
     }
 }
 
-/// Work that is recorded for the case with the most images that came up first, and done directly in every other: the last
+/// Work that is captured for the case with the most images that came up first, and done directly in every other: the last
 /// batch of an epoch is often shorter.
 struct Usual<Case> {
     /// The case, and its images.
     case: Option<(Case, i64)>,
-    recording: Recording,
+    capture: Capture,
 }
 
 impl<Case: Copy + PartialEq> Usual<Case> {
-    fn new(recorder: Option<Box<dyn Recorder + Send>>) -> Self {
-        Self { case: None, recording: Recording::new(recorder) }
+    fn new(graph: Option<Box<dyn Graph + Send>>) -> Self {
+        Self { case: None, capture: Capture::new(graph) }
     }
 
-    /// Whether this is the case to record. One of more images takes the place of another that is not recorded yet.
+    /// Whether this is the case to capture. One of more images takes the place of another that is not captured yet.
     fn is(&mut self, case: Case, images: i64) -> bool {
-        if !self.recording.is_made() && self.case.is_none_or(|(_, most)| images > most) {
+        if !self.capture.is_made() && self.case.is_none_or(|(_, most)| images > most) {
             self.case = Some((case, images));
-            self.recording.begin_anew();
+            self.capture.begin_anew();
         }
         self.case == Some((case, images))
     }
 }
 
-/// The queue of updates: their numbers, and the recordings of the usual ones.
+/// The queue of updates: their numbers, and the captures of the usual ones.
 pub struct Queue {
     pub numbers: Numbers,
     gradients: Usual<(i64, [i64; 4], Kind)>,
     update: Usual<Taken>,
-    /// Where the batches of the recorded gradients lie.
+    /// Where the batches of the captured gradients lie.
     place: Option<Tensor>,
 }
 
@@ -177,11 +177,11 @@ impl Taken {
     }
 }
 
-/// Record the gradients of a batch, and an update.
-pub type Recorders = [Option<Box<dyn Recorder + Send>>; 2];
+/// For the gradients of a batch, and for an update.
+pub type Graphs = [Option<Box<dyn Graph + Send>>; 2];
 
 impl Queue {
-    pub fn new(numbers: Numbers, [gradients, update]: Recorders) -> Self {
+    pub fn new(numbers: Numbers, [gradients, update]: Graphs) -> Self {
         Self { numbers, gradients: Usual::new(gradients), update: Usual::new(update), place: None }
     }
 
@@ -205,14 +205,14 @@ impl Queue {
         there.f_copy_(images)?;
         let batch = Batch { images: there.shallow_clone(), ..batch };
         *place = Some(there);
-        gradients.recording.run(&mut || work(&batch, numbers))
+        gradients.capture.run(&mut || work(&batch, numbers))
     }
 
     /// The update by `work`, or by replaying it if it is made of as many images as most.
     pub fn update(&mut self, taken: Taken, mut work: impl FnMut(&mut Numbers) -> Result<()>) -> Result<()> {
         let Self { numbers, update, .. } = self;
         if update.is(taken, taken.images) {
-            update.recording.run(&mut || work(numbers))
+            update.capture.run(&mut || work(numbers))
         } else {
             work(numbers)
         }

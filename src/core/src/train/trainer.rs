@@ -8,14 +8,13 @@ use tch::{Device, Kind, Tensor};
 use super::flat::Flat;
 use super::noising::Noising;
 use super::optim::{clip_factor, decay_after_warmup, AdamW, State};
-use super::queued::{Numbers, Queue, Recorders, Taken};
+use super::queued::{Graphs, Numbers, Queue, Taken};
 use super::scaler::MAX_CONSECUTIVE_SKIPS;
 use super::{Batch, EpochReport, Host, Options, Position, StepReport};
+use crate::diffusion::schedule::Schedule;
 use crate::error::{ensure, Error, Result};
 use crate::nn::differentiable::{differentiable, Differentiable};
-use crate::nn::Blueprint;
-use crate::nn::Precision;
-use crate::schedule::Schedule;
+use crate::nn::{Blueprint, Precision};
 
 /// A network in training.
 pub struct Trainer {
@@ -35,20 +34,20 @@ pub struct Trainer {
 }
 
 impl Trainer {
-    /// `state` holds the tensors that training changes in place; `position` is where it begins. `recorders` are asked to
-    /// record usual work, if updates are queued at all.
+    /// `state` holds the tensors that training changes in place; `position` is where it begins. usual work is
+    /// captured in `graphs`, if updates are queued at all.
     pub fn new(
         blueprint: &Arc<Blueprint>,
         state: State,
         schedule: &Schedule,
         options: Options,
         position: Position,
-        recorders: Recorders,
+        graphs: Graphs,
     ) -> Result<Self> {
         state.check(&blueprint.shapes)?;
         let device = state.weights[0].device();
         let queue = if options.queued {
-            let [gradients, update] = recorders;
+            let [gradients, update] = graphs;
             // processes draw dropout from seeds that the host makes for each batch
             let gradients = gradients.filter(|_| options.processes == 1);
             Some(Queue::new(Numbers::new(&position, options.precision, device)?, [gradients, update]))
@@ -71,7 +70,7 @@ impl Trainer {
         })
     }
 
-    /// What was derived from the weights, and what was recorded, knows them by their place.
+    /// What was derived from the weights, and what was captured, knows them by their place.
     fn check_places(&mut self, before: &[usize]) -> Result<()> {
         if self.state.places() == before {
             return Ok(());

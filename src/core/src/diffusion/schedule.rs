@@ -7,7 +7,7 @@ use tch::{Device, Kind, Tensor};
 use crate::error::{ensure, Result};
 
 /// Schedules longer than this are a mistyped argument, not a wish (the longest in use have some 4,000 steps).
-pub const MAX_STEPS: i64 = 10_000_000;
+pub const MAX_STEPS: i64 = 1_000_000;
 pub const COSINE_OFFSET: f64 = 0.008;
 pub const LINEAR_START: f64 = 1e-4;
 pub const LINEAR_END: f64 = 0.02;
@@ -47,7 +47,29 @@ pub fn linear_betas(num_steps: i64, beta_start: f64, beta_end: f64) -> Result<Te
         let stored = beta as f32;
         ensure!(stored > 0.0 && stored < 1.0, Value, "{name} must be between 0 and 1 (both excluded), got {beta}");
     }
+    let grows = beta_start <= beta_end;
+    ensure!(
+        grows,
+        Value,
+        "beta_end must be at least beta_start = {beta_start}: noise grows from step to step; got {beta_end}"
+    );
     Ok(Tensor::f_linspace(beta_start, beta_end, num_steps, (Kind::Float, Device::Cpu))?)
+}
+
+/// How noisy an image is: x = signal x0 + spread eps.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Level {
+    pub signal: f64,
+    pub spread: f64,
+}
+
+impl Level {
+    pub const CLEAN: Self = Self { signal: 1.0, spread: 0.0 };
+
+    /// That of a timestep. The difference from 1 is taken in float32, as the course takes it.
+    pub fn of_alpha_bar(alpha_bar: f32) -> Self {
+        Self { signal: f64::from(alpha_bar).sqrt(), spread: f64::from(1.0 - alpha_bar).sqrt() }
+    }
 }
 
 /// A schedule as the samplers and the trainer read it: plain float32 numbers, one per timestep.
@@ -138,6 +160,12 @@ mod tests {
         let betas = values(&linear_betas(1000, LINEAR_START, LINEAR_END).expect("betas"));
         assert!((betas[0] - 1e-4).abs() < 1e-9 && (betas[999] - 0.02).abs() < 1e-8);
         assert!(betas.windows(2).all(|w| w[0] < w[1]));
+    }
+
+    #[test]
+    fn noise_that_falls_is_refused() {
+        assert!(linear_betas(10, 0.02, 1e-4).is_err());
+        assert!(linear_betas(10, 0.02, 0.02).is_ok());
     }
 
     #[test]

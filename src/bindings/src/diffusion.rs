@@ -1,10 +1,79 @@
-//! The closed forms of the forward process.
+//! Noise schedules, and the noising process in closed form.
 
-use diffusion_core::forward as core;
+use diffusion_core::diffusion::process;
+use diffusion_core::diffusion::schedule::{self, COSINE_OFFSET, LINEAR_END, LINEAR_START};
 use pyo3::prelude::*;
 
 use crate::detach::detached;
 use crate::tensor::{from_python, to_python};
+
+/// Compute the cosine noise schedule (Nichol and Dhariwal 2021, equation 17).
+///
+/// With f(x) = cos^2(((x / T + s) / (1 + s)) * pi / 2) for x = 0..T and abar = f / f(0), beta_k is
+/// 1 - abar_{k+1} / abar_k, clamped to [1e-5, 0.999]; all in float32.
+///
+/// Parameters
+/// ----------
+/// num_steps : int
+///     T, the number of diffusion steps, at least 1.
+/// s : float
+///     Offset that keeps the first betas from vanishing, above -1.
+///
+/// Returns
+/// -------
+/// Tensor
+///     The betas, float32 on the CPU, shape (num_steps,).
+///
+/// Raises
+/// ------
+/// ValueError
+///     If `num_steps` or `s` is out of range.
+///
+/// Examples
+/// --------
+/// >>> import rust_diffusion as rd
+/// >>> rd.cosine_beta_schedule(400).shape
+/// torch.Size([400])
+#[pyfunction]
+#[pyo3(signature = (num_steps, s = COSINE_OFFSET), text_signature = "(num_steps, s=0.008)")]
+fn cosine_beta_schedule(py: Python<'_>, num_steps: i64, s: f64) -> PyResult<Bound<'_, PyAny>> {
+    to_python(py, detached(py, || schedule::cosine_betas(num_steps, s))?)
+}
+
+/// Compute the linear noise schedule (Ho, Jain and Abbeel 2020, section 4).
+///
+/// The usual end points belong to T = 1000; shorter schedules need a larger `beta_end` to reach pure noise.
+///
+/// Parameters
+/// ----------
+/// num_steps : int
+///     T, the number of diffusion steps, at least 1.
+/// beta_start, beta_end : float
+///     First and last beta, between 0 and 1, both excluded.
+///
+/// Returns
+/// -------
+/// Tensor
+///     The betas, float32 on the CPU, shape (num_steps,).
+///
+/// Raises
+/// ------
+/// ValueError
+///     If an argument is out of range.
+///
+/// Examples
+/// --------
+/// >>> import rust_diffusion as rd
+/// >>> rd.linear_beta_schedule(3)
+/// tensor([1.0000e-04, 1.0050e-02, 2.0000e-02])
+#[pyfunction]
+#[pyo3(
+    signature = (num_steps, beta_start = LINEAR_START, beta_end = LINEAR_END),
+    text_signature = "(num_steps, beta_start=0.0001, beta_end=0.02)"
+)]
+fn linear_beta_schedule(py: Python<'_>, num_steps: i64, beta_start: f64, beta_end: f64) -> PyResult<Bound<'_, PyAny>> {
+    to_python(py, detached(py, || schedule::linear_betas(num_steps, beta_start, beta_end))?)
+}
 
 /// Pick one coefficient per image and shape it to broadcast over a batch.
 ///
@@ -42,7 +111,7 @@ fn extract<'py>(
     x_shape: Vec<i64>,
 ) -> PyResult<Bound<'py, PyAny>> {
     let (coefficients, t) = (from_python(coefficients, "coefficients")?, from_python(t, "t")?);
-    to_python(py, detached(py, move || core::extract(&coefficients, &t, &x_shape))?)
+    to_python(py, detached(py, move || process::extract(&coefficients, &t, &x_shape))?)
 }
 
 /// Noise clean images to timestep t in one step (Ho, Jain and Abbeel 2020, equation 4).
@@ -81,7 +150,7 @@ fn q_sample<'py>(
 ) -> PyResult<Bound<'py, PyAny>> {
     let (x0, t) = (from_python(x0, "x0")?, from_python(t, "t")?);
     let (noise, alpha_bars) = (from_python(noise, "noise")?, from_python(alpha_bars, "alpha_bars")?);
-    to_python(py, detached(py, move || core::q_sample(&x0, &t, &noise, &alpha_bars))?)
+    to_python(py, detached(py, move || process::q_sample(&x0, &t, &noise, &alpha_bars))?)
 }
 
 /// Estimate the clean image from a noisy one and its noise (Ho, Jain and Abbeel 2020, equation 15).
@@ -120,7 +189,7 @@ fn predict_x0_from_eps<'py>(
 ) -> PyResult<Bound<'py, PyAny>> {
     let (x_t, eps) = (from_python(x_t, "x_t")?, from_python(eps_pred, "eps_pred")?);
     let (t, alpha_bars) = (from_python(t, "t")?, from_python(alpha_bars, "alpha_bars")?);
-    to_python(py, detached(py, move || core::predict_x0_from_eps(&x_t, &eps, &t, &alpha_bars))?)
+    to_python(py, detached(py, move || process::predict_x0_from_eps(&x_t, &eps, &t, &alpha_bars))?)
 }
 
 /// Map values from [-1, 1] to [0, 1], as pictures are shown, and clamp what lies outside.
@@ -148,10 +217,12 @@ fn predict_x0_from_eps<'py>(
 #[pyfunction]
 fn denormalize_to_01<'py>(py: Python<'py>, x: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
     let x = from_python(x, "x")?;
-    to_python(py, detached(py, move || core::denormalize_to_01(&x))?)
+    to_python(py, detached(py, move || process::denormalize_to_01(&x))?)
 }
 
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    m.add_function(wrap_pyfunction!(cosine_beta_schedule, m)?)?;
+    m.add_function(wrap_pyfunction!(linear_beta_schedule, m)?)?;
     m.add_function(wrap_pyfunction!(extract, m)?)?;
     m.add_function(wrap_pyfunction!(q_sample, m)?)?;
     m.add_function(wrap_pyfunction!(predict_x0_from_eps, m)?)?;

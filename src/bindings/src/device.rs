@@ -1,21 +1,21 @@
-//! Recording of an accelerator's work by an object of Python: torch has CUDA graphs there.
+//! Capture of an accelerator's work in an object of Python: torch has CUDA graphs there.
 
-use diffusion_core::graph::Recorder;
+use diffusion_core::device::Graph;
 use diffusion_core::Result;
 use pyo3::prelude::*;
 
 use crate::detach::attached;
 
 /// An object with `begin() -> bool`, `end(whole) -> bool` and `replay()`.
-pub struct PythonRecorder(PyObject);
+pub struct PythonGraph(PyObject);
 
-impl PythonRecorder {
-    pub fn boxed(object: PyObject) -> Box<dyn Recorder + Send> {
+impl PythonGraph {
+    pub fn boxed(object: PyObject) -> Box<dyn Graph + Send> {
         Box::new(Self(object))
     }
 }
 
-impl Recorder for PythonRecorder {
+impl Graph for PythonGraph {
     fn begin(&mut self) -> Result<bool> {
         attached(|py| self.0.call_method0(py, "begin")?.extract(py))
     }

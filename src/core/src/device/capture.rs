@@ -1,44 +1,44 @@
-//! Work of an accelerator that is always the same, recorded once and then launched in one go (CUDA graphs).
+//! Work of an accelerator that is always the same, captured once and then launched in one go (CUDA graphs).
 
 use crate::error::Result;
 
-/// What can record the work that this thread gives to the accelerator. Recorded work is not done until it is replayed.
-pub trait Recorder {
-    /// From now on work is recorded. False if that is not possible here.
+/// What the work that this thread gives to the accelerator can be captured in. It is not done until it is replayed.
+pub trait Graph {
+    /// From now on work is captured. False if that is not possible here.
     fn begin(&mut self) -> Result<bool>;
-    /// The recording is over; `whole` says whether all of the work was given. False if it cannot be replayed.
+    /// That is all; `whole` says whether all of the work was given. False if it cannot be replayed.
     fn end(&mut self, whole: bool) -> Result<bool>;
-    /// Does what was recorded, on what is now in the tensors that were used.
+    /// Does what was captured, on what is now in the tensors that were used.
     fn replay(&mut self) -> Result<()>;
 }
 
-/// Runs before the recording: libraries choose their algorithms and memory is set aside in the first ones.
+/// Runs before the capture: libraries choose their algorithms and memory is set aside in the first ones.
 const WARM_UP: u32 = 3;
 
 enum Stage {
     WarmUp(u32),
-    Recorded,
-    /// There is no recorder, or it failed.
+    Captured,
+    /// There is no graph, or it failed.
     Direct,
 }
 
-/// A piece of work, recorded as soon as it is warm.
-pub struct Recording {
-    recorder: Option<Box<dyn Recorder + Send>>,
+/// A piece of work, captured as soon as it is warm.
+pub struct Capture {
+    graph: Option<Box<dyn Graph + Send>>,
     stage: Stage,
 }
 
-impl Recording {
-    pub fn new(recorder: Option<Box<dyn Recorder + Send>>) -> Self {
-        let stage = if recorder.is_some() { Stage::WarmUp(0) } else { Stage::Direct };
-        Self { recorder, stage }
+impl Capture {
+    pub fn new(graph: Option<Box<dyn Graph + Send>>) -> Self {
+        let stage = if graph.is_some() { Stage::WarmUp(0) } else { Stage::Direct };
+        Self { graph, stage }
     }
 
     pub fn is_made(&self) -> bool {
-        matches!(self.stage, Stage::Recorded)
+        matches!(self.stage, Stage::Captured)
     }
 
-    /// Other work is to be recorded, if none has been so far.
+    /// Other work is to be captured, if none has been so far.
     pub fn begin_anew(&mut self) {
         if let Stage::WarmUp(runs) = &mut self.stage {
             *runs = 0;
@@ -47,14 +47,14 @@ impl Recording {
 
     /// Does the work, which must use the same tensors each time.
     pub fn run(&mut self, work: &mut dyn FnMut() -> Result<()>) -> Result<()> {
-        let Some(recorder) = &mut self.recorder else { return work() };
+        let Some(graph) = &mut self.graph else { return work() };
         match self.stage {
-            Stage::Recorded => return recorder.replay(),
+            Stage::Captured => return graph.replay(),
             Stage::WarmUp(runs) if runs < WARM_UP => self.stage = Stage::WarmUp(runs + 1),
             Stage::WarmUp(_) => {
-                if record(recorder.as_mut(), work)? {
-                    self.stage = Stage::Recorded;
-                    return recorder.replay();
+                if captured(graph.as_mut(), work)? {
+                    self.stage = Stage::Captured;
+                    return graph.replay();
                 }
                 self.stage = Stage::Direct;
             }
@@ -64,13 +64,13 @@ impl Recording {
     }
 }
 
-/// Whether there is a recording. An error of the work itself is left to the next, direct run, which meets it again.
-fn record(recorder: &mut dyn Recorder, work: &mut dyn FnMut() -> Result<()>) -> Result<bool> {
-    if !recorder.begin()? {
+/// Whether it can be replayed. An error of the work itself is left to the next, direct run, which meets it again.
+fn captured(graph: &mut dyn Graph, work: &mut dyn FnMut() -> Result<()>) -> Result<bool> {
+    if !graph.begin()? {
         return Ok(false);
     }
     let whole = work().is_ok();
-    Ok(recorder.end(whole)? && whole)
+    Ok(graph.end(whole)? && whole)
 }
 
 #[cfg(test)]
@@ -93,7 +93,7 @@ mod tests {
         }
     }
 
-    impl Recorder for Fake {
+    impl Graph for Fake {
         fn begin(&mut self) -> Result<bool> {
             self.say("begin");
             Ok(self.begins)
@@ -110,14 +110,14 @@ mod tests {
 
     fn said(begins: bool, ends: bool, fails: bool) -> String {
         let list = Arc::new(Mutex::new(Vec::new()));
-        let mut recording = Recording::new(Some(Box::new(Fake { said: Arc::clone(&list), begins, ends })));
+        let mut capture = Capture::new(Some(Box::new(Fake { said: Arc::clone(&list), begins, ends })));
         let mut runs = 0;
         for _ in 0..WARM_UP + 2 {
-            let _ = recording.run(&mut || {
+            let _ = capture.run(&mut || {
                 runs += 1;
                 list.lock().expect("a list").push("work");
                 if fails && runs == WARM_UP + 1 {
-                    return Err(Error::Runtime("not while recording".into()));
+                    return Err(Error::Runtime("not while capturing".into()));
                 }
                 Ok(())
             });
@@ -127,23 +127,23 @@ mod tests {
     }
 
     #[test]
-    fn warm_work_is_recorded_once_and_then_replayed() {
+    fn warm_work_is_captured_once_and_then_replayed() {
         assert_eq!(said(true, true, false), "begin work end replay replay");
     }
 
     #[test]
-    fn what_cannot_be_recorded_is_done_directly() {
+    fn what_cannot_be_captured_is_done_directly() {
         assert_eq!(said(false, true, false), "begin work work");
         assert_eq!(said(true, false, false), "begin work end work work");
         assert_eq!(said(true, true, true), "begin work break off work work");
     }
 
     #[test]
-    fn without_a_recorder_work_is_work() {
+    fn without_a_graph_work_is_work() {
         let mut runs = 0;
-        let mut recording = Recording::new(None);
+        let mut capture = Capture::new(None);
         for _ in 0..9 {
-            recording
+            capture
                 .run(&mut || {
                     runs += 1;
                     Ok(())
