@@ -17,7 +17,7 @@ from rust_diffusion._native import (
 )
 from rust_diffusion.data import ImageSet, load_images, phantoms, shepp_logan
 from rust_diffusion.files import load
-from rust_diffusion.model import EMA, DiffusionUNet, get_device
+from rust_diffusion.model import EMA, DiffusionUNet, UNet2DModel, get_device
 from rust_diffusion.sampling import SamplerStep, ddim_sample, ddpm_sample
 from rust_diffusion.training import EpochInfo, TrainResult, train
 from rust_diffusion.view import SetComparison, compare_sets, show_batch
@@ -32,6 +32,7 @@ __all__ = [
     "SamplerStep",
     "SetComparison",
     "TrainResult",
+    "UNet2DModel",
     "__version__",
     "compare_sets",
     "cosine_beta_schedule",

@@ -5,6 +5,7 @@ from rust_diffusion.model.ema import EMA
 from rust_diffusion.model.layers import Downsample, ResBlock, SelfAttention2d, Upsample
 from rust_diffusion.model.network import Network
 from rust_diffusion.model.unet import DiffusionUNet
+from rust_diffusion.model.unet2d import UNet2DModel
 
 __all__ = [
     "EMA",
@@ -13,6 +14,7 @@ __all__ = [
     "Network",
     "ResBlock",
     "SelfAttention2d",
+    "UNet2DModel",
     "Upsample",
     "get_device",
 ]

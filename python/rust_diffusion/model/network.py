@@ -52,6 +52,16 @@ class Network(nn.Module):
         """Return the engine's plan of the network that `config` describes."""
         raise NotImplementedError
 
+    @property
+    def in_channels(self) -> int:
+        """Channels of the images."""
+        return self._native.in_channels
+
+    @property
+    def size_multiple(self) -> int:
+        """Height and width of the images must be multiples of this."""
+        return self._native.size_multiple
+
     def _has_own_forward(self) -> bool:
         """Whether a subclass or a patched instance computes something else than the engine does."""
         return type(self).forward is not Network.forward or "forward" in self.__dict__

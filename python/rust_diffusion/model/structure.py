@@ -44,7 +44,10 @@ class Structure:
             for name, child in module._modules.items()
         ]
         self._parts = modules[1:]
-        self._dropouts = [module for module in modules if isinstance(module, nn.Dropout)]
+        # Residual blocks have theirs by this name; diffusers' attention has one that never drops anything.
+        self._dropouts = [
+            child for _, name, child, kind in self._children if kind is nn.Dropout and name == "dropout"
+        ]
         self._warned_of_hooks: bool = before is not None and before._warned_of_hooks
 
     def is_stale(self) -> bool:
