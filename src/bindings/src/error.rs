@@ -19,6 +19,7 @@ pub fn to_py(err: Error) -> PyErr {
         Error::NotFound(text) => PyFileNotFoundError::new_err(text),
         Error::Io(text) => PyOSError::new_err(text),
         Error::Runtime(text) => PyRuntimeError::new_err(text),
+        Error::Memory(text) => PyMemoryError::new_err(text),
         Error::Torch(text) if text.contains("DefaultCPUAllocator") || text.contains("out of memory") => {
             PyMemoryError::new_err(text)
         }

@@ -24,6 +24,9 @@ pub enum Error {
     /// The caller asked to stop (Ctrl-C).
     #[error("interrupted")]
     Interrupted,
+    /// There is no memory for what the computation needs.
+    #[error("{0}")]
+    Memory(String),
     /// libtorch refused an operation.
     #[error("{0}")]
     Torch(String),

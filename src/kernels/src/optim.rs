@@ -1,6 +1,7 @@
 //! The optimiser's step in one pass over flat buffers, and the gradient's norm.
 
 use crate::error::{check_len, Error, Result};
+use crate::pool::scratch::filled;
 use crate::pool::split::Split;
 use crate::pool::Pool;
 use crate::simd::element::{load, store};
@@ -46,7 +47,7 @@ pub fn step(pool: &dyn Pool, adamw: &AdamW, scale: f32, gradient: &[f32], state:
         check_len("ema", shadow.len(), n)?;
     }
     if adamw.step == 0 {
-        return Err(Error("step is 0; steps are counted from 1".into()));
+        return Err(Error::misfit("step is 0; steps are counted from 1"));
     }
     let factors = Factors::new(adamw, scale, state.ema.as_ref().map_or(0.0, |(decay, _)| *decay));
     let pieces = n.div_ceil(PIECE);
@@ -64,8 +65,7 @@ pub fn step(pool: &dyn Pool, adamw: &AdamW, scale: f32, gradient: &[f32], state:
             second: second.take(i),
             shadow: shadow.as_ref().map(|shadow| shadow.take(i)),
         });
-    });
-    Ok(())
+    })
 }
 
 /// The step's scalars as the arithmetic takes them.
@@ -138,14 +138,19 @@ impl Kernel for Piece<'_> {
 
 /// The sum of squares in f64, the same for any number of threads; infinite or NaN exactly if some element is, for no sum
 /// of finite f32 squares overflows f64.
-pub fn sum_of_squares(pool: &dyn Pool, x: &[f32]) -> f64 {
-    let mut sums = vec![0.0; x.len().div_ceil(PIECE)];
-    let places = Split::new(&mut sums, x.len().div_ceil(PIECE), |i| i + 1);
-    pool.run(x.len().div_ceil(PIECE), &|i| {
+///
+/// # Errors
+/// When the pool fails.
+pub fn sum_of_squares(pool: &dyn Pool, x: &[f32]) -> Result<f64> {
+    let pieces = x.len().div_ceil(PIECE);
+    let mut sums = filled(0.0, pieces)?;
+    let places = Split::new(&mut sums, pieces, |i| i + 1);
+    pool.run(pieces, &|i| {
         let piece = &x[i * PIECE..x.len().min((i + 1) * PIECE)];
         places.take(i).iter_mut().for_each(|sum| *sum = dispatch(Squares(piece)));
-    });
-    sums.iter().sum()
+    })?;
+    drop(places);
+    Ok(sums.iter().sum())
 }
 
 struct Squares<'a>(&'a [f32]);
@@ -221,14 +226,14 @@ mod tests {
     fn the_norm_is_exact_to_f64_and_sees_what_is_not_finite() {
         let mut x = normal(2 * PIECE + 77, 3);
         let want: f64 = x.iter().map(|&x| f64::from(x).powi(2)).sum();
-        let got = sum_of_squares(&Serial, &x);
+        let got = sum_of_squares(&Serial, &x).unwrap();
         assert!((got - want).abs() <= 1e-12 * want);
-        assert_eq!(got, sum_of_squares(&Scoped(4), &x));
-        assert_eq!(sum_of_squares(&Serial, &[]), 0.0);
-        assert!(sum_of_squares(&Serial, &[f32::MAX; 40]).is_finite());
+        assert_eq!(got, sum_of_squares(&Scoped(4), &x).unwrap());
+        assert_eq!(sum_of_squares(&Serial, &[]).unwrap(), 0.0);
+        assert!(sum_of_squares(&Serial, &[f32::MAX; 40]).unwrap().is_finite());
         for bad in [f32::NAN, f32::INFINITY] {
             x[PIECE + 3] = bad;
-            assert!(!sum_of_squares(&Serial, &x).is_finite());
+            assert!(!sum_of_squares(&Serial, &x).unwrap().is_finite());
         }
     }
 

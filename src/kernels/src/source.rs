@@ -54,7 +54,7 @@ impl<'a, T> Source<'a, T> {
 
     pub(crate) fn check(&self, images: Images) -> Result {
         if images.batch == 0 || images.pixels() == 0 || self.channels() == 0 {
-            return Err(Error("batch, height, width and channels must be at least 1".into()));
+            return Err(Error::misfit("batch, height, width and channels must be at least 1"));
         }
         let positions = images.batch * images.pixels();
         check_len("the first input", self.parts[0].data.len(), positions * self.parts[0].channels)?;

@@ -19,6 +19,15 @@ pub use rng::{bernoulli, with_generator};
 
 use crate::error::{Error, Result};
 
+impl From<diffusion_kernels::error::Error> for Error {
+    fn from(err: diffusion_kernels::error::Error) -> Self {
+        match err {
+            diffusion_kernels::error::Error::Memory(_) => Error::Memory(err.to_string()),
+            _ => Error::Runtime(format!("internal error in a kernel: {err}")),
+        }
+    }
+}
+
 const MESSAGE_SIZE: usize = 1024;
 
 /// Calls a function of the shim that gives 0, or 1 and the reason in the [`MESSAGE_SIZE`] bytes that it is handed.

@@ -4,6 +4,7 @@ use std::ffi::{c_char, c_int, c_void};
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use diffusion_kernels::error::{Error as KernelError, Result as KernelResult};
 use diffusion_kernels::pool::Pool;
 
 use super::{checked, threads, MESSAGE_SIZE};
@@ -69,7 +70,7 @@ impl Pool for TorchPool {
         unsafe { shim_threads() }.max(1) as usize
     }
 
-    fn run(&self, tasks: usize, body: &(dyn Fn(usize) + Sync)) {
+    fn run(&self, tasks: usize, body: &(dyn Fn(usize) + Sync)) -> KernelResult {
         let job = Job { body, tasks, next: AtomicUsize::new(0), panicked: AtomicBool::new(false) };
         let workers = self.threads().min(tasks);
         let done = if cfg!(target_os = "linux") {
@@ -77,8 +78,11 @@ impl Pool for TorchPool {
         } else {
             threads::run(self.threads(), workers, &|| job.work_or_note())
         };
-        // A task that did not run leaves wrong numbers behind: stop here; the caller's boundary turns this into an error.
-        assert!(done.is_ok() && !job.panicked.load(Ordering::Relaxed), "a parallel task failed");
+        done.map_err(|error| KernelError::Pool(error.to_string()))?;
+        if job.panicked.load(Ordering::Relaxed) {
+            return Err(KernelError::Pool("a parallel task panicked".into()));
+        }
+        Ok(())
     }
 }
 
@@ -92,19 +96,23 @@ mod tests {
     #[test]
     fn every_task_runs_once() {
         let counts: Vec<AtomicUsize> = (0..100).map(|_| AtomicUsize::new(0)).collect();
-        TorchPool.run(100, &|i| {
-            counts[i].fetch_add(1, Ordering::Relaxed);
-        });
+        TorchPool
+            .run(100, &|i| {
+                counts[i].fetch_add(1, Ordering::Relaxed);
+            })
+            .expect("all tasks");
         assert!(counts.iter().all(|c| c.load(Ordering::Relaxed) == 1));
     }
 
     #[test]
     fn as_many_threads_work_as_torch_has() {
         let seen = Mutex::new(HashSet::new());
-        TorchPool.run(100, &|_| {
-            seen.lock().expect("a set").insert(std::thread::current().id());
-            std::thread::sleep(Duration::from_millis(2));
-        });
+        TorchPool
+            .run(100, &|_| {
+                seen.lock().expect("a set").insert(std::thread::current().id());
+                std::thread::sleep(Duration::from_millis(2));
+            })
+            .expect("all tasks");
         assert_eq!(seen.into_inner().expect("a set").len(), TorchPool.threads());
     }
 }

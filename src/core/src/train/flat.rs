@@ -80,7 +80,7 @@ impl Flat {
     pub fn norm(&self) -> Result<f64> {
         let parameters = self.parameters()?;
         if parameters.device() == Device::Cpu {
-            return Ok(sum_of_squares(&TorchPool, slice(&parameters)?).sqrt());
+            return Ok(sum_of_squares(&TorchPool, slice(&parameters)?)?.sqrt());
         }
         Ok(parameters.f_norm()?.f_double_value(&[])?)
     }

@@ -1,20 +1,22 @@
 //! The forward pass.
 
 use super::pack::{transpose, ByRow, Rows, ToRows};
-use super::{exp2, penalty, sized, Heads, MOST_ROWS, SCRATCH};
+use super::{exp2, penalty, Heads, MOST_ROWS};
 use crate::error::Result;
+use crate::pool::scratch::{lend, sized};
 use crate::pool::split::Split;
-use crate::pool::Pool;
+use crate::pool::{run, Pool};
 use crate::product::{multiply, Operands};
 use crate::simd::element::Element;
 use crate::simd::{dispatch, Kernel, Line, Simd, LANES};
 use std::f32::consts::LN_2;
+use std::ops::Range;
 
 /// From qkv (N, positions, 3 C), the queries, keys and values of all heads side by side, writes out (N, positions, C) and
 /// logsumexp (N, heads, positions): the natural logarithm of each softmax's denominator.
 ///
 /// # Errors
-/// When a length does not fit.
+/// When a length does not fit, memory runs out or the pool fails.
 pub fn forward<T: Element>(pool: &dyn Pool, heads: Heads, qkv: &[T], out: &mut [T], logsumexp: &mut [f32]) -> Result {
     heads.check(qkv.len(), out.len(), logsumexp.len())?;
     let Heads { batch, positions, heads: count, .. } = heads;
@@ -25,17 +27,16 @@ pub fn forward<T: Element>(pool: &dyn Pool, heads: Heads, qkv: &[T], out: &mut [
     let end = |slice: usize| (slice + 1) * positions / slices;
     let outs = Split::new(out, batch * slices, |i| (i / slices * positions + end(i % slices)) * channels);
     let sums = Split::new(logsumexp, batch * count * slices, |i| i / slices * positions + end(i % slices));
-    pool.run(batch * slices, &|i| {
+    run(pool, batch * slices, |i| {
         let (image, slice) = (i / slices, i % slices);
         let qkv = &qkv[image * positions * 3 * channels..][..positions * 3 * channels];
         let (first, last) = (slice * positions / slices, end(slice));
         let out = outs.take(i);
-        for head in 0..count {
+        (0..count).try_for_each(|head| {
             let logsumexp = sums.take((image * count + head) * slices + slice);
-            one_head(&heads, qkv, head, first..last, out, logsumexp);
-        }
-    });
-    Ok(())
+            one_head(&heads, qkv, head, first..last, out, logsumexp)
+        })
+    })
 }
 
 /// The queries, keys and values of one head of one image.
@@ -53,45 +54,44 @@ fn one_head<T: Element>(
     heads: &Heads,
     qkv: &[T],
     head: usize,
-    queries: std::ops::Range<usize>,
+    queries: Range<usize>,
     out: &mut [T],
     logsumexp: &mut [f32],
-) {
+) -> Result {
     let (blocks, panels, channels) = (heads.blocks(), heads.panels(), heads.channels());
     let [q, k, v] = parts(heads, qkv, head);
-    let mut scratch = SCRATCH.take();
-    let [keys, values, block, scores, products, ..] = &mut scratch;
-    let keys = sized(keys, panels * blocks * LANES);
-    transpose(k, blocks * LANES, keys);
-    let values = sized(values, blocks * panels * LANES);
-    dispatch(ByRow { rows: v, factor: 1.0, height: panels * LANES, to: values });
-    for start in queries.clone().step_by(heads.block()) {
-        let rows = heads.block().min(queries.end - start);
-        let block = sized(block, blocks * rows);
-        dispatch(ByRow { rows: q.some(start, rows), factor: heads.factor(), height: rows, to: block });
-        let scores = sized(scores, panels * rows);
-        multiply(Operands { tiles: rows, blocks, v: block, u: keys, m: scores });
-        let mut sums = [0.0; MOST_ROWS];
-        let mut tops = [0.0; MOST_ROWS];
-        let keys_beyond = penalty(heads.positions);
-        dispatch(Softmax { rows, scores, penalty: &keys_beyond, tops: &mut tops, sums: &mut sums });
-        let products = sized(products, blocks * rows);
-        multiply(Operands { tiles: rows, blocks: panels, v: scores, u: values, m: products });
-        let at = start - queries.start;
-        dispatch(ToRows {
-            from: products,
-            place: |row: usize, block: usize| block * rows + row,
-            factors: &|row| 1.0 / sums[row],
-            count: rows,
-            width: heads.width,
-            stride: channels,
-            to: &mut out[at * channels + head * heads.width..],
-        });
-        for (row, to) in logsumexp[at..at + rows].iter_mut().enumerate() {
-            *to = (tops[row] + sums[row].log2()) * LN_2;
+    lend(|[keys, values, block, scores, products]| {
+        let keys = sized(keys, panels * blocks * LANES)?;
+        transpose(k, blocks * LANES, keys);
+        let values = sized(values, blocks * panels * LANES)?;
+        dispatch(ByRow { rows: v, factor: 1.0, height: panels * LANES, to: values });
+        for start in queries.clone().step_by(heads.block()) {
+            let rows = heads.block().min(queries.end - start);
+            let block = sized(block, blocks * rows)?;
+            dispatch(ByRow { rows: q.some(start, rows), factor: heads.factor(), height: rows, to: block });
+            let scores = sized(scores, panels * rows)?;
+            multiply(Operands { tiles: rows, blocks, v: block, u: keys, m: scores });
+            let (mut tops, mut sums) = ([0.0; MOST_ROWS], [0.0; MOST_ROWS]);
+            let penalty = &penalty(heads.positions);
+            dispatch(Softmax { rows, scores, penalty, tops: &mut tops, sums: &mut sums });
+            let products = sized(products, blocks * rows)?;
+            multiply(Operands { tiles: rows, blocks: panels, v: scores, u: values, m: products });
+            let at = start - queries.start;
+            dispatch(ToRows {
+                from: products,
+                place: |row: usize, block: usize| block * rows + row,
+                factors: &|row| 1.0 / sums[row],
+                count: rows,
+                width: heads.width,
+                stride: channels,
+                to: &mut out[at * channels + head * heads.width..],
+            });
+            for (row, to) in logsumexp[at..at + rows].iter_mut().enumerate() {
+                *to = (tops[row] + sums[row].log2()) * LN_2;
+            }
         }
-    }
-    SCRATCH.set(scratch);
+        Ok(())
+    })
 }
 
 /// Scores to 2^(score - the row's largest), with that and the sum of each row.

@@ -6,6 +6,7 @@
 
 mod backward;
 mod forward;
+mod meeting;
 mod pack;
 #[cfg(test)]
 mod tests;
@@ -15,7 +16,6 @@ pub use forward::forward;
 
 use crate::error::{check_len, Error, Result};
 use crate::simd::{Line, Simd, LANES};
-use std::cell::Cell;
 use std::f32::consts::LOG2_E;
 
 /// Sizes: (batch, positions, heads * width) for what goes in and out.
@@ -36,7 +36,7 @@ impl Heads {
     fn check(&self, qkv: usize, out: usize, logsumexp: usize) -> Result {
         let positions = self.batch * self.positions;
         if positions * self.channels() == 0 {
-            return Err(Error("batch, positions, heads and width must be at least 1".into()));
+            return Err(Error::misfit("batch, positions, heads and width must be at least 1"));
         }
         check_len("qkv", qkv, positions * 3 * self.channels())?;
         check_len("out", out, positions * self.channels())?;
@@ -58,6 +58,11 @@ impl Heads {
         (SCORES / (self.panels() * LANES)).clamp(12, MOST_ROWS)
     }
 
+    /// 1 / sqrt(width).
+    fn scale(&self) -> f32 {
+        1.0 / (self.width as f32).sqrt()
+    }
+
     /// What queries are multiplied with: 1 / sqrt(width), and the scores in base 2.
     fn factor(&self) -> f32 {
         LOG2_E / (self.width as f32).sqrt()
@@ -67,19 +72,6 @@ impl Heads {
 /// Scores in a block, about.
 const SCORES: usize = 32 * 1024;
 const MOST_ROWS: usize = 48;
-
-thread_local! {
-    /// Buffers of this thread, kept from call to call.
-    static SCRATCH: Cell<[Vec<Line>; 10]> = const { Cell::new([const { Vec::new() }; 10]) };
-}
-
-/// At least `len` lines of a buffer.
-fn sized(lines: &mut Vec<Line>, len: usize) -> &mut [Line] {
-    if lines.len() < len {
-        lines.resize(len, Line::ZERO);
-    }
-    &mut lines[..len]
-}
 
 /// What is added to the last panel's scores, so that lanes beyond the last key count for nothing.
 fn penalty(positions: usize) -> Line {

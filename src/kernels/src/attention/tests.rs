@@ -69,10 +69,34 @@ fn agrees_with_f64_for_any_threads_on_every_instruction_set() {
         with_isa(isa, || {
             for heads in cases() {
                 let one = check::<f32>(&Serial, heads, 1.0, 3e-6);
-                assert!(one == check::<f32>(&Scoped(2), heads, 1.0, 3e-6));
-                assert!(one == check::<f32>(&Scoped(5), heads, 1.0, 3e-6));
+                for threads in [2, 3, 5, 16] {
+                    assert!(one == check::<f32>(&Scoped(threads), heads, 1.0, 3e-6), "{threads} threads");
+                }
             }
         });
+    }
+}
+
+/// Four threads in name, one in truth: notes into how many tasks each piece of work falls.
+struct Counting(std::sync::Mutex<Vec<usize>>);
+
+impl Pool for Counting {
+    fn threads(&self) -> usize {
+        4
+    }
+    fn run(&self, tasks: usize, body: &(dyn Fn(usize) + Sync)) -> Result {
+        self.0.lock().unwrap().push(tasks);
+        Serial.run(tasks, body)
+    }
+}
+
+#[test]
+fn one_image_occupies_all_threads() {
+    for heads in [1, 2, 4, 5, 8] {
+        let pool = Counting(std::sync::Mutex::default());
+        check::<f32>(&pool, Heads { batch: 1, positions: 64, heads, width: 16 }, 1.0, 3e-6);
+        let counts = pool.0.into_inner().unwrap();
+        assert!(counts.len() == 3 && counts.iter().all(|count| *count >= 4), "{heads} heads: {counts:?}");
     }
 }
 

@@ -4,10 +4,11 @@ use super::filter::Filter;
 use super::method::{with_scheme, Way};
 use super::scheme::Scheme;
 use super::tile::{Addends, Grid, ToImages, ToPoints};
-use super::{check_sizes, grow, zeros_for, SCRATCH};
+use super::{check_sizes, zeros_for};
 use crate::error::{check_len, Error, Result};
+use crate::pool::scratch::{lend, sized};
 use crate::pool::split::Split;
-use crate::pool::Pool;
+use crate::pool::{run, Pool};
 use crate::product::{Products, PANELS};
 use crate::simd::element::Element;
 use crate::simd::{dispatch, Line, LANES};
@@ -36,7 +37,7 @@ pub fn convolve<T: Element>(
     let shape = filter.way.shape();
     let grid = Grid::new(from, to, shape);
     let tiles = grid.tiles;
-    let outside = zeros_for(x);
+    let outside = zeros_for(x)?;
 
     // A task is some rows of tiles, as their outputs lie together.
     let rows = to.batch * tiles[0];
@@ -46,20 +47,19 @@ pub fn convolve<T: Element>(
         (image * to.height + row * shape.outputs) * to.width
     };
     let ys = Split::new(y, tasks, |i| first_pixel((i + 1) * rows / tasks) * filter.outputs);
-    pool.run(tasks, &|i| {
+    run(pool, tasks, |i| {
         let rows = i * rows / tasks..(i + 1) * rows / tasks;
         let task = Task { grid: &grid, x, filter, addends, outside: &outside, first: first_pixel(rows.start) };
         let y = ys.take(i);
-        let [mut v, mut m, sums] = SCRATCH.take();
         let tiles = rows.start * tiles[1]..rows.end * tiles[1];
         let blocks = tiles.len().div_ceil(2 * TILES);
-        for k in 0..blocks {
-            let block = tiles.start + k * tiles.len() / blocks..tiles.start + (k + 1) * tiles.len() / blocks;
-            with_scheme!(filter.way, K => task.block(PhantomData::<K>, block, y, [&mut v, &mut m]));
-        }
-        SCRATCH.set([v, m, sums]);
-    });
-    Ok(())
+        lend(|[v, m]| {
+            (0..blocks).try_for_each(|k| {
+                let block = tiles.start + k * tiles.len() / blocks..tiles.start + (k + 1) * tiles.len() / blocks;
+                with_scheme!(filter.way, K => task.block(PhantomData::<K>, block, y, [v, m]))
+            })
+        })
+    })
 }
 
 /// What the blocks of one task share.
@@ -80,13 +80,12 @@ impl<T: Element> Task<'_, T> {
         tiles: Range<usize>,
         y: &mut [T],
         [v, m]: [&mut Vec<Line>; 2],
-    ) {
+    ) -> Result {
         let (filter, count) = (self.filter, tiles.len());
         let depth = filter.blocks() * LANES;
         // Odd strides keep the points' lines from falling into the same few sets of a cache.
         let strides = [(filter.blocks() * count) | 1, (PANELS * count) | 1];
-        grow(v, P * P * strides[0]);
-        grow(m, P * P * strides[1]);
+        let (v, m) = (sized(v, P * P * strides[0])?, sized(m, P * P * strides[1])?);
         let points = ToPoints {
             grid: self.grid,
             source: self.x,
@@ -119,17 +118,18 @@ impl<T: Element> Task<'_, T> {
                 scheme,
             });
         }
+        Ok(())
     }
 }
 
 fn check<T>(from: Images, x: &Source<T>, filter: &Filter, addends: &Addends<T>, to: Images, y: usize) -> Result {
     x.check(from)?;
     if x.shift.is_some() {
-        return Err(Error("a convolution takes no shift on its input: its padding would not have it".into()));
+        return Err(Error::misfit("a convolution takes no shift on its input: its padding would not have it"));
     }
     if [x.parts[0].channels, x.parts[1].channels] != filter.inputs {
         let got = [x.parts[0].channels, x.parts[1].channels];
-        return Err(Error(format!("the source has {got:?} channels; the filter takes {:?}", filter.inputs)));
+        return Err(Error::Misfit(format!("the source has {got:?} channels; the filter takes {:?}", filter.inputs)));
     }
     if filter.way == filter.method.forward() {
         check_sizes(filter.method, from, to)?;

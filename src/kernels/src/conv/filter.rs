@@ -6,6 +6,7 @@ use super::method::{with_scheme, Method, Way};
 use super::scheme::Scheme;
 use super::unroll;
 use crate::error::{check_len, Error, Result};
+use crate::pool::scratch::filled;
 use crate::pool::split::Split;
 use crate::pool::{Pool, Serial};
 use crate::simd::{dispatch, Kernel, Line, Simd, LANES};
@@ -49,10 +50,10 @@ impl Filter {
 
     fn filled(mut self, weights: &[f32]) -> Result<Self> {
         if self.outputs == 0 || self.inputs[0] == 0 {
-            return Err(Error("a convolution needs at least one channel on either side".into()));
+            return Err(Error::misfit("a convolution needs at least one channel on either side"));
         }
         let points = self.way.shape().points;
-        self.lines = vec![Line::ZERO; self.panels() * points * points * self.blocks() * LANES];
+        self.lines = filled(Line::ZERO, self.panels() * points * points * self.blocks() * LANES)?;
         self.update(&Serial, weights)?;
         Ok(self)
     }
@@ -67,7 +68,7 @@ impl Filter {
         let mut lines = std::mem::take(&mut self.lines);
         let shares = Split::new(&mut lines, panels, |panel| (panel + 1) * size);
         let filter = &*self;
-        pool.run(panels, &|panel| {
+        let done = pool.run(panels, &|panel| {
             with_scheme!(filter.way, K => {
                 let (lines, scheme) = (shares.take(panel), PhantomData::<K>);
                 dispatch(Pack { filter, weights, panel, lines, scheme });
@@ -75,7 +76,7 @@ impl Filter {
         });
         drop(shares);
         self.lines = lines;
-        Ok(())
+        done
     }
 
     /// Lines of input channels.

@@ -5,10 +5,11 @@ use super::filter::ToTaps;
 use super::method::{with_scheme, Method, Way};
 use super::scheme::Scheme;
 use super::tile::{FromGradients, Grid, ToPoints};
-use super::{check_sizes, grow, zeros_for, SCRATCH};
+use super::{check_sizes, zeros_for};
 use crate::error::{check_len, Error, Result};
+use crate::pool::scratch::{filled, lend, sized};
 use crate::pool::split::Split;
-use crate::pool::Pool;
+use crate::pool::{run, Pool};
 use crate::product::Correlations;
 use crate::simd::element::Element;
 use crate::simd::{dispatch, Line, LANES};
@@ -35,73 +36,54 @@ pub fn weight_gradient<T: Element>(
     dw: &mut [f32],
     dbias: Option<&mut [f32]>,
 ) -> Result {
-    x.check(from)?;
-    check_sizes(method, from, to)?;
-    let inputs = x.channels();
-    let outputs = dy.len() / (to.batch * to.pixels());
-    check_len("dy", dy.len(), to.batch * to.pixels() * outputs)?;
-    check_len("the gradient of weights", dw.len(), outputs * inputs * 9)?;
-    if let Some(dbias) = &dbias {
-        check_len("the gradient of bias", dbias.len(), outputs)?;
-    }
-    if x.shift.is_some() || outputs == 0 {
-        return Err(Error("a convolution takes no shift on its input, and gives at least one channel".into()));
-    }
+    let outputs = check(method, from, x, to, dy.len(), dw.len(), dbias.as_ref().map(|dbias| dbias.len()))?;
     let way = method.forward();
     let grid = Grid::new(from, to, way.shape());
-    let outside = zeros_for(x);
-    let blocks = blocks_of(x).count();
-    let panels = outputs.div_ceil(LANES);
-    let points = way.shape().points * way.shape().points;
-
-    // Tasks share out the channels, so that each sum over tiles is made by one task, in order.
-    let across = pool.threads().min(blocks);
-    let down = pool.threads().div_ceil(across).min(panels);
-    let slice = |i: usize| Slice {
-        blocks: i % across * blocks / across..(i % across + 1) * blocks / across,
-        panels: i / across * panels / down..(i / across + 1) * panels / down,
-    };
-    let [v, d, mut sums] = SCRATCH.take();
-    SCRATCH.set([v, d, Vec::new()]);
-    grow(&mut sums, points * blocks * panels * LANES);
-    let mut totals = vec![0.0; outputs];
-    let ends: Vec<usize> = (0..across * down)
-        .scan(0, |end, i| {
-            *end += points * slice(i).blocks.len() * slice(i).panels.len() * LANES;
-            Some(*end)
-        })
-        .collect();
-    let shares = Split::new(&mut sums, ends.len(), |i| ends[i]);
-    let biases = Split::new(&mut totals, down, |i| slice(i * across).panels.end * LANES);
-    pool.run(ends.len(), &|i| {
-        let task = Task { grid: &grid, x, outside: &outside, dy, outputs, slice: slice(i) };
-        // Every slice of inputs sees all of dy; the first one sums it.
-        let totals = if i % across == 0 { biases.take(i / across) } else { &mut [] };
-        with_scheme!(way, K => task.sum(PhantomData::<K>, shares.take(i), totals));
-    });
-    drop((shares, biases));
-
-    let rows = Split::new(dw, outputs, |o| (o + 1) * inputs * 9);
-    pool.run(panels, &|panel| {
-        let own = panel * LANES..outputs.min((panel + 1) * LANES);
-        let mut rows: Vec<&mut [f32]> = own.map(|o| rows.take(o)).collect();
-        for (block, inputs) in blocks_of(x).enumerate() {
-            // The task whose slice this is, and where the slice's sums lie.
-            let Some(i) = (0..ends.len()).find(|&i| slice(i).has(block, panel)) else { continue };
-            let own = slice(i);
-            let stride = own.blocks.len() * own.panels.len() * LANES;
-            let at = ((block - own.blocks.start) * own.panels.len() + panel - own.panels.start) * LANES;
-            let u = &sums[ends[i] - points * stride + at..ends[i]];
-            let (first, inputs, rows) = (inputs.start, inputs.len(), rows.as_mut_slice());
-            with_scheme!(way, K => dispatch(ToTaps { u, stride, inputs, first, rows, scheme: PhantomData::<K> }));
-        }
-    });
-    let [v, d, _] = SCRATCH.take();
-    SCRATCH.set([v, d, sums]);
+    let outside = zeros_for(x)?;
+    let layer = Layer { grid: &grid, way, x, outside: &outside, dy, outputs };
+    let slices = Slices::new(pool.threads(), blocks_of(x).count(), outputs.div_ceil(LANES), layer.points());
+    let mut totals = filled(0.0, outputs)?;
+    lend(|[sums]| {
+        let sums = sized(sums, slices.lines())?;
+        layer.sum(pool, &slices, sums, &mut totals)?;
+        layer.bring_to_taps(pool, &slices, sums, dw)
+    })?;
     if let Some(dbias) = dbias {
         dbias.iter_mut().zip(totals).for_each(|(bias, total)| *bias = total as f32);
     }
     Ok(())
+}
+
+/// Whether everything fits; the number of outputs.
+fn check<T>(
+    method: Method,
+    from: Images,
+    x: &Source<T>,
+    to: Images,
+    dy: usize,
+    dw: usize,
+    dbias: Option<usize>,
+) -> Result<usize> {
+    x.check(from)?;
+    check_sizes(method, from, to)?;
+    let outputs = dy / (to.batch * to.pixels());
+    check_len("dy", dy, to.batch * to.pixels() * outputs)?;
+    check_len("the gradient of weights", dw, outputs * x.channels() * 9)?;
+    check_len("the gradient of bias", dbias.unwrap_or(outputs), outputs)?;
+    if x.shift.is_some() || outputs == 0 {
+        return Err(Error::misfit("a convolution takes no shift on its input, and gives at least one channel"));
+    }
+    Ok(outputs)
+}
+
+/// How the channels are shared out among tasks, so that each sum over tiles is made by one task, in order.
+struct Slices {
+    /// Slices of the inputs and of the outputs.
+    across: usize,
+    down: usize,
+    blocks: usize,
+    panels: usize,
+    points: usize,
 }
 
 /// The channels that one task sums: blocks of inputs, panels of outputs.
@@ -110,74 +92,158 @@ struct Slice {
     panels: Range<usize>,
 }
 
-impl Slice {
-    fn has(&self, block: usize, panel: usize) -> bool {
-        self.blocks.contains(&block) && self.panels.contains(&panel)
+impl Slices {
+    fn new(threads: usize, blocks: usize, panels: usize, points: usize) -> Self {
+        let across = threads.min(blocks);
+        let down = threads.div_ceil(across).min(panels);
+        Slices { across, down, blocks, panels, points }
+    }
+
+    fn count(&self) -> usize {
+        self.across * self.down
+    }
+
+    fn get(&self, i: usize) -> Slice {
+        let (column, row) = (i % self.across, i / self.across);
+        Slice {
+            blocks: column * self.blocks / self.across..(column + 1) * self.blocks / self.across,
+            panels: row * self.panels / self.down..(row + 1) * self.panels / self.down,
+        }
+    }
+
+    fn lines(&self) -> usize {
+        self.points * self.blocks * self.panels * LANES
+    }
+
+    /// Where the sums of each slice end.
+    fn ends(&self) -> Vec<usize> {
+        let size = |i| self.get(i).stride() * self.points;
+        let mut end = 0;
+        let mut ends = Vec::with_capacity(self.count());
+        for i in 0..self.count() {
+            end += size(i);
+            ends.push(end);
+        }
+        ends
     }
 }
 
-struct Task<'a, T> {
+impl Slice {
+    /// Lines from one point to the next.
+    fn stride(&self) -> usize {
+        self.blocks.len() * self.panels.len() * LANES
+    }
+
+    /// Where the sums of a block and a panel begin within a point, if they are of this slice.
+    fn find(&self, block: usize, panel: usize) -> Option<usize> {
+        let has = self.blocks.contains(&block) && self.panels.contains(&panel);
+        has.then(|| ((block - self.blocks.start) * self.panels.len() + panel - self.panels.start) * LANES)
+    }
+}
+
+/// The layer, and what is known of it.
+struct Layer<'a, T> {
     grid: &'a Grid,
+    way: Way,
     x: &'a Source<'a, T>,
     outside: &'a [T],
     dy: &'a [T],
     outputs: usize,
-    slice: Slice,
 }
 
-impl<T: Element> Task<'_, T> {
-    fn sum<K: Scheme<W, P, M>, const W: usize, const P: usize, const M: usize>(
+impl<T: Element> Layer<'_, T> {
+    fn points(&self) -> usize {
+        self.way.shape().points * self.way.shape().points
+    }
+
+    /// The sums at the points, slice after slice, and those of dy.
+    fn sum(&self, pool: &dyn Pool, slices: &Slices, sums: &mut [Line], totals: &mut [f64]) -> Result {
+        let ends = slices.ends();
+        let shares = Split::new(sums, ends.len(), |i| ends[i]);
+        let biases = Split::new(totals, slices.down, |row| slices.get(row * slices.across).panels.end * LANES);
+        run(pool, ends.len(), |i| {
+            // Every slice of inputs sees all of dy; the first one sums it.
+            let totals = if i % slices.across == 0 { biases.take(i / slices.across) } else { &mut [] };
+            let (slice, sums) = (slices.get(i), shares.take(i));
+            with_scheme!(self.way, K => self.sum_slice(PhantomData::<K>, &slice, sums, totals))
+        })
+    }
+
+    fn sum_slice<K: Scheme<W, P, M>, const W: usize, const P: usize, const M: usize>(
         &self,
         scheme: PhantomData<K>,
+        slice: &Slice,
         sums: &mut [Line],
         totals: &mut [f64],
-    ) {
-        let Slice { blocks, panels } = &self.slice;
-        let [mut v, mut d, kept] = SCRATCH.take();
+    ) -> Result {
         let all = self.grid.from.batch * self.grid.tiles[0] * self.grid.tiles[1];
-        let mut biases = vec![Line::ZERO; panels.len()];
-        for start in (0..all).step_by(TILES) {
-            let tiles = start..all.min(start + TILES);
-            let strides = [(blocks.len() * tiles.len()) | 1, (panels.len() * tiles.len()) | 1];
-            grow(&mut v, P * P * strides[0]);
-            grow(&mut d, P * P * strides[1]);
-            dispatch(ToPoints {
-                grid: self.grid,
-                source: self.x,
-                outside: self.outside,
-                tiles: tiles.clone(),
-                blocks: blocks.clone(),
-                stride: strides[0],
-                v: &mut v,
-                scheme,
-            });
-            dispatch(FromGradients {
-                grid: self.grid,
-                dy: self.dy,
-                channels: self.outputs,
-                panels: panels.clone(),
-                tiles: tiles.clone(),
-                stride: strides[1],
-                d: &mut d,
-                sums: &mut biases,
-                scheme,
-            });
-            dispatch(Correlations {
-                points: P * P,
-                blocks: blocks.len(),
-                panels: panels.len(),
-                tiles: tiles.len(),
-                strides,
-                v: &v,
-                d: &d,
-                sums,
-                first: start == 0,
-            });
-            let bias = biases.iter_mut().flat_map(|line| &mut line.0);
-            totals.iter_mut().zip(bias).for_each(|(total, sum)| *total += f64::from(std::mem::take(sum)));
-            biases.fill(Line::ZERO);
-        }
-        SCRATCH.set([v, d, kept]);
+        let mut biases = filled(Line::ZERO, slice.panels.len())?;
+        lend(|[v, d]| {
+            for start in (0..all).step_by(TILES) {
+                let tiles = start..all.min(start + TILES);
+                self.sum_tiles(scheme, slice, tiles, [v, d], sums, &mut biases)?;
+                let bias = biases.iter_mut().flat_map(|line| &mut line.0);
+                totals.iter_mut().zip(bias).for_each(|(total, sum)| *total += f64::from(std::mem::take(sum)));
+                biases.fill(Line::ZERO);
+            }
+            Ok(())
+        })
+    }
+
+    fn sum_tiles<K: Scheme<W, P, M>, const W: usize, const P: usize, const M: usize>(
+        &self,
+        scheme: PhantomData<K>,
+        Slice { blocks, panels }: &Slice,
+        tiles: Range<usize>,
+        [v, d]: [&mut Vec<Line>; 2],
+        sums: &mut [Line],
+        biases: &mut [Line],
+    ) -> Result {
+        let (count, first) = (tiles.len(), tiles.start == 0);
+        let strides = [(blocks.len() * count) | 1, (panels.len() * count) | 1];
+        let (v, d) = (sized(v, P * P * strides[0])?, sized(d, P * P * strides[1])?);
+        dispatch(ToPoints {
+            grid: self.grid,
+            source: self.x,
+            outside: self.outside,
+            tiles: tiles.clone(),
+            blocks: blocks.clone(),
+            stride: strides[0],
+            v,
+            scheme,
+        });
+        dispatch(FromGradients {
+            grid: self.grid,
+            dy: self.dy,
+            channels: self.outputs,
+            panels: panels.clone(),
+            tiles,
+            stride: strides[1],
+            d,
+            sums: biases,
+            scheme,
+        });
+        let (blocks, panels) = (blocks.len(), panels.len());
+        dispatch(Correlations { points: P * P, blocks, panels, tiles: count, strides, v, d, sums, first });
+        Ok(())
+    }
+
+    /// From the sums to dw (outputs, inputs, 3, 3).
+    fn bring_to_taps(&self, pool: &dyn Pool, slices: &Slices, sums: &[Line], dw: &mut [f32]) -> Result {
+        let (ends, row_size) = (slices.ends(), self.x.channels() * 9);
+        let rows = Split::new(dw, self.outputs, |o| (o + 1) * row_size);
+        pool.run(slices.panels, &|panel| {
+            let own = panel * LANES..self.outputs.min((panel + 1) * LANES);
+            let mut rows: Vec<&mut [f32]> = own.map(|o| rows.take(o)).collect();
+            for (block, inputs) in blocks_of(self.x).enumerate() {
+                let found = (0..ends.len()).find_map(|i| Some((i, slices.get(i).find(block, panel)?)));
+                let Some((i, at)) = found else { continue };
+                let stride = slices.get(i).stride();
+                let u = &sums[ends[i] - self.points() * stride + at..ends[i]];
+                let (first, inputs, rows) = (inputs.start, inputs.len(), rows.as_mut_slice());
+                with_scheme!(self.way, K => dispatch(ToTaps { u, stride, inputs, first, rows, scheme: PhantomData::<K> }));
+            }
+        })
     }
 }
 

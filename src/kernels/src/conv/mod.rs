@@ -19,10 +19,9 @@ pub use method::Method;
 pub use tile::Addends;
 
 use crate::error::{Error, Result};
+use crate::pool::scratch::filled;
 use crate::simd::element::Element;
-use crate::simd::Line;
 use crate::source::{Images, Source};
-use std::cell::Cell;
 
 /// Repeats a body for an index known at compile time, below 6: only then do arrays of registers stay in registers.
 macro_rules! unroll {
@@ -38,20 +37,9 @@ macro_rules! unroll {
 }
 use unroll;
 
-thread_local! {
-    /// Buffers of this thread (points, products, sums), kept from call to call.
-    static SCRATCH: Cell<[Vec<Line>; 3]> = const { Cell::new([const { Vec::new() }; 3]) };
-}
-
-fn grow(lines: &mut Vec<Line>, len: usize) {
-    if lines.len() < len {
-        lines.resize(len, Line::ZERO);
-    }
-}
-
 /// As many zeros as the wider part of the source has channels.
-fn zeros_for<T: Element>(x: &Source<T>) -> Vec<T> {
-    vec![T::ZERO; x.parts[0].channels.max(x.parts[1].channels)]
+fn zeros_for<T: Element>(x: &Source<T>) -> Result<Vec<T>> {
+    filled(T::ZERO, x.parts[0].channels.max(x.parts[1].channels))
 }
 
 fn check_sizes(method: Method, from: Images, to: Images) -> Result {
@@ -59,6 +47,6 @@ fn check_sizes(method: Method, from: Images, to: Images) -> Result {
     if from.batch == to.batch && [height, width] == [to.height, to.width] {
         Ok(())
     } else {
-        Err(Error(format!("a convolution ({method:?}) cannot lead from {from:?} to {to:?}")))
+        Err(Error::Misfit(format!("a convolution ({method:?}) cannot lead from {from:?} to {to:?}")))
     }
 }

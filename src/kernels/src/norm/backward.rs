@@ -4,10 +4,11 @@
 //! dx = rstd * (w dz - (sum(w dz) + h sum(w dz h)) / n), sums over the group.
 
 use super::forward::normalised;
-use super::{for_each_image, Block, Chunks, DropoutRow, GroupNorm, Image};
+use super::{Block, Chunks, DropoutRow, GroupNorm, Image};
 use crate::error::{check_len, Result};
+use crate::pool::scratch::filled;
 use crate::pool::split::Split;
-use crate::pool::Pool;
+use crate::pool::{for_each_image, run, Pool};
 use crate::simd::element::{load, store, Element};
 use crate::simd::math::silu_slope;
 use crate::simd::{dispatch, Kernel, Simd, LANES};
@@ -66,13 +67,13 @@ pub fn backward<T: Element>(
     let [firsts, seconds] = [(first, widths[0]), (second, widths[1])]
         .map(|(part, width)| Split::new(part.data, images.batch, |b| (b + 1) * images.pixels() * width));
     let shifts = shift.map(|shift| Split::new(shift, images.batch, |b| (b + 1) * channels));
-    let mut totals = vec![0.0; images.batch * SUMS * channels];
+    let mut totals = filled(0.0, images.batch * SUMS * channels)?;
     let shares = Split::new(&mut totals, images.batch, |b| (b + 1) * SUMS * channels);
-    for_each_image(pool, images, &|b, pool| {
+    for_each_image(pool, images.batch, |b, pool| {
         let groups = b * layer.groups..(b + 1) * layer.groups;
         let image = Image::new(x, layer, b, images.pixels(), &mean[groups.clone()], &rstd[groups]);
         let totals = shares.take(b);
-        reduce(pool, &image, &chunks, dy, totals);
+        reduce(pool, &image, &chunks, dy, totals)?;
         let means = group_means(&image, totals);
         if let Some(shifts) = &shifts {
             shift_gradient(&image, totals, &means, shifts.take(b));
@@ -81,12 +82,14 @@ pub fn backward<T: Element>(
         let tasks = pool.threads().min(chunks.count);
         let [firsts, seconds] = [(firsts.take(b), widths[0]), (seconds.take(b), widths[1])]
             .map(|(dx, width)| Split::new(dx, tasks, |i| chunks.of_task(i, tasks).end * chunks.pixels * width));
-        pool.run(tasks, &|i| {
+        run(pool, tasks, |i| {
             let rows = image.rows(&chunks, chunks.of_task(i, tasks));
             let dx = [firsts.take(i), seconds.take(i)];
             dispatch(Slope { image: &image, rows, dy, means: &means, dx, adds });
-        });
-    });
+            Ok(())
+        })
+    })?;
+    drop(shares);
     for c in 0..channels {
         let over_batch =
             |k: usize| (0..images.batch).map(|b| totals[(b * SUMS + k) * channels + c]).sum::<f64>() as f32;
@@ -100,19 +103,22 @@ pub fn backward<T: Element>(
 const SUMS: usize = 3;
 
 /// The sums of one image, (3, channels), chunk after chunk.
-fn reduce<T: Element>(pool: &dyn Pool, image: &Image<T>, chunks: &Chunks, dy: &[T], totals: &mut [f64]) {
+fn reduce<T: Element>(pool: &dyn Pool, image: &Image<T>, chunks: &Chunks, dy: &[T], totals: &mut [f64]) -> Result {
     let size = totals.len();
     let tasks = pool.threads().min(chunks.count);
-    let mut sums = vec![0.0; chunks.count * size];
+    let mut sums = filled(0.0, chunks.count * size)?;
     let shares = Split::new(&mut sums, tasks, |i| chunks.of_task(i, tasks).end * size);
-    pool.run(tasks, &|i| {
+    run(pool, tasks, |i| {
         for (k, sums) in chunks.of_task(i, tasks).zip(shares.take(i).chunks_exact_mut(size)) {
             dispatch(Reduce { image, rows: image.rows(chunks, k..k + 1), dy, sums });
         }
-    });
+        Ok(())
+    })?;
+    drop(shares);
     for sums in sums.chunks_exact(size) {
         totals.iter_mut().zip(sums).for_each(|(total, &sum)| *total += f64::from(sum));
     }
+    Ok(())
 }
 
 /// Per channel, the means over its group of w dz and of w dz h.

@@ -122,8 +122,7 @@ pub fn channels_last(pool: &dyn Pool, images: Images, channels: usize, from: &[u
     let shares = Split::new(to, images.batch, |i| (i + 1) * size);
     pool.run(images.batch, &|i| {
         dispatch(Transpose { planes: &from[i * size..(i + 1) * size], rows: shares.take(i), channels });
-    });
-    Ok(())
+    })
 }
 
 /// (channels, pixels) as (pixels, channels), in squares that stay in the nearest cache.

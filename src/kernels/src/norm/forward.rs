@@ -1,9 +1,10 @@
 //! The forward pass: statistics of every group, then the values.
 
-use super::{for_each_image, Block, Chunks, GroupNorm, Image};
+use super::{Block, Chunks, GroupNorm, Image};
 use crate::error::{check_len, Result};
+use crate::pool::scratch::filled;
 use crate::pool::split::Split;
-use crate::pool::Pool;
+use crate::pool::{for_each_image, run, Pool};
 use crate::simd::element::{load, store, Element};
 use crate::simd::math::sigmoid;
 use crate::simd::{dispatch, Kernel, Simd, LANES};
@@ -35,27 +36,29 @@ pub fn forward<T: Element>(
     let ys = Split::new(y, images.batch, |b| (b + 1) * image_size);
     let means = Split::new(mean, images.batch, |b| (b + 1) * layer.groups);
     let rstds = Split::new(rstd, images.batch, |b| (b + 1) * layer.groups);
-    for_each_image(pool, images, &|b, pool| {
+    for_each_image(pool, images.batch, |b, pool| {
         let (y, mean, rstd) = (ys.take(b), means.take(b), rstds.take(b));
         let tasks = pool.threads().min(chunks.count);
 
         let image = Image::new(x, layer, b, images.pixels(), &[], &[]);
-        let mut sums = vec![0.0; chunks.count * 3 * channels];
+        let mut sums = filled(0.0, chunks.count * 3 * channels)?;
         let shares = Split::new(&mut sums, tasks, |i| chunks.of_task(i, tasks).end * 3 * channels);
-        pool.run(tasks, &|i| {
+        run(pool, tasks, |i| {
             for (k, sums) in chunks.of_task(i, tasks).zip(shares.take(i).chunks_exact_mut(3 * channels)) {
                 dispatch(Moments { image: &image, rows: image.rows(&chunks, k..k + 1), sums });
             }
-        });
+            Ok(())
+        })?;
+        drop(shares);
         statistics(&image, &chunks, &sums, mean, rstd);
 
         let image = Image::new(x, layer, b, images.pixels(), mean, rstd);
         let shares = Split::new(y, tasks, |i| chunks.of_task(i, tasks).end * chunks.pixels * channels);
-        pool.run(tasks, &|i| {
+        run(pool, tasks, |i| {
             dispatch(Apply { image: &image, rows: image.rows(&chunks, chunks.of_task(i, tasks)), y: shares.take(i) });
-        });
-    });
-    Ok(())
+            Ok(())
+        })
+    })
 }
 
 /// First and second moments of each channel in a chunk about a pivot near its mean: pivots, sums, sums of squares, each

@@ -13,7 +13,6 @@ pub use backward::{backward, Gradients, Target};
 pub use forward::forward;
 
 use crate::error::{check_len, Error, Result};
-use crate::pool::{Pool, Serial};
 use crate::simd::{Line, Simd, LANES};
 use crate::source::{Images, Source};
 use std::ops::Range;
@@ -75,11 +74,11 @@ impl GroupNorm<'_> {
         check_len("weight", self.weight.len(), channels)?;
         check_len("bias", self.bias.len(), channels)?;
         if self.groups == 0 || !channels.is_multiple_of(self.groups) {
-            return Err(Error(format!("groups is {}; it must divide the {channels} channels", self.groups)));
+            return Err(Error::Misfit(format!("groups is {}; it must divide the {channels} channels", self.groups)));
         }
         let Some(Dropout { p, kept }) = self.dropout else { return Ok(()) };
         if !(0.0..1.0).contains(&p) {
-            return Err(Error(format!("dropout probability is {p}; it must be in [0, 1)")));
+            return Err(Error::Misfit(format!("dropout probability is {p}; it must be in [0, 1)")));
         }
         check_len("kept", kept.len(), images.batch * images.pixels() * channels)
     }
@@ -163,14 +162,5 @@ impl Chunks {
     /// The chunks of task `i` of `tasks`.
     fn of_task(&self, i: usize, tasks: usize) -> Range<usize> {
         i * self.count / tasks..(i + 1) * self.count / tasks
-    }
-}
-
-/// Images go to the threads whole where they can be shared out evenly; otherwise each image is cut up.
-fn for_each_image(pool: &dyn Pool, images: Images, body: &(dyn Fn(usize, &dyn Pool) + Sync)) {
-    if images.batch.is_multiple_of(pool.threads()) || images.batch > 4 * pool.threads() {
-        pool.run(images.batch, &|b| body(b, &Serial));
-    } else {
-        (0..images.batch).for_each(|b| body(b, pool));
     }
 }

@@ -1,5 +1,5 @@
 use super::*;
-use crate::pool::Scoped;
+use crate::pool::{Pool, Scoped, Serial};
 use crate::simd::element::Element;
 use crate::simd::Isa;
 use crate::testing::{as_f64, as_type, assert_close, normal, with_isa, ALL_ISAS};

@@ -11,12 +11,6 @@ use crate::error::{Error, Result};
 use crate::libtorch::{slice, slice_mut, Stored, TorchPool};
 use crate::nn::blueprint::Norm;
 
-impl From<diffusion_kernels::error::Error> for Error {
-    fn from(err: diffusion_kernels::error::Error) -> Self {
-        Error::Runtime(format!("internal error in a kernel: {err}"))
-    }
-}
-
 /// NHWC memory seen as the NCHW tensor that libtorch's convolutions take.
 pub fn nchw(x: &Tensor) -> Result<Tensor> {
     Ok(x.f_permute([0, 3, 1, 2])?)
