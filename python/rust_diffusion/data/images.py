@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import sys
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
+from platformdirs import user_cache_path
 from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
@@ -268,17 +268,7 @@ def _cache(cache: Any) -> Path | None:
         if not isinstance(cache, (str, os.PathLike)):
             raise TypeError(f"cache must be True, False or a path, got {type(cache).__name__}")
         return Path(os.path.expanduser(cache))
-    folder = _user_cache_folder() / "rust_diffusion"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-def _user_cache_folder() -> Path:
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches"
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return user_cache_path("rust_diffusion", appauthor=False, opinion=False, ensure_exists=True)
 
 
 def _skip_message(skipped: list[tuple[Path, str]], total: int) -> str:

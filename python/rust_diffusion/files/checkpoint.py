@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import glob
-import io
 import os
 import pickle
 import threading
@@ -16,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from rust_diffusion import _native
+from rust_diffusion.files import atomic
 from rust_diffusion.support import checks, random
 
 #: What a checkpoint must have to go on from; the course's own loop writes all of them.
@@ -27,49 +25,21 @@ _CHUNK = 2**20
 
 
 def save(value: Any, path: Path) -> None:
-    """`torch.save(value, path)`, atomically: whatever happens, the old file is there or the new one.
+    """`torch.save(value, path)`, atomically.
 
     Raises
     ------
     OSError
         If the file cannot be written; the message names it.
     """
-    # Into memory first: on a full disk torch's own writer ends in an error that does not say so.
-    buffer = io.BytesIO()
-    torch.save(value, buffer)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(buffer.getbuffer())
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _sync_folder(path.parent)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            before = "; what was saved before is still there" if path.exists() else ""
-            text = f"{os.strerror(error.errno or 0)}{before}"
-            raise OSError(error.errno, text, str(path)) from error
-        raise
-
-
-def _sync_folder(folder: Path) -> None:
-    """The new name on the disk, not only in memory."""
-    with contextlib.suppress(OSError):  # not every file system knows it
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+    with atomic.replacing(path) as file:
+        torch.save(value, file)
 
 
 def clear_leftovers(folder: Path, name: str) -> None:
     """Remove the unfinished files of runs that were killed while they wrote."""
     for suffix in (".ckpt", ".pth", "_raw.pth"):
-        for path in folder.glob(f".{glob.escape(name + suffix)}.*.tmp"):
-            path.unlink(missing_ok=True)
+        atomic.clear_leftovers(folder / f"{name}{suffix}")
 
 
 def check_folder(folder: Path) -> None:

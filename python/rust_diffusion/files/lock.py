@@ -5,86 +5,56 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
+from filelock import FileLock, Timeout
 
-# POSIX locks do not part two runs of the same process.
-_held: set[str] = set()
-_guard = threading.Lock()
+#: Seconds to try for: long enough for a holder that is just leaving to be gone.
+_PATIENCE, _PAUSE = 0.1, 0.02
+#: What file systems without locks answer, such as mounted cloud folders.
+_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
 
 
 @contextlib.contextmanager
 def exclusive(path: Path) -> Iterator[None]:
-    """Hold the lock file `path`. The lock ends with the process, however it dies: none is ever left behind.
+    """Hold the lock file `path`. The lock ends with the process, however that dies: a file left behind locks nothing.
 
     Raises
     ------
     RuntimeError
-        If another run holds it.
+        If another run, of this process or another one, holds it.
     """
-    # One breath for looking and taking, so that of two threads one is refused.
-    with _guard:
-        key = os.path.realpath(path)
-        if key in _held:
-            raise RuntimeError(_message(path, "of this process"))
-        handle = _open(path)
-        _held.add(key)
+    lock = FileLock(path, timeout=_PATIENCE, thread_local=False)
     try:
+        lock.acquire(poll_interval=_PAUSE)
+    except Timeout:
+        raise RuntimeError(_message(path, _holder(path))) from None
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+    try:
+        with contextlib.suppress(OSError):  # on Windows nobody may write to a locked file
+            path.write_text(f"{os.getpid()}\n")
         yield
     finally:
-        with _guard:
-            _held.discard(key)
-            # Removed while still held, so that nobody's lock is removed but our own.
-            with contextlib.suppress(OSError):
-                path.unlink()
-            os.close(handle)
+        # removed while still held, so that nobody's lock is removed but our own
+        with contextlib.suppress(OSError):
+            path.unlink()
+        lock.release()
 
 
-def _open(path: Path) -> int:
-    while True:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            _take(handle, path)
-            if _is_still(handle, path):
-                os.ftruncate(handle, 0)
-                os.write(handle, f"{os.getpid()}\n".encode())
-                return handle
-        except BaseException:
-            os.close(handle)
-            raise
-        os.close(handle)
-
-
-def _take(handle: int, path: Path) -> None:
-    if fcntl is None:
-        return
-    try:
-        # Not flock: that one is inherited by a loader's workers, which outlive a killed run by seconds.
-        fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno in (errno.EACCES, errno.EAGAIN):
-            holder = os.read(handle, 32).decode(errors="replace").strip()
-            raise RuntimeError(_message(path, f"(process {holder})" if holder else "")) from None
-        if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL):
-            raise  # those: a file system without locks, such as a mounted cloud folder
-
-
-def _is_still(handle: int, path: Path) -> bool:
-    """Whether the locked file is the one at `path`, and not one that its last holder has just removed."""
-    try:
-        return os.path.samestat(os.fstat(handle), os.stat(path))
-    except FileNotFoundError:
-        return False
+def _holder(path: Path) -> str:
+    """Return the process that the file names, if it can be read and names one."""
+    with contextlib.suppress(OSError):
+        content = path.read_bytes()[:32].strip()
+        return content.decode() if content.isdigit() else ""
+    return ""
 
 
 def _message(path: Path, holder: str) -> str:
+    who = {"": "", str(os.getpid()): " of this process"}.get(holder, f" (process {holder})")
     return (
-        f"another run {holder} is writing {path.parent / path.stem}.* at this moment; wait for it, "
-        f"or choose another weights_dir or name".replace("run  is", "run is")
+        f"another run{who} is writing {path.parent / path.stem}.* at this moment; wait for it, or choose another "
+        f"weights_dir or name"
     )

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 from pathlib import Path
 from typing import Any
+
+from rust_diffusion.files import atomic
 
 COLUMNS = ("epoch", "loss", "val_loss", "lr", "images_per_second", "updates")
 
@@ -40,9 +41,8 @@ class RunLog:
         writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore", restval="")
         writer.writeheader()
         writer.writerows(rows)
-        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
-        temporary.write_text(text.getvalue(), newline="")
-        os.replace(temporary, self.path)
+        with atomic.replacing(self.path) as file:
+            file.write(text.getvalue().encode())
 
     def write(self, row: dict[str, Any]) -> None:
         """Add the line of an epoch; the keys are `COLUMNS`."""
