@@ -14,11 +14,12 @@ import rust_diffusion as rd
 import torch
 from tqdm.auto import tqdm
 
-from benchmarks import report, scaling
-from benchmarks.contenders import COURSE, Contender, contenders
-from benchmarks.files import generate
-from benchmarks.floor import floor
-from benchmarks.measure import Timing, alternate, import_time, peak_memory, wait
+from benchmarks import scaling
+from benchmarks.harness import report
+from benchmarks.harness.files import generate
+from benchmarks.harness.measure import Timing, alternate, import_time, peak_memory, wait
+from benchmarks.peers.contenders import COURSE, Contender, contenders
+from benchmarks.peers.floor import floor
 
 ALL = ("forward", "train", "epoch", "ddim", "ddpm", "memory", "import", "scaling")
 T = 400

@@ -17,9 +17,9 @@ import rust_diffusion as rd
 import torch
 from torch.utils.data import DataLoader
 
-from benchmarks import report
-from benchmarks.files import CourseDataset, course_files, generate
-from benchmarks.measure import Timing, alternate, peak, reset_peak
+from benchmarks.harness import report
+from benchmarks.harness.files import CourseDataset, course_files, generate
+from benchmarks.harness.measure import Timing, alternate, peak, reset_peak
 
 SIZE = 64
 COURSE = "course, num_workers=0"

@@ -10,8 +10,8 @@ import sys
 import rust_diffusion as rd
 import torch
 
-from benchmarks import contenders
-from benchmarks.measure import peak, reset_peak
+from benchmarks.harness.measure import peak, reset_peak
+from benchmarks.peers import contenders
 
 
 def main() -> None:

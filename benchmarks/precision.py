@@ -12,7 +12,7 @@ import rust_diffusion as rd
 import torch
 from torch import Tensor
 
-from benchmarks import report
+from benchmarks.harness import report
 
 #: As in `rust-diffusion demo`, smaller: enough to draw slices after some hundred updates.
 SIZE, IMAGES, TIMESTEPS, BATCH = 32, 512, 200, 16

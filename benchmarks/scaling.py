@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import rust_diffusion as rd
 import torch
 
-from benchmarks import course
-from benchmarks.contenders import COURSE
-from benchmarks.floor import flops
-from benchmarks.measure import alternate
+from benchmarks.harness.measure import alternate
+from benchmarks.peers import course
+from benchmarks.peers.contenders import COURSE
+from benchmarks.peers.floor import flops
 
 OURS, THEIRS = "rust_diffusion fp32", "course, eager"
 #: The course's attention keeps a matrix of all pairs of positions: beyond this size it needs many GB.

@@ -52,7 +52,7 @@ def denormalize_to_01(x):
 # The denoiser: the peer that the benchmark measures against, in plain PyTorch, is the judge here
 # --------------------------------------------------------------------------------------------------
 
-from benchmarks.course import DiffusionUNet, sinusoidal_embedding  # noqa: E402, F401
+from benchmarks.peers.course import DiffusionUNet, sinusoidal_embedding  # noqa: E402, F401
 
 
 class EMA:

@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from benchmarks import course
-from benchmarks.files import CourseDataset, course_files
-from benchmarks.measure import wait
+from benchmarks.harness.files import CourseDataset, course_files
+from benchmarks.harness.measure import wait
+from benchmarks.peers import course
 
 COURSE: dict[str, Any] = {
     "in_ch": 1,

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks import course
-from benchmarks.contenders import COURSE
+from benchmarks.peers import course
+from benchmarks.peers.contenders import COURSE
 
 
 def layers(batch: int, size: int, **config: Any) -> list[tuple[nn.Module, torch.Size]]:

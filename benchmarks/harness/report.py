@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.measure import Timing
+from benchmarks.harness.measure import Timing
 
 #: Whom the others are compared with.
 BASELINE = "course, eager"
