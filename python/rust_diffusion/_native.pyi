@@ -17,14 +17,18 @@ from torch import Tensor
 __all__ = [
     "IMAGE_EXTENSIONS",
     "LINKED_TORCH",
+    "LR_SCHEDULES",
     "MAX_PIXELS",
+    "MAX_STEPS",
     "Network",
+    "OBJECTIVES",
+    "PRECISIONS",
     "Parameters",
     "Recording",
+    "SPACINGS",
+    "Table",
     "check_betas",
     "cosine_beta_schedule",
-    "ddim_sample",
-    "ddpm_sample",
     "denormalize_to_01",
     "ema_update",
     "extract",
@@ -35,7 +39,9 @@ __all__ = [
     "load_images",
     "phantoms",
     "predict_x0_from_eps",
+    "python_calls",
     "q_sample",
+    "sample",
     "shepp_logan",
     "timestep_grid",
     "train_network",
@@ -43,6 +49,15 @@ __all__ = [
 
 LINKED_TORCH: str
 """The version of the torch that this file was linked with, with its local part, such as "2.11.0+cpu"."""
+
+MAX_STEPS: int
+"""The longest noise schedule that is taken."""
+
+OBJECTIVES: tuple[str, ...]
+PRECISIONS: tuple[str, ...]
+SPACINGS: tuple[str, ...]
+LR_SCHEDULES: tuple[str, ...]
+"""What can be chosen by name, the default first."""
 
 _Array: TypeAlias = Tensor | npt.NDArray[np.generic]
 
@@ -86,7 +101,7 @@ def linear_beta_schedule(num_steps: int, beta_start: float = 1e-4, beta_end: flo
     num_steps : int
         T, the number of diffusion steps, at least 1.
     beta_start, beta_end : float
-        First and last beta, between 0 and 1, both excluded.
+        First and last beta, between 0 and 1, both excluded; the last no smaller than the first.
 
     Returns
     -------
@@ -299,28 +314,34 @@ def ema_update(shadow: list[Tensor], weights: list[Tensor], decay: float) -> Non
     """Move the shadow: decay * shadow + (1 - decay) * weights, in place."""
 
 def timestep_grid(num_timesteps: int, sample_steps: int, spacing: str) -> list[int]:
-    """List the timesteps that DDIM visits, decreasing."""
+    """List the timesteps that a sampler with fewer than T steps visits, decreasing."""
 
-def ddpm_sample(
-    model: Any,
-    x_t: Tensor,
-    betas: _Array,
-    alphas: _Array,
-    alpha_bars: _Array,
-    objective: str,
-    noise: Callable[[list[int]], Tensor] | None = None,
-    on_step: Callable[[int, int, int, Tensor, Tensor], Any] | None = None,
-) -> Tensor: ...
-def ddim_sample(
-    model: Any,
-    x_t: Tensor,
-    alpha_bars: _Array,
-    grid: Sequence[int],
-    eta: float,
-    objective: str,
-    noise: Callable[[list[int]], Tensor] | None = None,
-    on_step: Callable[[int, int, int, Tensor, Tensor], Any] | None = None,
-) -> Tensor: ...
+@final
+class Table:
+    """What a sampler does in each of its steps: made by the sampler's name, followed by `sample`."""
+
+    @property
+    def steps(self) -> int:
+        """Steps as a user counts them."""
+    @property
+    def times(self) -> list[float]:
+        """The times at which the network is asked, in order."""
+    @staticmethod
+    def ddpm(betas: _Array, alphas: _Array, alpha_bars: _Array) -> Table: ...
+    @staticmethod
+    def ddim(alpha_bars: _Array, timesteps: Sequence[int], eta: float) -> Table: ...
+
+def sample(model: Any, x_t: Tensor, table: Table, settings: dict[str, Any]) -> Tensor:
+    """Draw images from the noise `x_t` along `table`.
+
+    `settings` holds `objective`, `clip`, `noise` (a function of a shape; None for torch's own generator),
+    `callback` (called after every step) and `show` (called with the number of steps done, at a pace that can be
+    read); None for both means that Python is called for signals alone.
+    """
+
+def python_calls() -> int:
+    """Count the engine's calls back into Python since it was loaded."""
+
 def check_betas(betas: _Array) -> None:
     """Raise what is wrong with a schedule."""
 
@@ -339,11 +360,11 @@ def train_network(
     options: dict[str, Any],
     position: dict[str, Any],
     host: Any,
-    recorders: tuple[Any, Any],
+    graphs: tuple[Any, Any],
 ) -> None:
     """Train in place; `host` gives batches and is told how the run goes.
 
-    `recorders` record the gradients of the usual batch, and the usual update.
+    The gradients of the usual batch, and the usual update, are captured in `graphs`.
     """
 
 IMAGE_EXTENSIONS: list[str]

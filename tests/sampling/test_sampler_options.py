@@ -1,5 +1,10 @@
 """What our samplers offer beyond the course's: seeds per image, other grids, callbacks, a progress bar."""
 
+import inspect
+import itertools
+import re
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -143,6 +148,87 @@ def test_progress_is_shown_unless_switched_off(draw, exact, capfd, which):
     draw(which, exact, progress=True)
     out, err = capfd.readouterr()
     assert "100%" in out + err
+
+
+def test_the_last_step_is_shown_however_fast_it_came(draw, exact, monkeypatch):
+    from rust_diffusion.sampling import progress
+
+    shown = []
+    monkeypatch.setattr(progress.Progress, "_show", lambda self, done: shown.append(done))
+    begin = time.perf_counter()
+    draw("ddpm", exact, progress=True)
+    assert shown[-1] == T and shown == sorted(set(shown))
+    assert len(shown) <= (time.perf_counter() - begin) / 0.1 + 1
+
+
+def test_nobody_is_called_who_does_not_listen(rd, draw):
+    """Without bar and callback the engine comes back to Python for signals alone, at most every 50 ms."""
+    model = rd.DiffusionUNet(**TINY).eval()
+    alpha_bars = torch.cumprod(1 - rd.cosine_beta_schedule(400), 0)
+
+    def calls(**options):
+        before, begin = rd._native.python_calls(), time.perf_counter()
+        rd.ddim_sample(model, 8, TINY_SHAPE, alpha_bars, "cpu", 50, **options)
+        return rd._native.python_calls() - before, time.perf_counter() - begin
+
+    calls(progress=False)
+    made, seconds = calls(progress=False)
+    assert made <= seconds / 0.05
+    made, seconds = calls(progress=True)
+    assert made <= seconds / 0.05 + seconds / 0.1 + 1
+    made, _ = calls(progress=False, callback=lambda step: None)
+    assert made >= 50
+
+
+def test_without_clipping_nothing_is_clamped(oracle, alpha_bars, draw):
+    """Data of deviation 2 lie far outside [-1, 1]; the course's formulas without their clamps are the judge."""
+    model = GaussianDenoiser(alpha_bars, sigma=2.0)
+    grid = [19, 12, 6, 0]
+    start = x = torch.randn(64, *TINY_SHAPE)
+    for k, s in itertools.pairwise([*grid, None]):
+        eps = model(x, torch.full((64,), k))
+        x0 = (x - (1 - alpha_bars[k]).sqrt() * eps) / alpha_bars[k].sqrt()
+        x = x0 if s is None else alpha_bars[s].sqrt() * x0 + (1 - alpha_bars[s]).sqrt() * eps
+    seen = []
+    options = dict(timesteps=grid, x_T=start, callback=lambda step: seen.append(step.x0_hat.abs().max()))
+    free = draw("ddim", model, 64, clip=False, **options)
+    assert torch.allclose(free, x, atol=1e-4) and free.abs().max() > 4 and max(seen) > 4
+    seen.clear()
+    assert draw("ddim", model, 64, **options).abs().max() <= 1 and max(seen) <= 1
+    ancestral = draw("ddpm", model, 256, clip=False, seed=1)
+    assert abs(ancestral.std() - 2) < 0.2
+    with pytest.raises(TypeError, match=r"clip.*1"):
+        draw("ddim", model, clip=1)
+
+
+@pytest.mark.parametrize("first, last", [(1e-9, 1e-9), (1e-9, 0.3), (3e-8, 1e-7)])
+def test_steps_too_small_for_float32_are_no_division_by_zero(rd, first, last):
+    """1 - alpha_bar is 0 in float32 where a step's noise is below its precision."""
+    betas = rd.linear_beta_schedule(12, first, last)
+    alpha_bars = torch.cumprod(1 - betas, 0)
+    assert alpha_bars[0] == 1 or last < 1e-6
+    x = torch.rand(2, *TINY_SHAPE) - 0.5
+    arguments = (2, TINY_SHAPE, betas, 1 - betas, alpha_bars, "cpu")
+    out = rd.ddpm_sample(lambda x, t: torch.zeros_like(x), *arguments, x_T=x, progress=False)
+    assert torch.isfinite(out).all()
+    if last < 1e-6:  # there is no noise to speak of: the image is what it began as
+        assert torch.allclose(out, x, atol=5e-3)
+
+
+def test_a_keyword_that_no_sampler_takes_is_refused_by_the_samplers_name(draw, exact):
+    with pytest.raises(TypeError, match=r"ddim_sample\(\) got an unexpected keyword argument 'colour'"):
+        draw("ddim", exact, colour="grey")
+
+
+def test_every_sampler_shows_its_keywords_and_says_what_they_are(rd):
+    from rust_diffusion.sampling.sampler import DEFAULTS, SAMPLERS
+
+    assert {"ddim", "ddpm"} <= SAMPLERS.keys()
+    for name, function in SAMPLERS.items():
+        assert function is getattr(rd, f"{name}_sample")
+        parameters = inspect.signature(function).parameters
+        assert {key: parameters[key].default for key in DEFAULTS} == DEFAULTS
+        assert all(re.search(rf"^{key} : ", inspect.getdoc(function), re.MULTILINE) for key in DEFAULTS)
 
 
 def test_samplers_can_be_nested(draw, exact):

@@ -93,6 +93,16 @@ CLOSED_FORMS = {
         ValueError,
         r"beta_end.*1\.5",
     ),
+    "linear with noise that falls": (
+        lambda w: w.rd.linear_beta_schedule(10, 0.02, 1e-4),
+        ValueError,
+        r"beta_end.*0\.0001",
+    ),
+    "a schedule longer than any": (
+        lambda w: w.rd.cosine_beta_schedule(10**6 + 1),
+        ValueError,
+        r"num_steps.*1000001",
+    ),
     "linear with a negative beta": (
         lambda w: w.rd.linear_beta_schedule(10, -0.1),
         ValueError,

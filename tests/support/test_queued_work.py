@@ -1,12 +1,14 @@
-"""Work that an accelerator is only given: losses that stay there, and updates and predictions recorded as CUDA graphs.
+"""Work that an accelerator is only given: losses that stay there, and updates and predictions captured in CUDA graphs.
 
-Without a GPU the same code runs on the CPU, where nothing can be recorded; the tests marked `cuda` do record.
+Without a GPU the same code runs on the CPU, where nothing can be captured; the tests marked `cuda` do capture.
 """
 
 import contextlib
 import copy
+import gc
 import math
 import warnings
+import weakref
 
 import pytest
 import torch
@@ -30,7 +32,7 @@ def queued(monkeypatch):
 
 
 class Refusing:
-    """A recorder that cannot record, and notes what it is asked."""
+    """A graph that nothing can be captured in, and that notes what it is asked."""
 
     def __init__(self):
         self.asked = []
@@ -174,20 +176,20 @@ def test_max_steps_end_a_queued_run_with_its_loss_saved(rd, betas, queued, tmp_p
     assert saved["updates"] == 7 and saved["losses"] == 2 and saved["loss_sum"] > 0
 
 
-def test_training_goes_on_where_nothing_can_be_recorded(rd, betas, queued, monkeypatch):
+def test_training_goes_on_where_nothing_can_be_captured(rd, betas, queued, monkeypatch):
     expected = flat(fit(rd, betas)[0].parameters())
-    recorders = []
+    made = []
 
-    def recorder(device):
-        recorders.append(Refusing())
-        return recorders[-1]
+    def new(device, asked=None):
+        made.append(Refusing())
+        return made[-1]
 
-    monkeypatch.setattr(graphs, "recorder", recorder)
+    monkeypatch.setattr(graphs, "new", new)
     assert torch.equal(flat(fit(rd, betas)[0].parameters()), expected)
-    assert [r.asked for r in recorders] == [["begin"], ["begin"]], "once for gradients, once for updates"
+    assert [graph.asked for graph in made] == [["begin"], ["begin"]], "once for gradients, once for updates"
 
 
-def test_sampling_goes_on_where_nothing_can_be_recorded(rd, betas, monkeypatch):
+def test_sampling_goes_on_where_nothing_can_be_captured(rd, betas, monkeypatch):
     model = network(rd).eval()
 
     def ddpm():
@@ -197,20 +199,20 @@ def test_sampling_goes_on_where_nothing_can_be_recorded(rd, betas, monkeypatch):
 
     kinds = [ddpm, lambda: draw_two(rd, model, betas), lambda: draw_two(rd, model, betas, eta=0.7)]
     expected = [draw() for draw in kinds]
-    recorder = Refusing()
-    monkeypatch.setattr(graphs, "recorder", lambda device: recorder)
+    graph = Refusing()
+    monkeypatch.setattr(graphs, "new", lambda device, asked: graph)
     for draw, images in zip(kinds, expected, strict=True):
         for _ in range(2):
             assert torch.equal(draw(), images)
-    assert recorder.asked, "nobody was asked to record"
-    assert "replay" not in recorder.asked
+    assert graph.asked, "nobody was asked to capture"
+    assert "replay" not in graph.asked
 
 
-def test_pictures_handed_out_by_a_recorded_step_stay_as_they_are(rd, betas, monkeypatch):
+def test_pictures_handed_out_by_a_captured_step_stay_as_they_are(rd, betas, monkeypatch):
     model = network(rd).eval()
     paths = []
-    for recorder in (None, Refusing()):
-        monkeypatch.setattr(graphs, "recorder", lambda device, recorder=recorder: recorder)
+    for graph in (None, Refusing()):
+        monkeypatch.setattr(graphs, "new", lambda device, asked, graph=graph: graph)
         path = []
         draw_two(
             rd, model, betas, eta=0.5, callback=lambda step, path=path: path.append((step.x, step.x0_hat))
@@ -220,22 +222,22 @@ def test_pictures_handed_out_by_a_recorded_step_stay_as_they_are(rd, betas, monk
         assert torch.equal(x, same_x) and torch.equal(x0_hat, same_x0_hat)
 
 
-def test_a_model_that_drops_at_random_is_not_recorded(rd, betas, monkeypatch):
+def test_a_model_that_drops_at_random_is_not_captured(rd, betas, monkeypatch):
     """Its draws and the noise take turns in one stream, as they do in the course."""
-    recorder = Refusing()
-    monkeypatch.setattr(graphs, "recorder", lambda device: recorder)
+    graph = Refusing()
+    monkeypatch.setattr(graphs, "new", lambda device, asked: graph)
     draw_two(rd, network(rd, dropout=0.1).train(), betas)
-    assert not recorder.asked
+    assert not graph.asked
 
 
 def in_channels_last(rd):
-    """The CPU's engine declines such weights: what is recorded on a GPU runs here too."""
+    """The CPU's engine declines such weights: what is captured on a GPU runs here too."""
     return network(rd).to(memory_format=torch.channels_last).eval()
 
 
-def test_a_recorded_network_follows_weights_that_are_given_other_memory(rd, betas, monkeypatch):
+def test_a_captured_network_follows_weights_that_are_given_other_memory(rd, betas, monkeypatch):
     model = in_channels_last(rd)
-    monkeypatch.setattr(graphs, "recorder", lambda device: Refusing())
+    monkeypatch.setattr(graphs, "new", lambda device, asked: Refusing())
     for precision in ("fp32", "bf16"):
         before = draw_two(rd, model, betas, precision=precision)
         for parameter in model.parameters():
@@ -245,11 +247,11 @@ def test_a_recorded_network_follows_weights_that_are_given_other_memory(rd, beta
         assert not torch.equal(before, after)
 
 
-def test_a_recorded_network_serves_with_and_without_the_callers_modes(rd, betas, monkeypatch):
+def test_a_captured_network_serves_with_and_without_the_callers_modes(rd, betas, monkeypatch):
     model = in_channels_last(rd)
     single = draw_two(rd, model, betas)
     short = draw_two(rd, model, betas, precision="bf16")
-    monkeypatch.setattr(graphs, "recorder", lambda device: Refusing())
+    monkeypatch.setattr(graphs, "new", lambda device, asked: Refusing())
     with torch.inference_mode():
         assert torch.equal(draw_two(rd, model, betas), single)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -277,18 +279,18 @@ def test_a_callback_that_moves_the_averages_ends_the_run(rd, betas, tmp_path):
     assert result.epochs_run == 2
 
 
-def test_a_recorder_that_raises_is_the_callers_error(rd, betas, queued, monkeypatch):
+def test_a_graph_that_raises_is_the_callers_error(rd, betas, queued, monkeypatch):
     class Raises(Refusing):
         def begin(self):
             raise ValueError("no graphs today")
 
-    monkeypatch.setattr(graphs, "recorder", lambda device: Raises())
+    monkeypatch.setattr(graphs, "new", lambda device, asked=None: Raises())
     with pytest.raises(ValueError, match="no graphs today"):
         fit(rd, betas)
 
 
 def test_a_graph_that_fails_is_a_warning_and_a_no(monkeypatch):
-    """torch without CUDA refuses to begin; with it, an operation in mid-recording may."""
+    """torch without CUDA refuses to begin; with it, an operation in mid-capture may."""
 
     class Fails:
         def __init__(self, graph, **options):
@@ -307,39 +309,101 @@ def test_a_graph_that_fails_is_a_warning_and_a_no(monkeypatch):
         monkeypatch.setattr(torch.cuda, name, lambda: None)
     monkeypatch.setattr(graphs, "_stream", lambda device: None)
     monkeypatch.setattr(torch.cuda, "graph", Fails)
-    recorder = graphs.CudaRecorder(torch.device("cuda", 0))
-    assert recorder.begin()
+    graph = graphs.CudaGraph(torch.device("cuda", 0))
+    assert graph.begin()
     assert graphs._ONE_AT_A_TIME.locked()
     with pytest.warns(
         UserWarning, match=r"no CUDA graph could be made \(operation not permitted .*capturing\)"
     ):
-        assert not recorder.end(True)
+        assert not graph.end(True)
     assert not graphs._ONE_AT_A_TIME.locked()
 
 
-def test_the_switch_keeps_graphs_away(monkeypatch):
-    monkeypatch.setenv(graphs.SWITCH, "0")
-    assert graphs.recorder(torch.device("cuda", 0)) is None
-    assert graphs.recorder(torch.device("cpu")) is None
+def test_graphs_are_made_only_where_they_are_asked_for(monkeypatch):
+    gpu, cpu = torch.device("cuda", 0), torch.device("cpu")
+    for value in (None, "0", "yes"):
+        monkeypatch.delenv(graphs.SWITCH, raising=False)
+        if value is not None:
+            monkeypatch.setenv(graphs.SWITCH, value)
+        assert graphs.new(gpu) is None
+        assert isinstance(graphs.new(gpu, True), graphs.CudaGraph)
+    monkeypatch.setenv(graphs.SWITCH, "1")
+    assert isinstance(graphs.new(gpu), graphs.CudaGraph)
+    assert graphs.new(gpu, False) is None
+    assert graphs.new(cpu, True) is None
+
+
+def test_the_samplers_hand_on_who_asks_for_graphs(rd, betas, monkeypatch):
+    asked = []
+    monkeypatch.setattr(graphs, "new", lambda device, wanted: asked.append(wanted))
+    model = network(rd).eval()
+    for options in ({}, {"cuda_graphs": True}, {"cuda_graphs": False}):
+        draw_two(rd, model, betas, **options)
+    assert asked == [None, True, False]
+    with pytest.raises(TypeError, match=r"cuda_graphs.*'no'"):
+        draw_two(rd, model, betas, cuda_graphs="no")
+
+
+class Captured:
+    """Hands out graphs that are known by a weak reference alone: who is alive is still kept by somebody."""
+
+    def __init__(self):
+        self.made = []
+
+    def new(self, device, asked=None):
+        graph = Refusing()
+        self.made.append(weakref.ref(graph))
+        return graph
+
+    @property
+    def alive(self):
+        gc.collect()
+        return [graph() is not None for graph in self.made]
+
+
+def test_a_captured_pass_is_kept_for_the_next_images_and_released_by_whatever_else_comes(
+    rd, betas, monkeypatch
+):
+    model, captured = in_channels_last(rd), Captured()
+    monkeypatch.setattr(graphs, "new", captured.new)
+    draw_two(rd, model, betas)
+    draw_two(rd, model, betas)
+    assert captured.alive == [True, False], "the second run had a graph already"
+    alpha_bars = torch.cumprod(1 - betas, 0)
+    rd.ddim_sample(model, 3, (1, 16, 16), alpha_bars, "cpu", 4, progress=False)
+    assert captured.alive == [False, False, True], "images of another number need a graph of their own"
+    monkeypatch.setattr(graphs, "new", lambda device, asked: None)
+    draw_two(rd, model, betas)
+    assert captured.alive == [False] * 3, "a run that asks for no graph leaves none behind"
+
+
+def test_a_captured_pass_goes_with_its_model(rd, betas, monkeypatch):
+    model, captured = in_channels_last(rd), Captured()
+    monkeypatch.setattr(graphs, "new", captured.new)
+    draw_two(rd, model, betas)
+    assert captured.alive == [True]
+    del model
+    assert captured.alive == [False]
 
 
 @pytest.mark.cuda
 @pytest.mark.parametrize("accumulate", [1, 2])
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-def test_recorded_training_is_direct_training(rd, betas, monkeypatch, precision, accumulate):
+def test_captured_training_is_direct_training(rd, betas, monkeypatch, precision, accumulate):
     options = dict(device="cuda", precision=precision, accumulate=accumulate, epochs=8)
+    monkeypatch.setenv(graphs.SWITCH, "1")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        recorded, result = fit(rd, betas, **options)
-    monkeypatch.setenv(graphs.SWITCH, "0")
+        captured, result = fit(rd, betas, **options)
+    monkeypatch.delenv(graphs.SWITCH)
     direct, expected = fit(rd, betas, **options)
     assert result.history == pytest.approx(expected.history, rel=1e-3)
-    assert relative_l2(flat(recorded.parameters()), flat(direct.parameters())) <= 1e-2
+    assert relative_l2(flat(captured.parameters()), flat(direct.parameters())) <= 1e-2
 
 
 @pytest.mark.cuda
 def test_the_host_waits_for_the_gpu_only_to_show_how_it_goes(rd, betas, monkeypatch, capfd):
-    monkeypatch.setenv(graphs.SWITCH, "0")  # making a recording waits, once
+    monkeypatch.delenv(graphs.SWITCH, raising=False)  # making a capture waits, once
     images = slices(512).cuda()
     fit(rd, betas, images, device="cuda", epochs=1)
     torch.cuda.set_sync_debug_mode("warn")
@@ -354,16 +418,16 @@ def test_the_host_waits_for_the_gpu_only_to_show_how_it_goes(rd, betas, monkeypa
 
 
 @pytest.mark.cuda
-def test_work_goes_on_after_a_recording_that_broke():
-    recorder = graphs.CudaRecorder(torch.device("cuda", 0))
-    assert recorder.begin()
+def test_work_goes_on_after_a_capture_that_broke():
+    graph = graphs.CudaGraph(torch.device("cuda", 0))
+    assert graph.begin()
     with pytest.raises(RuntimeError):
         torch.ones(1, device="cuda").item()
     with pytest.warns(UserWarning, match="no CUDA graph could be made"):
-        assert not recorder.end(False)
+        assert not graph.end(False)
     torch.cuda.empty_cache()
     assert torch.isfinite(torch.randn(8, device="cuda")).all()
-    again = graphs.CudaRecorder(torch.device("cuda", 0))
+    again = graphs.CudaGraph(torch.device("cuda", 0))
     x = torch.zeros(3, device="cuda")
     assert again.begin()
     x.add_(1)
@@ -375,17 +439,18 @@ def test_work_goes_on_after_a_recording_that_broke():
 @pytest.mark.cuda
 @pytest.mark.parametrize("eta", [0.0, 0.7])
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-def test_recorded_sampling_is_direct_sampling_and_follows_the_weights(rd, betas, monkeypatch, precision, eta):
+def test_captured_sampling_is_direct_sampling_and_follows_the_weights(rd, betas, monkeypatch, precision, eta):
     model = network(rd).cuda().eval()
 
     def draw(model):
         return draw_two(rd, model, betas, device="cuda", precision=precision, eta=eta)
 
+    monkeypatch.setenv(graphs.SWITCH, "1")
     first = draw(model)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(1.01)
     second = draw(model)
-    monkeypatch.setenv(graphs.SWITCH, "0")
+    monkeypatch.delenv(graphs.SWITCH)
     assert torch.allclose(draw(copy.deepcopy(model)), second, atol=1e-4)
     assert not torch.allclose(first, second, atol=1e-4)

@@ -19,7 +19,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rust_diffusion import _native
-from rust_diffusion.files.weights import MAX_SIDE, MAX_STEPS, existing, fill, from_weights, plan
+from rust_diffusion._native import MAX_STEPS
+from rust_diffusion.files.weights import MAX_SIDE, existing, fill, from_weights, plan
 from rust_diffusion.model import verbs
 from rust_diffusion.model.card import OBJECTIVES, schedule_of, size_of
 from rust_diffusion.model.unet import DiffusionUNet

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rust_diffusion._native import cosine_beta_schedule
+from rust_diffusion._native import MAX_STEPS, cosine_beta_schedule
 from rust_diffusion.files import checkpoint
 from rust_diffusion.files.checkpoint import OWN
 from rust_diffusion.model.card import OBJECTIVES
@@ -21,7 +21,7 @@ COURSE_STEPS = 400
 #: Height and width of the course's slices, in pixels.
 COURSE_SIZE = 64
 #: What a file may ask for: a small file must not take all memory.
-MAX_STEPS, MAX_SIDE = 10**6, 16384
+MAX_SIDE = 16384
 
 
 def from_weights(path: Path, num_heads: int | None = None) -> DiffusionUNet:

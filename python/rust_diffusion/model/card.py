@@ -6,11 +6,12 @@ from typing import Any
 
 from torch import Tensor
 
+from rust_diffusion import _native
 from rust_diffusion.model.unet import DiffusionUNet
 from rust_diffusion.support import checks
 
 #: What a network can predict.
-OBJECTIVES = ("eps", "x0", "v")
+OBJECTIVES = _native.OBJECTIVES
 
 
 def schedule_of(model: DiffusionUNet, betas: Any = None) -> Tensor:

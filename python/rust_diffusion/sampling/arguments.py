@@ -10,31 +10,24 @@ import torch
 from torch import Tensor
 from torch.amp.autocast_mode import is_autocast_available
 
+from rust_diffusion import _native
 from rust_diffusion.model.card import OBJECTIVES
 from rust_diffusion.model.ema import EMA
 from rust_diffusion.model.unet import DiffusionUNet
 from rust_diffusion.sampling import noise
+from rust_diffusion.sampling.sampler import Keywords
 from rust_diffusion.support import checks, graphs, guards
 
-PRECISIONS = ("fp32", "bf16", "fp16")
+PRECISIONS = _native.PRECISIONS
 #: Averaged weights that hold more than this of the initial ones draw noise rather than images.
 MAX_INITIAL_SHARE = 0.1
 
 
 class Arguments:
-    """The checked arguments that both samplers share."""
+    """The checked arguments that all samplers share."""
 
     def __init__(
-        self,
-        model: Any,
-        num_samples: Any,
-        image_shape: Any,
-        device: Any,
-        generator: Any,
-        x_T: Any,
-        seed: Any,
-        objective: str | None,
-        precision: Any,
+        self, model: Any, num_samples: Any, image_shape: Any, device: Any, keywords: Keywords
     ) -> None:
         self.device = checks.device("device", device)
         count = checks.integer("num_samples", num_samples, 1)
@@ -43,18 +36,25 @@ class Arguments:
             raise ValueError(f"image_shape must be (C, H, W), got {tuple(shape)}")
         self.shape = [count, *shape]
         model = model.shadow if isinstance(model, EMA) else model
+        objective = keywords["objective"]
         self.objective = objective if objective is not None else getattr(model, "objective", OBJECTIVES[0])
         checks.choice("objective", self.objective, OBJECTIVES)
+        self.clip = checks.flag("clip", keywords["clip"])
+        self.progress, self.callback = keywords["progress"], keywords["callback"]
+        generator, seed, x_T = keywords["generator"], keywords["seed"], keywords["x_T"]
         if generator is not None and seed is not None:
             raise ValueError("give either generator or seed, not both")
         self.noise = noise.source(generator, seed, count, self.device)
         self.x_T = None if x_T is None else _start(x_T, self.shape, self.device)
-        precision = checks.choice("precision", precision, PRECISIONS)
+        precision = checks.choice("precision", keywords["precision"], PRECISIONS)
         if precision == PRECISIONS[0] and isinstance(model, DiffusionUNet):
             precision = _under_autocast(self.device)
         if precision == "fp16" and self.device.type == "cpu":
             raise ValueError("precision 'fp16' needs a GPU; on the CPU take 'fp32' or 'bf16'")
-        self.model = _denoiser(model, self.shape, self.device, precision)
+        graphs_asked = keywords["cuda_graphs"]
+        if graphs_asked is not None:
+            graphs_asked = checks.flag("cuda_graphs", graphs_asked)
+        self.model = _denoiser(model, self.shape, self.device, precision, graphs_asked)
         _warn_of_initial_weights(model)
 
     def advice(self) -> str:
@@ -74,6 +74,26 @@ class Arguments:
         if self.noise is not None:
             return self.noise(self.shape)
         return torch.randn(self.shape, device=self.device)
+
+
+def timesteps_of(alpha_bars: Any, sample_steps: Any, timesteps: Any, spacing: Any) -> list[int]:
+    """Return the timesteps to visit, decreasing: those that are given, or `sample_steps` spread over the schedule."""
+    total = _schedule_length(alpha_bars)
+    if timesteps is not None:
+        return checks.integers("timesteps", timesteps)
+    spacing = checks.choice("spacing", spacing, _native.SPACINGS)
+    return _native.timestep_grid(total, checks.integer("sample_steps", sample_steps), spacing)
+
+
+def _schedule_length(alpha_bars: Any) -> int:
+    shape = getattr(alpha_bars, "shape", None)
+    if shape is None:
+        raise TypeError(
+            f"alpha_bars must be a torch.Tensor or a NumPy array, got {type(alpha_bars).__name__}"
+        )
+    if len(shape) != 1 or shape[0] < 1:
+        raise ValueError(f"alpha_bars must have shape (T,) with T >= 1, got {tuple(shape)}")
+    return int(shape[0])
 
 
 def _under_autocast(device: torch.device) -> str:
@@ -106,11 +126,13 @@ def _warn_of_initial_weights(model: Any) -> None:
         warnings.warn(
             f"{100 * share:.0f} % of these averaged weights (EMA) are still the random ones that training began "
             f"with: train longer, use a smaller ema_decay or ema_warmup=True, or sample from the model itself",
-            stacklevel=4,
+            stacklevel=5,
         )
 
 
-def _denoiser(model: Any, shape: list[int], device: torch.device, precision: str) -> Any:
+def _denoiser(
+    model: Any, shape: list[int], device: torch.device, precision: str, cuda_graphs: bool | None
+) -> Any:
     """Our own network runs without Python between the steps; anything else is called."""
     if not callable(model):
         raise TypeError(
@@ -140,8 +162,8 @@ def _denoiser(model: Any, shape: list[int], device: torch.device, precision: str
         return model
     dropout = model._dropout_rate()
     # Dropout draws from the stream that the noise comes from, in turn with it.
-    recorder = None if dropout > 0 else graphs.recorder(device)
-    return model._native, parameters, dropout, precision, recorder
+    graph = None if dropout > 0 else graphs.new(device, cuda_graphs)
+    return model._native, parameters, dropout, precision, graph
 
 
 def _prediction(output: Any) -> Any:

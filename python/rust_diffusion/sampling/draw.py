@@ -11,19 +11,18 @@ from torch import Tensor
 from rust_diffusion.model import verbs
 from rust_diffusion.model.card import schedule_of, size_of
 from rust_diffusion.model.unet import DiffusionUNet
-from rust_diffusion.sampling.samplers import ddim_sample, ddpm_sample
+from rust_diffusion.sampling.samplers import SAMPLERS
 from rust_diffusion.support import checks
 
-SAMPLERS = ("ddim", "ddpm")
-
-_DEFAULT_STEPS = inspect.signature(ddim_sample).parameters["sample_steps"].default
+#: The sampler that draws unless another is asked for.
+DEFAULT = next(iter(SAMPLERS))
 
 
 @verbs.lend
 def sample(
     model: DiffusionUNet,
     num_samples: int,
-    sampler: str = SAMPLERS[0],
+    sampler: str = DEFAULT,
     *,
     seed: int | None = None,
     batch_size: int | None = None,
@@ -32,22 +31,29 @@ def sample(
 ) -> Tensor:
     """Draw images in batches with the schedule the model carries: see `DiffusionUNet.sample`."""
     count = checks.integer("num_samples", num_samples, 1)
-    checks.choice("sampler", sampler, SAMPLERS)
+    function = SAMPLERS[checks.choice("sampler", sampler, tuple(SAMPLERS))]
     step = count if batch_size is None else checks.integer("batch_size", batch_size, 1)
     first = None if seed is None else checks.integer("seed", seed, -(2**63), 2**63 - count)
-    betas = schedule_of(model)
-    if sampler == "ddim" and "timesteps" not in options:
-        options.setdefault("sample_steps", min(_DEFAULT_STEPS, len(betas)))
-    alphas = 1 - betas
-    alpha_bars = torch.cumprod(alphas, dim=0)
+    schedule = _schedule(function, schedule_of(model), options)
     shape = (model.config["in_ch"], *size_of(model, image_size))
     device = next(model.parameters()).device
 
     def draw(start: int, size: int) -> Tensor:
         # Image k has the stream of seed + k, whichever batch it falls into.
         seeds = None if first is None else range(first + start, first + start + size)
-        if sampler == "ddpm":
-            return ddpm_sample(model, size, shape, betas, alphas, alpha_bars, device, seed=seeds, **options)
-        return ddim_sample(model, size, shape, alpha_bars, device, seed=seeds, **options)
+        return function(
+            model, num_samples=size, image_shape=shape, device=device, seed=seeds, **schedule, **options
+        )
 
     return torch.cat([draw(start, min(step, count - start)) for start in range(0, count, step)])
+
+
+def _schedule(function: Any, betas: Tensor, options: dict[str, Any]) -> dict[str, Any]:
+    """Return what `function` takes of the schedule, and its usual number of steps where the schedule has as many."""
+    alphas = 1 - betas
+    whole = {"betas": betas, "alphas": alphas, "alpha_bars": torch.cumprod(alphas, dim=0)}
+    takes = inspect.signature(function).parameters
+    schedule: dict[str, Any] = {name: values for name, values in whole.items() if name in takes}
+    if "sample_steps" in takes and not {"sample_steps", "timesteps"} & options.keys():
+        schedule["sample_steps"] = min(takes["sample_steps"].default, len(betas))
+    return schedule

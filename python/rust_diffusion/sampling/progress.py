@@ -15,16 +15,16 @@ class SamplerStep(NamedTuple):
     #: From 0 to ``total - 1``.
     index: int  # type: ignore[assignment]
     total: int
-    #: The timestep at which the model was asked.
-    timestep: int
+    #: The timestep at which the model was asked; a float where a sampler asks between timesteps.
+    timestep: float
     #: The next iterate, (N, C, H, W).
     x: Tensor
-    #: The clean image the model believed in at this step, clamped to [-1, 1].
+    #: The clean image that x_t was taken for at this step, clamped to [-1, 1] unless ``clip=False``.
     x0_hat: Tensor
 
 
 class Progress:
-    """A bar and a callback as the one function that the engine reports to."""
+    """Those who listen to a run: `show` draws the bar anew, `callback` hears of each step; None if nobody does."""
 
     def __init__(
         self, name: str, total: int, progress: bool, callback: Callable[[SamplerStep], Any] | None
@@ -32,15 +32,16 @@ class Progress:
         if callback is not None and not callable(callback):
             raise TypeError(f"callback must be callable, got {type(callback).__name__}")
         self._bar = tqdm(total=total, desc=name, unit="step", disable=not progress, leave=True)
-        self._callback = callback
+        self.show = self._show if progress else None
+        self.callback = None if callback is None else lambda *step: callback(SamplerStep(*step))
 
-    def __enter__(self) -> Callable[..., None]:
-        return self._step
+    def __enter__(self) -> Progress:
+        return self
 
     def __exit__(self, *_: object) -> None:
         self._bar.close()
 
-    def _step(self, index: int, total: int, timestep: int, x: Tensor, x0_hat: Tensor) -> None:
-        self._bar.update(1)
-        if self._callback is not None:
-            self._callback(SamplerStep(index, total, timestep, x, x0_hat))
+    def _show(self, done: int) -> None:
+        """Take the bar to `done` steps; the engine asks for it at a pace that can be read."""
+        self._bar.update(done - self._bar.n)
+        self._bar.refresh()

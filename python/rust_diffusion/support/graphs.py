@@ -1,4 +1,7 @@
-"""CUDA graphs: work that is the same each time, recorded once and launched in one go."""
+"""CUDA graphs: work that is the same each time, captured once and launched in one go.
+
+They are made only where they are asked for.
+"""
 
 from __future__ import annotations
 
@@ -11,31 +14,31 @@ from typing import Any
 
 import torch
 
-#: Set to 0 to launch every operation by itself, as a debugger or profiler may want it.
+#: Set to 1 to ask for them wherever the argument `cuda_graphs` does not say otherwise.
 SWITCH = "RUST_DIFFUSION_CUDA_GRAPHS"
 
-#: Two threads must not record at once: torch waits for the whole device before it begins.
+#: Two threads must not capture at once: torch waits for the whole device before it begins.
 _ONE_AT_A_TIME = threading.Lock()
-#: Graphs whose recording could not be ended properly; torch's allocator may still ask them.
+#: Graphs whose capture could not be ended properly; torch's allocator may still ask them.
 _BROKEN: list[Any] = []
 
 
-class CudaRecorder:
-    """What the engine calls to record its work on one GPU; where that fails, it says so and does without."""
+class CudaGraph:
+    """What the engine calls to capture its work on one GPU; where that fails, it says so and does without."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._graph: torch.cuda.CUDAGraph | None = None
         self._pool: Any = None
-        self._recording = contextlib.ExitStack()
+        self._capturing = contextlib.ExitStack()
 
     def begin(self) -> bool:
-        """Record this thread's work from now on."""
-        enter = self._recording.enter_context
+        """Capture this thread's work from now on."""
+        enter = self._capturing.enter_context
         enter(_ONE_AT_A_TIME)
         try:
             enter(torch.cuda.device(self._device))
-            # torch leaves its own stream behind if a recording breaks: this one is put back in any case.
+            # torch leaves its own stream behind if a capture breaks: this one is put back in any case.
             enter(torch.cuda.stream(torch.cuda.current_stream()))
             self._graph, self._pool = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
             # Other threads, a DataLoader's that pins memory for one, go on with what they do.
@@ -52,22 +55,22 @@ class CudaRecorder:
         return True
 
     def end(self, whole: bool) -> bool:
-        """Stop recording; `whole` is False after an error in the work."""
+        """Stop capturing; `whole` is False after an error in the work."""
         try:
-            self._recording.close()
+            self._capturing.close()
         except RuntimeError as error:
             return self._give_up(error, broken=True)
-        return whole or self._give_up("an operation cannot be recorded", broken=False)
+        return whole or self._give_up("an operation cannot be captured", broken=False)
 
     def replay(self) -> None:
-        """Do what was recorded."""
-        assert self._graph is not None, "nothing was recorded"
+        """Do what was captured."""
+        assert self._graph is not None, "nothing was captured"
         with torch.cuda.device(self._device):
             self._graph.replay()
 
     def _give_up(self, reason: object, broken: bool) -> bool:
         with contextlib.suppress(RuntimeError):
-            self._recording.close()
+            self._capturing.close()
         if broken and torch.cuda.is_initialized():
             _BROKEN.append(self._graph)
             _mend(self._device, self._pool)
@@ -79,12 +82,12 @@ class CudaRecorder:
 
 @functools.cache
 def _stream(device: torch.device) -> torch.cuda.Stream:
-    """Return the stream that records on `device`; torch's own belongs to the GPU that was first."""
+    """Return the stream that captures on `device`; torch's own belongs to the GPU that was first."""
     return torch.cuda.Stream(device)
 
 
 def _mend(device: torch.device, pool: Any) -> None:
-    """Undo what torch 2.11 leaves behind when a recording breaks: generator and allocator believe that it goes on."""
+    """Undo what torch 2.11 leaves behind when a capture breaks: generator and allocator believe that it goes on."""
     index = torch.cuda.current_device() if device.index is None else device.index
     with contextlib.suppress(RuntimeError):
         generator = torch.cuda.default_generators[index]
@@ -94,11 +97,11 @@ def _mend(device: torch.device, pool: Any) -> None:
             getattr(torch._C, undo)(index, pool)
 
 
-def recorder(device: torch.device) -> CudaRecorder | None:
-    """What records the work of `device`, if that can be done there."""
-    if device.type != "cuda" or os.environ.get(SWITCH) == "0":
-        return None
-    return CudaRecorder(device)
+def new(device: torch.device, asked: bool | None = None) -> CudaGraph | None:
+    """Return a graph for work of `device`, if one is asked for (by `SWITCH` where `asked` is None) and can be made."""
+    if asked is None:
+        asked = os.environ.get(SWITCH) == "1"
+    return CudaGraph(device) if asked and device.type == "cuda" else None
 
 
 def queues(device: torch.device) -> bool:

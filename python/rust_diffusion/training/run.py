@@ -105,7 +105,7 @@ class Run:
                 state.options,
                 state.position,
                 self,
-                (graphs.recorder(self.device), graphs.recorder(self.device)),
+                (graphs.new(self.device), graphs.new(self.device)),
             )
         finally:
             self._close_bar()

@@ -16,8 +16,8 @@ from rust_diffusion.model.unet import DiffusionUNet
 from rust_diffusion.support import checks
 from rust_diffusion.training.batches import Batches, InMemory
 
-PRECISIONS = ("auto", "fp32", "bf16", "fp16")
-LR_SCHEDULES = ("cosine", "constant", "warmup_cosine")
+PRECISIONS = ("auto", *_native.PRECISIONS)
+LR_SCHEDULES = _native.LR_SCHEDULES
 
 _NAME_BYTES = 200
 

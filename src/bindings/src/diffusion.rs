@@ -49,7 +49,7 @@ fn cosine_beta_schedule(py: Python<'_>, num_steps: i64, s: f64) -> PyResult<Boun
 /// num_steps : int
 ///     T, the number of diffusion steps, at least 1.
 /// beta_start, beta_end : float
-///     First and last beta, between 0 and 1, both excluded.
+///     First and last beta, between 0 and 1, both excluded; the last no smaller than the first.
 ///
 /// Returns
 /// -------
@@ -221,6 +221,7 @@ fn denormalize_to_01<'py>(py: Python<'py>, x: &Bound<'py, PyAny>) -> PyResult<Bo
 }
 
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    m.add("MAX_STEPS", schedule::MAX_STEPS)?;
     m.add_function(wrap_pyfunction!(cosine_beta_schedule, m)?)?;
     m.add_function(wrap_pyfunction!(linear_beta_schedule, m)?)?;
     m.add_function(wrap_pyfunction!(extract, m)?)?;

@@ -12,6 +12,7 @@ mod diffusion;
 mod error;
 mod nn;
 mod sampler;
+mod table;
 mod tensor;
 mod train;
 
@@ -20,9 +21,11 @@ use pyo3::prelude::*;
 #[pymodule]
 fn _native(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add("LINKED_TORCH", env!("LINKED_TORCH"))?;
+    m.add_function(wrap_pyfunction!(detach::python_calls, m)?)?;
     data::register(m)?;
     diffusion::register(m)?;
     nn::register(m)?;
+    table::register(m)?;
     sampler::register(m)?;
     train::register(m)
 }

@@ -2,13 +2,13 @@
 
 use std::sync::{Arc, Mutex};
 
+use diffusion_core::device::Captured;
 use diffusion_core::nn::backend::cpu::{self, Prepared, Stamp, Wanted, Weights};
 use diffusion_core::nn::blueprint::{Entry, Layer, TimeAddition};
 use diffusion_core::nn::differentiable::forward_aten;
 use diffusion_core::nn::predictor::Predictor;
 use diffusion_core::nn::presets::{UNet2DConfig, UNetConfig};
 use diffusion_core::nn::Blueprint;
-use diffusion_core::sampler;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
 use tch::Kind;
@@ -21,13 +21,13 @@ use crate::tensor::{from_python, list_from_python, to_python};
 #[pyclass(frozen, module = "rust_diffusion._native")]
 pub struct Network {
     pub blueprint: Arc<Blueprint>,
-    /// The recording that samplers made last; it is as good for the next images of that size.
-    pub recorded: Arc<Mutex<Option<sampler::Recorded<Predictor>>>>,
+    /// The pass that samplers captured last, until one runs without capturing: as good for the next images of that size.
+    pub captured: Arc<Mutex<Option<Captured<Predictor>>>>,
 }
 
 impl Network {
     fn of(blueprint: diffusion_core::Result<Blueprint>) -> PyResult<Self> {
-        Ok(Self { blueprint: Arc::new(blueprint.map_err(to_py)?), recorded: Arc::default() })
+        Ok(Self { blueprint: Arc::new(blueprint.map_err(to_py)?), captured: Arc::default() })
     }
 }
 

@@ -3,20 +3,22 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use diffusion_core::choice::Choice;
-use diffusion_core::diffusion::schedule::{alpha_bar_values, coefficients, Schedule};
-use diffusion_core::diffusion::{Denoiser, Noise, Objective, TorchNoise};
+use diffusion_core::device::Captured;
+use diffusion_core::diffusion::denoiser::by_autograd;
+use diffusion_core::diffusion::{Denoiser, Noise, Objective, TorchNoise, Vjp};
 use diffusion_core::nn::predictor::Predictor;
 use diffusion_core::nn::Precision;
-use diffusion_core::sampler::{self, At, Draw, Plan, Recorded, Rule, Spacing, Step, Stepped, Stepper};
+use diffusion_core::sampler::{self, Correction, Outside, Reading, Step};
 use diffusion_core::{Error, Result};
 use pyo3::prelude::*;
-use pyo3::types::PyList;
+use pyo3::types::{PyList, PyTuple};
 use tch::{Device, Tensor};
 
-use crate::detach::{attached, check_signals, detached};
+use crate::detach::{attached, check_signals, detached, Every, SHOW_EVERY, SIGNALS_EVERY};
 use crate::device::PythonGraph;
 use crate::error::to_py;
 use crate::nn::Network;
+use crate::table::Table;
 use crate::tensor::{from_python, list_from_python, to_python};
 
 /// Any Python callable (x_t, t) -> prediction.
@@ -31,6 +33,10 @@ impl Denoiser for Callable {
             from_python(out.bind(py), "what model returned")
         })
     }
+
+    fn predict_with_vjp<'a>(&'a mut self, x: &Tensor, t: &Tensor) -> Result<(Tensor, Box<dyn Vjp + 'a>)> {
+        by_autograd(x, |x| self.predict(x, t))
+    }
 }
 
 /// A Python callable (shape) -> standard normal tensor: generators and per-image seeds.
@@ -44,64 +50,68 @@ impl Noise for PythonNoise {
 
 /// What Python says the model is: our network with its weights, or something to call.
 #[derive(FromPyObject)]
-enum Model<'py> {
-    /// plan, weights, rate of dropout, precision, what records the steps (see `PythonGraph`)
+pub enum Model<'py> {
+    /// plan, weights, rate of dropout, precision, what the passes are captured in (see `PythonGraph`)
     Native(PyRef<'py, Network>, Bound<'py, PyList>, f64, String, Option<PyObject>),
     Callable(PyObject),
 }
 
 impl Model<'_> {
-    /// What makes such steps of batches like `x`.
-    fn stepper(self, rule: Rule, x: &Tensor) -> PyResult<Box<dyn Stepper + Send>> {
-        let (unet, params, dropout, precision, recorder) = match self {
-            Model::Native(unet, params, dropout, precision, recorder) => (unet, params, dropout, precision, recorder),
+    /// What predicts for batches like `x`.
+    pub fn denoiser(self, x: &Tensor) -> PyResult<Box<dyn Denoiser + Send>> {
+        let (unet, params, dropout, precision, graph) = match self {
+            Model::Native(unet, params, dropout, precision, graph) => (unet, params, dropout, precision, graph),
             Model::Callable(call) => return Ok(Box::new(Callable(call))),
         };
         let precision = Precision::parse(&precision).map_err(to_py)?;
         let params = list_from_python(&params, "params")?;
-        let (blueprint, home, x) = (Arc::clone(&unet.blueprint), Arc::clone(&unet.recorded), x.shallow_clone());
-        detached(unet.py(), move || -> Result<Box<dyn Stepper + Send>> {
-            let Some(recorder) = recorder else {
+        let (blueprint, home, x) = (Arc::clone(&unet.blueprint), Arc::clone(&unet.captured), x.shallow_clone());
+        let kept = home.lock().unwrap_or_else(PoisonError::into_inner).take();
+        detached(unet.py(), move || -> Result<Box<dyn Denoiser + Send>> {
+            let Some(graph) = graph else {
+                drop(kept);
                 return Ok(Box::new(Predictor::new(&blueprint, params, precision, dropout)?));
             };
-            let mut kept = home.lock().unwrap_or_else(PoisonError::into_inner).take();
-            let recorded = match &mut kept {
-                Some(old) if old.fits(rule, &x) && old.inner().is_of(&params, precision, dropout) => {
-                    old.inner_mut().refresh()?;
-                    kept
-                }
-                _ => {
-                    drop(kept);
+            let mut usable =
+                kept.filter(|old: &Captured<Predictor>| old.fits(&x) && old.inner().is_of(&params, precision, dropout));
+            match &mut usable {
+                Some(old) => old.inner_mut().refresh()?,
+                None => {
                     let predictor = Predictor::new(&blueprint, params, precision, dropout)?;
-                    Some(Recorded::new(predictor, rule, PythonGraph::boxed(recorder), &x)?)
+                    usable = Some(Captured::new(predictor, PythonGraph::boxed(graph)));
                 }
-            };
-            Ok(Box::new(Borrowed { recorded, home }))
+            }
+            Ok(Box::new(Borrowed { captured: usable, home }))
         })
     }
 }
 
-/// A recorded network on loan: it goes back to where the next run finds it, unless it failed.
+/// A captured network on loan: it goes back to where the next run finds it, unless it failed.
 struct Borrowed {
-    recorded: Option<Recorded<Predictor>>,
-    home: Arc<Mutex<Option<Recorded<Predictor>>>>,
+    captured: Option<Captured<Predictor>>,
+    home: Arc<Mutex<Option<Captured<Predictor>>>>,
 }
 
-impl Stepper for Borrowed {
-    fn step(&mut self, rule: Rule, x: &Tensor, at: &At, draw: &mut Draw) -> Result<Stepped> {
-        let recorded = self.recorded.as_mut().ok_or_else(|| Error::Runtime("the network failed before".into()))?;
-        let stepped = recorded.step(rule, x, at, draw);
-        if stepped.is_err() {
-            self.recorded = None;
+impl Denoiser for Borrowed {
+    fn predict(&mut self, x: &Tensor, t: &Tensor) -> Result<Tensor> {
+        let captured = self.captured.as_mut().ok_or_else(|| Error::Runtime("the network failed before".into()))?;
+        let answer = captured.predict(x, t);
+        if answer.is_err() {
+            self.captured = None;
         }
-        stepped
+        answer
+    }
+
+    fn predict_with_vjp<'a>(&'a mut self, x: &Tensor, t: &Tensor) -> Result<(Tensor, Box<dyn Vjp + 'a>)> {
+        let captured = self.captured.as_mut().ok_or_else(|| Error::Runtime("the network failed before".into()))?;
+        captured.predict_with_vjp(x, t)
     }
 }
 
 impl Drop for Borrowed {
     fn drop(&mut self) {
-        if let Some(recorded) = self.recorded.take() {
-            *self.home.lock().unwrap_or_else(PoisonError::into_inner) = Some(recorded);
+        if let Some(captured) = self.captured.take() {
+            *self.home.lock().unwrap_or_else(PoisonError::into_inner) = Some(captured);
         }
     }
 }
@@ -113,102 +123,103 @@ fn noise_source(noise: Option<PyObject>) -> Box<dyn Noise + Send> {
     }
 }
 
-/// Ctrl-C, then the callback (index, total, timestep, x, x0_hat).
-fn report(on_step: Option<&PyObject>, step: &Step) -> Result<()> {
-    check_signals()?;
-    let Some(call) = on_step else { return Ok(()) };
-    attached(|py| {
-        let x = to_python(py, step.x.shallow_clone())?;
-        let x0_hat = to_python(py, step.x0_hat.shallow_clone())?;
-        call.call1(py, (step.index, step.total, step.timestep, x, x0_hat)).map(|_| ())
-    })
+/// Those who want to know how a run goes, and Ctrl-C. Nobody is called who does not listen.
+struct Listeners {
+    /// Called with (index, total, t, x, x0_hat) after every step.
+    callback: Option<PyObject>,
+    /// Called with the number of steps done, when a bar may be drawn anew.
+    show: Option<PyObject>,
+    shown: Every,
+    signals: Every,
+    on_timesteps: bool,
 }
 
-/// Draws images by the plan that `plan` makes.
-fn draw<'py>(
+impl Listeners {
+    fn hear(&mut self, step: &Step) -> Result<()> {
+        if self.signals.is_due() {
+            check_signals()?;
+        }
+        if let Some(callback) = &self.callback {
+            attached(|py| {
+                let x = to_python(py, step.x.shallow_clone())?;
+                let x0_hat = to_python(py, step.x0_hat.shallow_clone())?;
+                let t = match self.on_timesteps {
+                    true => (step.t as i64).into_pyobject(py)?.into_any(),
+                    false => step.t.into_pyobject(py)?.into_any(),
+                };
+                callback.call1(py, (step.index, step.total, t, x, x0_hat))
+            })?;
+        }
+        let done = step.index + 1;
+        match &self.show {
+            Some(show) if done == step.total || self.shown.is_due() => {
+                attached(|py| show.call1(py, (done,)).map(|_| ()))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The arguments of a run that are the same for every sampler.
+#[derive(FromPyObject)]
+#[pyo3(from_item_all)]
+pub struct Settings {
+    objective: String,
+    clip: bool,
+    noise: Option<PyObject>,
+    callback: Option<PyObject>,
+    show: Option<PyObject>,
+}
+
+/// From x_T along the table, with a correction or without.
+pub fn draw<'py>(
     py: Python<'py>,
     model: Model<'py>,
     x_t: &Bound<'py, PyAny>,
-    plan: impl FnOnce() -> Result<Plan> + Send,
-    noise: Option<PyObject>,
-    on_step: Option<PyObject>,
+    table: &Table,
+    settings: Settings,
+    mut correction: Option<Box<dyn Correction + Send>>,
 ) -> PyResult<Bound<'py, PyAny>> {
     let x_t = from_python(x_t, "x_T")?;
-    let plan = detached(py, plan)?;
-    let mut stepper = model.stepper(plan.rule, &x_t)?;
+    let mut model = model.denoiser(&x_t)?;
+    let Settings { objective, clip, noise, callback, show } = settings;
+    let reading = Reading { objective: Objective::parse(&objective).map_err(to_py)?, clip };
     let mut noise = noise_source(noise);
+    let table = &table.inner;
+    let mut listeners = Listeners {
+        callback,
+        show,
+        shown: Every::new(SHOW_EVERY),
+        signals: Every::new(SIGNALS_EVERY),
+        on_timesteps: table.on_timesteps(),
+    };
     let out = detached(py, move || {
         let _guard = tch::no_grad_guard();
-        let on_step = &mut |step: &Step| report(on_step.as_ref(), step);
-        sampler::sample(stepper.as_mut(), &plan, x_t, noise.as_mut(), on_step)
+        let outside = Outside {
+            model: model.as_mut(),
+            noise: noise.as_mut(),
+            correction: correction.as_mut().map(|it| it.as_mut() as &mut dyn Correction),
+            on_step: &mut |step| listeners.hear(step),
+        };
+        sampler::sample(table, reading, x_t, outside)
     })?;
     to_python(py, out)
 }
 
+/// Images from the noise `x_t`, by the sampler whose table it is.
 #[pyfunction]
-#[pyo3(signature = (model, x_t, betas, alphas, alpha_bars, objective, noise = None, on_step = None))]
-#[allow(clippy::too_many_arguments)]
-fn ddpm_sample<'py>(
+fn sample<'py>(
     py: Python<'py>,
     model: Model<'py>,
     x_t: &Bound<'py, PyAny>,
-    betas: &Bound<'py, PyAny>,
-    alphas: &Bound<'py, PyAny>,
-    alpha_bars: &Bound<'py, PyAny>,
-    objective: &str,
-    noise: Option<PyObject>,
-    on_step: Option<PyObject>,
+    table: PyRef<'py, Table>,
+    settings: Settings,
 ) -> PyResult<Bound<'py, PyAny>> {
-    let (betas, alphas) = (from_python(betas, "betas")?, from_python(alphas, "alphas")?);
-    let alpha_bars = from_python(alpha_bars, "alpha_bars")?;
-    let objective = Objective::parse(objective).map_err(to_py)?;
-    let plan = move || {
-        let schedule = Schedule {
-            betas: coefficients(&betas, "betas")?,
-            alphas: coefficients(&alphas, "alphas")?,
-            alpha_bars: alpha_bar_values(&alpha_bars)?,
-        };
-        sampler::ddpm(&schedule, objective)
-    };
-    draw(py, model, x_t, plan, noise, on_step)
-}
-
-#[pyfunction]
-#[pyo3(signature = (model, x_t, alpha_bars, grid, eta, objective, noise = None, on_step = None))]
-#[allow(clippy::too_many_arguments)]
-fn ddim_sample<'py>(
-    py: Python<'py>,
-    model: Model<'py>,
-    x_t: &Bound<'py, PyAny>,
-    alpha_bars: &Bound<'py, PyAny>,
-    grid: Vec<i64>,
-    eta: f64,
-    objective: &str,
-    noise: Option<PyObject>,
-    on_step: Option<PyObject>,
-) -> PyResult<Bound<'py, PyAny>> {
-    let alpha_bars = from_python(alpha_bars, "alpha_bars")?;
-    let objective = Objective::parse(objective).map_err(to_py)?;
-    let plan = move || {
-        let alpha_bars = alpha_bar_values(&alpha_bars)?;
-        sampler::check_grid(&grid, alpha_bars.len() as i64)?;
-        if !(eta.is_finite() && eta >= 0.0) {
-            return Err(Error::Value(format!("eta must be a finite number >= 0, got {eta}")));
-        }
-        Ok(sampler::ddim(&alpha_bars, &grid, eta, objective))
-    };
-    draw(py, model, x_t, plan, noise, on_step)
-}
-
-/// The timesteps that DDIM visits, decreasing.
-#[pyfunction]
-fn timestep_grid(num_timesteps: i64, sample_steps: i64, spacing: &str) -> PyResult<Vec<i64>> {
-    let spacing = Spacing::parse(spacing).map_err(to_py)?;
-    sampler::timestep_grid(num_timesteps, sample_steps, spacing).map_err(to_py)
+    draw(py, model, x_t, &table, settings, None)
 }
 
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
-    m.add_function(wrap_pyfunction!(ddpm_sample, m)?)?;
-    m.add_function(wrap_pyfunction!(ddim_sample, m)?)?;
-    m.add_function(wrap_pyfunction!(timestep_grid, m)?)
+    m.add("OBJECTIVES", PyTuple::new(m.py(), Objective::names())?)?;
+    m.add("PRECISIONS", PyTuple::new(m.py(), Precision::names())?)?;
+    m.add_function(wrap_pyfunction!(sample, m)?)
 }

@@ -1,6 +1,6 @@
 //! The trainer: its loop runs in the core without the GIL; batches, files and the bar are the Python host's.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use diffusion_core::choice::Choice;
 use diffusion_core::diffusion::{Objective, Schedule};
@@ -10,17 +10,14 @@ use diffusion_core::train::{
 };
 use diffusion_core::Result;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyList};
+use pyo3::types::{PyDict, PyList, PyTuple};
 use tch::Tensor;
 
-use crate::detach::{attached, check_signals, detached};
+use crate::detach::{attached, check_signals, detached, SHOW_EVERY};
 use crate::device::PythonGraph;
 use crate::error::to_py;
 use crate::nn::Network;
 use crate::tensor::{from_python, list_from_python, to_python};
-
-/// Ten times a second is as fast as anyone can read a bar.
-const SHOW_EVERY: Duration = Duration::from_millis(100);
 
 /// The core's options, as a dict of Python's.
 #[derive(FromPyObject)]
@@ -245,6 +242,7 @@ fn train_network(
 }
 
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    m.add("LR_SCHEDULES", PyTuple::new(m.py(), RateSchedule::names())?)?;
     m.add_function(wrap_pyfunction!(first_position, m)?)?;
     m.add_function(wrap_pyfunction!(learning_rate, m)?)?;
     m.add_function(wrap_pyfunction!(check_betas, m)?)?;

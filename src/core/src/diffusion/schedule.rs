@@ -4,6 +4,7 @@ use std::f32::consts::FRAC_PI_2;
 
 use tch::{Device, Kind, Tensor};
 
+use super::objective::Objective;
 use crate::error::{ensure, Result};
 
 /// Schedules longer than this are a mistyped argument, not a wish (the longest in use have some 4,000 steps).
@@ -69,6 +70,16 @@ impl Level {
     /// That of a timestep. The difference from 1 is taken in float32, as the course takes it.
     pub fn of_alpha_bar(alpha_bar: f32) -> Self {
         Self { signal: f64::from(alpha_bar).sqrt(), spread: f64::from(1.0 - alpha_bar).sqrt() }
+    }
+
+    /// The clean image, before any clamp, as (weight of x_t, weight of the network's answer).
+    pub fn x0_weights(self, objective: Objective) -> (f64, f64) {
+        let Self { signal, spread } = self;
+        match objective {
+            Objective::Eps => (1.0 / signal, -spread / signal),
+            Objective::X0 => (0.0, 1.0),
+            Objective::V => (signal, -spread),
+        }
     }
 }
 

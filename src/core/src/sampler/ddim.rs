@@ -1,36 +1,58 @@
 //! Denoising diffusion implicit models, Song, Meng and Ermon 2021, equations 12 and 16.
 
-use super::plan::{Beside, Move, Plan, Rule};
-use super::Objective;
+use super::grid::check_grid;
+use super::table::{Ask, Row, Said, Table};
+use crate::diffusion::schedule::Level;
+use crate::error::{ensure, Result};
 
 /// Along `grid`, a strictly decreasing list of timesteps; each step goes to the next entry, the last to the clean image.
-/// Draws a normal tensor per step except the last if eta > 0, none otherwise.
-pub fn ddim(alpha_bars: &[f32], grid: &[i64], eta: f64, objective: Objective) -> Plan {
-    let moves = grid.iter().enumerate().map(|(index, &timestep)| {
-        let alpha_bar = alpha_bars[timestep as usize];
-        let Some(next) = grid.get(index + 1) else {
-            return Move { timestep, alpha_bar, clean: 1.0, beside: 0.0, noise: 0.0 };
-        };
-        let target = alpha_bars[*next as usize];
-        let sigma = eta as f32 * ((1.0 - target) / (1.0 - alpha_bar) * (1.0 - alpha_bar / target)).max(0.0).sqrt();
-        Move {
-            timestep,
-            alpha_bar,
-            clean: target.sqrt(),
-            beside: (1.0 - target - sigma * sigma).max(0.0).sqrt(),
-            noise: sigma,
+/// Draws noise in each step but the last if eta > 0, none otherwise. The numbers are computed in float32, as the course
+/// computes them, so that the same seed gives the same image.
+pub fn ddim(alpha_bars: &[f32], grid: &[i64], eta: f64) -> Result<Table> {
+    check_grid(grid, alpha_bars.len() as i64)?;
+    ensure!(eta.is_finite() && eta >= 0.0, Value, "eta must be a finite number >= 0, got {eta}");
+    let levels: Vec<f32> = grid.iter().map(|k| alpha_bars[*k as usize]).collect();
+    let row = |index: usize| {
+        let next = levels.get(index + 1).copied();
+        let (x0, eps, sigma) = next.map_or((1.0, 0.0, 0.0), |next| weights(levels[index], next, eta as f32));
+        Row {
+            ask: Some(Ask { t: grid[index] as f64, level: Level::of_alpha_bar(levels[index]) }),
+            a: vec![],
+            b: vec![(Said::X0(0), x0.into()), (Said::Eps(0), eps.into())],
+            s: (eta > 0.0 && next.is_some()).then(|| sigma.into()),
+            to: next.map_or(Level::CLEAN, Level::of_alpha_bar),
+            ends_step: true,
         }
-    });
-    let rule = Rule { objective, beside: Beside::Eps, noisy: eta > 0.0 };
-    Plan { rule, moves: moves.collect() }
+    };
+    Ok(Table { rows: (0..grid.len()).map(row).collect() })
+}
+
+/// Of x0_hat, eps_hat and noise, on the way from one running product to another.
+fn weights(alpha_bar: f32, next: f32, eta: f32) -> (f32, f32, f32) {
+    let sigma = eta * ((1.0 - next) / (1.0 - alpha_bar) * (1.0 - alpha_bar / next)).max(0.0).sqrt();
+    (next.sqrt(), (1.0 - next - sigma * sigma).max(0.0).sqrt(), sigma)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::fakes::{run, schedule, Oracle};
+    use super::super::table::checks::keeps_its_levels;
+    use super::super::testing::{schedule, Oracle};
     use super::super::{timestep_grid, Spacing};
     use super::*;
+    use crate::choice::Choice;
     use tch::{Device, Kind, Tensor};
+
+    #[test]
+    fn rows_lead_from_level_to_level() {
+        let schedule = schedule(400);
+        for (_, spacing) in Spacing::ALL {
+            for eta in [0.0, 0.7, 1.0] {
+                let grid = timestep_grid(400, 50, *spacing).expect("a grid");
+                let start = Level::of_alpha_bar(schedule.alpha_bars[grid[0] as usize]);
+                keeps_its_levels(&ddim(&schedule.alpha_bars, &grid, eta).expect("a table"), start, 1e-6);
+            }
+        }
+    }
 
     #[test]
     fn every_number_of_steps_calls_the_model_that_often_and_reaches_the_image() {
@@ -38,13 +60,21 @@ mod tests {
         for steps in 1..=12 {
             for eta in [0.0, 0.7] {
                 let grid = timestep_grid(12, steps, Spacing::Course).expect("a grid");
-                let mut model = Oracle { alpha_bars: schedule.alpha_bars.clone(), x0: -0.5, seen: vec![] };
+                let mut model = Oracle::of(&schedule, -0.5);
                 let start = Tensor::randn([1, 1, 4, 4], (Kind::Float, Device::Cpu));
-                let (out, count) = run(&mut model, &ddim(&schedule.alpha_bars, &grid, eta, Objective::Eps), start);
-                assert_eq!(model.seen, grid);
+                let table = ddim(&schedule.alpha_bars, &grid, eta).expect("a table");
+                let (out, count) = model.draw(&table, start);
+                assert_eq!(model.seen, grid.iter().map(|k| *k as f64).collect::<Vec<_>>());
                 assert_eq!(count as i64, steps);
                 assert!(f64::try_from((out + 0.5).abs().max()).expect("a number") < 1e-2);
             }
+        }
+    }
+
+    #[test]
+    fn a_grid_or_an_eta_that_cannot_be_is_refused() {
+        for (grid, eta) in [(vec![], 0.0), (vec![1, 1], 0.0), (vec![3], 0.0), (vec![2], -0.1), (vec![2], f64::NAN)] {
+            assert!(ddim(&[0.9, 0.5, 0.1], &grid, eta).is_err());
         }
     }
 }

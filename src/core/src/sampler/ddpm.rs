@@ -1,53 +1,84 @@
 //! Ancestral sampling, Ho et al. 2020, algorithm 2, with x0_hat clamped (their section 3.2, equations 6 and 7).
 
-use super::plan::{Beside, Move, Plan, Rule};
-use super::Objective;
-use crate::diffusion::schedule::Schedule;
+use super::table::{Ask, Row, Said, Table};
+use crate::diffusion::schedule::{Level, Schedule};
 use crate::error::{ensure, Result};
 
 /// The posterior variance vanishes towards the last step; the course keeps it above this.
 const MIN_VARIANCE: f32 = 1e-20;
+/// Where x_t holds less noise than this (a variance), float32 cannot tell how much: it is taken for the clean image.
+const NO_NOISE: f32 = 1e-6;
 
-/// Through every timestep, drawing one normal tensor per step except the last.
-pub fn ddpm(schedule: &Schedule, objective: Objective) -> Result<Plan> {
+/// Through every timestep, drawing noise in each step but the last. The numbers are computed in float32, as the course
+/// computes them, so that the same seed gives the same image.
+pub fn ddpm(schedule: &Schedule) -> Result<Table> {
+    let Schedule { betas, alphas, alpha_bars } = schedule;
     let total = schedule.len();
     ensure!(
-        schedule.betas.len() == total && schedule.alphas.len() == total,
+        betas.len() == total && alphas.len() == total,
         Value,
         "betas, alphas and alpha_bars must have the same length, got {}, {} and {total}",
-        schedule.betas.len(),
-        schedule.alphas.len()
+        betas.len(),
+        alphas.len()
     );
-    let posterior = |k: usize| {
-        let (beta, alpha, alpha_bar) = (schedule.betas[k], schedule.alphas[k], schedule.alpha_bars[k]);
-        let before = if k > 0 { schedule.alpha_bars[k - 1] } else { 1.0 };
-        let variance = beta * (1.0 - before) / (1.0 - alpha_bar);
-        Move {
-            timestep: k as i64,
-            alpha_bar,
-            clean: beta * before.sqrt() / (1.0 - alpha_bar),
-            beside: (1.0 - before) * alpha.sqrt() / (1.0 - alpha_bar),
-            noise: if k > 0 { variance.max(MIN_VARIANCE).sqrt() } else { 0.0 },
-        }
-    };
-    let rule = Rule { objective, beside: Beside::Iterate, noisy: true };
-    Ok(Plan { rule, moves: (0..total).rev().map(posterior).collect() })
+    let mut rows: Vec<Row> = Vec::with_capacity(total);
+    let mut before = 1.0;
+    for (k, ((beta, alpha), alpha_bar)) in betas.iter().zip(alphas).zip(alpha_bars).enumerate() {
+        let noise = 1.0 - alpha_bar;
+        let (x0, x) = match noise < NO_NOISE {
+            true => (1.0, 0.0),
+            false => (beta * f32::sqrt(before) / noise, (1.0 - before) * alpha.sqrt() / noise),
+        };
+        let variance = (beta * (1.0 - before) / noise).max(MIN_VARIANCE);
+        rows.push(Row {
+            ask: Some(Ask { t: k as f64, level: Level::of_alpha_bar(*alpha_bar) }),
+            a: vec![(0, x.into())],
+            b: vec![(Said::X0(0), x0.into())],
+            s: (k > 0).then(|| variance.sqrt().into()),
+            to: if k > 0 { Level::of_alpha_bar(before) } else { Level::CLEAN },
+            ends_step: true,
+        });
+        before = *alpha_bar;
+    }
+    rows.reverse();
+    Ok(Table { rows })
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::fakes::{run, schedule, Oracle};
+    use super::super::table::checks::keeps_its_levels;
+    use super::super::testing::{schedule, Oracle};
     use super::*;
+    use crate::diffusion::schedule::linear_betas;
     use tch::{Device, Kind, Tensor};
+
+    #[test]
+    fn rows_lead_from_level_to_level() {
+        for steps in [1, 2, 20, 400] {
+            let schedule = schedule(steps);
+            let start = Level::of_alpha_bar(schedule.alpha_bars[steps as usize - 1]);
+            keeps_its_levels(&ddpm(&schedule).expect("a table"), start, 2e-3);
+        }
+    }
 
     #[test]
     fn an_exact_denoiser_leads_to_its_image_through_every_timestep() {
         let schedule = schedule(20);
-        let mut model = Oracle { alpha_bars: schedule.alpha_bars.clone(), x0: 0.25, seen: vec![] };
+        let mut model = Oracle::of(&schedule, 0.25);
         let start = Tensor::randn([2, 1, 4, 4], (Kind::Float, Device::Cpu));
-        let (out, steps) = run(&mut model, &ddpm(&schedule, Objective::Eps).expect("a plan"), start);
+        let (out, steps) = model.draw(&ddpm(&schedule).expect("a table"), start);
         assert!(f64::try_from((out - 0.25).abs().max()).expect("a number") < 1e-3);
         assert_eq!(steps, 20);
-        assert_eq!(model.seen, (0..20).rev().collect::<Vec<i64>>());
+        assert_eq!(model.seen, (0..20).rev().map(|k| k as f64).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn steps_too_small_for_float32_leave_the_image_as_it_is() {
+        let betas = linear_betas(12, 1e-9, 1e-7).expect("betas");
+        let table = ddpm(&Schedule::from_betas(&betas).expect("a schedule")).expect("a table");
+        for row in &table.rows {
+            assert_eq!((row.a[0].1, row.b[0].1), (0.0, 1.0));
+            assert!(row.s.is_none_or(|s| s.is_finite() && s < 1e-3));
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! The learning rate over a run.
 
-use crate::error::{Error, Result};
+use crate::choice::Choice;
 
 /// What shape the rate has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -13,17 +13,10 @@ pub enum RateSchedule {
     WarmupCosine,
 }
 
-impl RateSchedule {
-    pub const NAMES: [&'static str; 3] = ["cosine", "constant", "warmup_cosine"];
-
-    pub fn parse(name: &str) -> Result<Self> {
-        match name {
-            "cosine" => Ok(Self::Cosine),
-            "constant" => Ok(Self::Constant),
-            "warmup_cosine" => Ok(Self::WarmupCosine),
-            other => Err(Error::Value(format!("lr_schedule must be one of {:?}, got \"{other}\"", Self::NAMES))),
-        }
-    }
+impl Choice for RateSchedule {
+    const WHAT: &'static str = "lr_schedule";
+    const ALL: &'static [(&'static str, Self)] =
+        &[("cosine", Self::Cosine), ("constant", Self::Constant), ("warmup_cosine", Self::WarmupCosine)];
 }
 
 #[derive(Debug, Clone)]
@@ -69,13 +62,5 @@ mod tests {
         assert!(rate.rises(9) && !rate.rises(10));
         rate.schedule = RateSchedule::Constant;
         assert_eq!(rate.at(3, 0), 2.0);
-    }
-
-    #[test]
-    fn every_name_is_known() {
-        for name in RateSchedule::NAMES {
-            assert!(RateSchedule::parse(name).is_ok());
-        }
-        assert!(RateSchedule::parse("linear").is_err());
     }
 }
