@@ -29,6 +29,7 @@ __all__ = [
     "ema_update",
     "extract",
     "first_position",
+    "kernels",
     "learning_rate",
     "linear_beta_schedule",
     "list_images",
@@ -43,6 +44,12 @@ __all__ = [
 
 LINKED_TORCH: str
 """The version of the torch that this file was linked with, with its local part, such as "2.11.0+cpu"."""
+
+def kernels() -> str:
+    """Name what the CPU engine's kernels are made of on this machine: ``"AVX-512"``, ``"AVX2"`` or ``"portable"``.
+
+    Portable ones are plain loops, with which the engine leaves networks to libtorch.
+    """
 
 _Array: TypeAlias = Tensor | npt.NDArray[np.generic]
 
