@@ -33,6 +33,7 @@ __all__ = [
     "ema_update",
     "extract",
     "first_position",
+    "kernels",
     "learning_rate",
     "linear_beta_schedule",
     "list_images",
@@ -58,6 +59,12 @@ PRECISIONS: tuple[str, ...]
 SPACINGS: tuple[str, ...]
 LR_SCHEDULES: tuple[str, ...]
 """What can be chosen by name, the default first."""
+
+def kernels() -> str:
+    """Name what the CPU engine's kernels are made of on this machine: ``"AVX-512"``, ``"AVX2"`` or ``"portable"``.
+
+    Portable ones are plain loops, with which the engine leaves networks to libtorch.
+    """
 
 _Array: TypeAlias = Tensor | npt.NDArray[np.generic]
 

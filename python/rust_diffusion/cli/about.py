@@ -23,6 +23,7 @@ def about() -> dict[str, str]:
         "device": get_device(),
         "CPU cores": f"{os.cpu_count()}",
         "CPU instructions": torch.backends.cpu.get_cpu_capability(),
+        "kernels": _native.kernels(),
         "torch threads": str(torch.get_num_threads()),
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "not set"),
         "oneDNN": "yes" if torch.backends.mkldnn.is_available() else "no",

@@ -274,8 +274,15 @@ fn ema_update(py: Python<'_>, shadow: &Bound<'_, PyList>, weights: &Bound<'_, Py
     detached(py, move || diffusion_core::ema::ema_update(&shadow, &weights, decay))
 }
 
+/// What the engine's kernels are made of on this machine: "AVX-512", "AVX2" or "portable".
+#[pyfunction]
+fn kernels() -> &'static str {
+    cpu::kernels()
+}
+
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(ema_update, m)?)?;
+    m.add_function(wrap_pyfunction!(kernels, m)?)?;
     m.add_class::<Recording>()?;
     m.add_class::<Parameters>()?;
     m.add_class::<Network>()

@@ -11,6 +11,19 @@ use crate::error::{Error, Result};
 /// How often the caller hears of the progress, and so how soon it can stop the run.
 const TICK: Duration = Duration::from_millis(50);
 
+/// Tells the caller that nothing more will come, also when a panic ends the work; the scope then passes it on.
+struct Told<'a> {
+    finished: &'a AtomicBool,
+    caller: &'a thread::Thread,
+}
+
+impl Drop for Told<'_> {
+    fn drop(&mut self) {
+        self.finished.store(true, Ordering::Release);
+        self.caller.unpark();
+    }
+}
+
 /// Calls `work(index, place)` for every stretch of `per_image` values, on `threads` threads (0: one per core), and returns
 /// what it gave, in order. `tick` is called on this thread with the number of images done; its error ends the run.
 pub(super) fn for_each_image<T: Send, R: Send>(
@@ -31,6 +44,7 @@ pub(super) fn for_each_image<T: Send, R: Send>(
     let caller = thread::current();
     pool.in_place_scope(|scope| {
         scope.spawn(|_| {
+            let _told = Told { finished: &finished, caller: &caller };
             outcomes = values
                 .par_chunks_exact_mut(per_image)
                 .enumerate()
@@ -41,8 +55,6 @@ pub(super) fn for_each_image<T: Send, R: Send>(
                     outcome
                 })
                 .collect();
-            finished.store(true, Ordering::Release);
-            caller.unpark();
         });
         while heard.is_ok() && !finished.load(Ordering::Acquire) {
             thread::park_timeout(TICK);
@@ -51,4 +63,21 @@ pub(super) fn for_each_image<T: Send, R: Send>(
         stop.store(true, Ordering::Relaxed);
     });
     heard.map(|()| outcomes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc;
+
+    #[test]
+    fn a_panic_reaches_the_caller() {
+        let (told, outcome) = mpsc::channel();
+        thread::spawn(move || {
+            let work = |index: usize, _: &mut [u8]| assert!(index != 3, "a broken picture");
+            let run = || for_each_image(&mut [0; 8], 1, 2, &mut |_| Ok(()), work);
+            told.send(std::panic::catch_unwind(run).is_err())
+        });
+        assert_eq!(outcome.recv_timeout(Duration::from_secs(20)), Ok(true), "the caller waits for ever");
+    }
 }

@@ -1,10 +1,17 @@
 //! The memory of tensors as slices.
 
+use diffusion_kernels::optim::{self, AdamW};
 use diffusion_kernels::simd::element::Element;
 use half::bf16;
 use tch::{Device, Kind, Tensor};
+use torch_sys::C_tensor;
 
+use super::TorchPool;
 use crate::error::{ensure, Result};
+
+extern "C" {
+    fn shim_is_alone(tensor: *const C_tensor) -> u8;
+}
 
 /// Elements that tensors and slices both know; any bytes are a value of theirs.
 pub trait Plain: Copy {
@@ -47,14 +54,59 @@ pub fn slice<T: Plain>(tensor: &Tensor) -> Result<&[T]> {
     Ok(unsafe { std::slice::from_raw_parts(tensor.data_ptr() as *const T, len) })
 }
 
-/// The memory of a contiguous CPU tensor, to be written.
+/// The memory of a contiguous CPU tensor, to be written. The tensor must be the only way to that memory, as one that was
+/// just made is: another handle on it, a view or a tensor of Python's would reach what is borrowed here.
 pub fn slice_mut<T: Plain>(tensor: &mut Tensor) -> Result<&mut [T]> {
     let len = check_dense::<T>(tensor)?;
+    // SAFETY: reads the counts of a tensor that lives through the call.
+    let alone = unsafe { shim_is_alone(tensor.as_ptr()) } != 0;
+    ensure!(alone, Value, "a kernel writes to memory of its own only, got a tensor that shares it");
     if len == 0 {
         return Ok(&mut []);
     }
-    // SAFETY: as above; the exclusive borrow of the handle stands for the storage, whose other views are not used meanwhile.
+    // SAFETY: as for `slice`; and nobody else has a handle on the memory, so the exclusive borrow of this one stands for it.
     Ok(unsafe { std::slice::from_raw_parts_mut(tensor.data_ptr() as *mut T, len) })
+}
+
+/// What [`adamw_in_place`] changes, of one parameter.
+pub struct InPlace<'a> {
+    pub weights: &'a Tensor,
+    pub first: &'a Tensor,
+    pub second: &'a Tensor,
+    /// The averaged weights and their decay.
+    pub ema: (f64, &'a Tensor),
+}
+
+/// [`optim::step`] on tensors that others hold too: weights and their averages are the host's, moments lie side by side
+/// in one block. As with torch's operations in place, nobody else may use them meanwhile.
+pub fn adamw_in_place(adamw: &AdamW, scale: f32, gradient: &Tensor, state: &InPlace) -> Result<()> {
+    let written = [state.weights, state.first, state.second, state.ema.1];
+    let mut places = [gradient, state.weights, state.first, state.second, state.ema.1].map(place);
+    places.sort_by_key(|place| place.start);
+    let apart = places.windows(2).all(|pair| pair[0].end <= pair[1].start);
+    ensure!(apart, Value, "weights, their averages, moments and gradients must not overlap in memory");
+    for tensor in written {
+        check_dense::<f32>(tensor)?;
+    }
+    let [weights, first, second, shadow] = written.map(|tensor| {
+        let (len, start) = (tensor.numel(), tensor.data_ptr() as *mut f32);
+        // SAFETY: dtype, device and density are checked, and that no two of the slices overlap. They end with this call,
+        // whose caller holds the tensors; that no other thread uses them is the contract above. No slice is made of no
+        // elements, whose address may be none.
+        if len == 0 {
+            &mut []
+        } else {
+            unsafe { std::slice::from_raw_parts_mut(start, len) }
+        }
+    });
+    let state = optim::State { weights, first, second, ema: Some((state.ema.0, shadow)) };
+    Ok(optim::step(&TorchPool, adamw, scale, slice(gradient)?, state)?)
+}
+
+/// The addresses of a dense float32 tensor's elements.
+fn place(tensor: &Tensor) -> std::ops::Range<usize> {
+    let start = tensor.data_ptr() as usize;
+    start..start + tensor.numel() * size_of::<f32>()
 }
 
 #[cfg(test)]
@@ -68,5 +120,47 @@ mod tests {
         assert_eq!(t.double_value(&[1, 2]), 7.0);
         assert!(slice::<f32>(&t.transpose(0, 1)).is_err());
         assert!(slice::<bf16>(&t).is_err());
+    }
+
+    #[test]
+    fn no_two_slices_to_write_to_share_memory() {
+        let zeros = || Tensor::zeros([4], (Kind::Float, Device::Cpu));
+        let mut tensor = zeros();
+        let mut handle = tensor.shallow_clone();
+        assert!(slice_mut::<f32>(&mut tensor).is_err() && slice_mut::<f32>(&mut handle).is_err());
+        drop(handle);
+        assert!(slice_mut::<f32>(&mut tensor).is_ok());
+        for mut view in [tensor.view([2, 2]), tensor.narrow(0, 0, 2), tensor.detach()] {
+            assert!(slice_mut::<f32>(&mut tensor).is_err() && slice_mut::<f32>(&mut view).is_err());
+        }
+        assert!(slice_mut::<f32>(&mut tensor).is_ok());
+        let mut values = [1.0f32; 4];
+        let outside = values.as_mut_ptr() as *const u8;
+        // SAFETY: the array outlives the tensor and is not used meanwhile.
+        let mut lent = unsafe { Tensor::from_blob(outside, &[4], &[1], Kind::Float, Device::Cpu) };
+        assert!(slice_mut::<f32>(&mut lent).is_err());
+    }
+
+    #[test]
+    fn a_view_of_what_is_gone_is_alone() {
+        let made = || Tensor::zeros([4], (Kind::Float, Device::Cpu)).view([2, 2]).view([4, 1]);
+        assert!(slice_mut::<f32>(&mut made()).is_ok());
+        assert!(tch::no_grad(|| slice_mut::<f32>(&mut made()).is_ok()));
+    }
+
+    #[test]
+    fn an_update_in_place_takes_no_overlapping_tensors() {
+        let all = Tensor::zeros([10], (Kind::Float, Device::Cpu));
+        let part = |start| all.narrow(0, start, 2);
+        let adamw = AdamW { learning_rate: 0.1, betas: (0.9, 0.99), eps: 1e-8, weight_decay: 0.0, step: 1 };
+        let step = |starts: [i64; 5]| {
+            let [gradient, weights, first, second, shadow] = starts.map(part);
+            let state = InPlace { weights: &weights, first: &first, second: &second, ema: (0.5, &shadow) };
+            adamw_in_place(&adamw, 1.0, &gradient, &state)
+        };
+        assert!(step([0, 2, 4, 6, 8]).is_ok());
+        assert!(step([0, 2, 4, 5, 8]).is_err());
+        assert!(step([0, 2, 4, 6, 2]).is_err());
+        assert!(step([7, 2, 4, 6, 0]).is_err());
     }
 }

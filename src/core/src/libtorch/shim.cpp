@@ -76,6 +76,17 @@ extern "C" {
 
 int64_t shim_threads() { return at::get_num_threads(); }
 
+// Whether nobody else has a handle on the tensor or its memory. What was not allocated by torch belongs to someone outside.
+uint8_t shim_is_alone(const at::Tensor *tensor) {
+  if (!tensor->has_storage() || tensor->use_count() != 1 || tensor->storage().allocator() == nullptr) return 0;
+  std::size_t handles = 1;
+  if (tensor->is_view()) {  // it keeps the tensor that it was made of
+    if (tensor->_base().use_count() != 1) return 0;
+    ++handles;
+  }
+  return tensor->storage().use_count() == handles;
+}
+
 // Calls body(context, i) for i = 0 .. tasks - 1 on torch's own threads; body must not throw.
 int shim_parallel_for(int64_t tasks, void (*body)(void *, int64_t), void *context, char *message, std::size_t size) {
   return guarded(message, size, [&] {

@@ -6,7 +6,7 @@ use tch::{Kind, Tensor};
 use super::flat::Flat;
 use crate::ema::ema_update;
 use crate::error::{ensure, Result};
-use crate::libtorch::{adamw, slice, slice_mut, Moving, OnDevice, TorchPool};
+use crate::libtorch::{adamw, adamw_in_place, InPlace, Moving, OnDevice};
 
 pub const BETAS: (f64, f64) = (0.9, 0.999);
 pub const EPS: f64 = 1e-8;
@@ -129,14 +129,13 @@ impl AdamW {
             step: step.unsigned_abs(),
         };
         for (k, gradient) in grads.views().iter().enumerate() {
-            let (mut weights, mut shadow) = (state.weights[k].f_detach()?, state.shadow[k].f_detach()?);
-            let parts = kernel::State {
-                weights: slice_mut(&mut weights)?,
-                first: slice_mut(&mut state.first.views_mut()[k])?,
-                second: slice_mut(&mut state.second.views_mut()[k])?,
-                ema: Some((decay, slice_mut(&mut shadow)?)),
+            let state = InPlace {
+                weights: &state.weights[k],
+                first: &state.first.views()[k],
+                second: &state.second.views()[k],
+                ema: (decay, &state.shadow[k]),
             };
-            kernel::step(&TorchPool, &adamw, factor as f32, slice(gradient)?, parts)?;
+            adamw_in_place(&adamw, factor as f32, gradient, &state)?;
         }
         Ok(())
     }

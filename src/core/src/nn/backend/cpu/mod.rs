@@ -11,6 +11,7 @@ mod tape;
 mod time;
 mod weights;
 
+use diffusion_kernels::simd::{self, Isa};
 use tch::{Device, Kind, Tensor};
 
 pub use prepared::{Prepared, Stamp};
@@ -78,10 +79,20 @@ pub fn predict(weights: &Weights, x: &Tensor, t: &Tensor, dropout: f64) -> Resul
     Ok(Tensor::f_cat(&parts, 0)?)
 }
 
-/// Whether the engine computes a network: float32 weights on the CPU, dropout that leaves something.
+/// What the engine's kernels are made of on this machine: "AVX-512", "AVX2", or "portable", plain loops, with which it
+/// leaves networks to libtorch.
+pub fn kernels() -> &'static str {
+    simd::isa().name()
+}
+
+/// Whether the engine computes a network: float32 weights on a CPU that there are kernels for, dropout that leaves something.
 pub fn supports(params: &[Tensor], dropout: f64) -> bool {
+    supports_on(simd::isa(), params, dropout)
+}
+
+fn supports_on(isa: Isa, params: &[Tensor], dropout: f64) -> bool {
     let plain = |p: &Tensor| p.device() == Device::Cpu && p.f_kind().ok() == Some(Kind::Float) && p.is_contiguous();
-    dropout < 1.0 && params.iter().all(plain)
+    isa.is_vector_code() && dropout < 1.0 && params.iter().all(plain)
 }
 
 /// A zero per parameter, all in one stretch of memory.
@@ -206,5 +217,18 @@ impl Differentiable for Trained {
 
     fn weights_changed(&mut self) -> Result<()> {
         self.weights.refresh()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plain_loops_leave_networks_to_libtorch() {
+        let params = [Tensor::zeros([2], (Kind::Float, Device::Cpu))];
+        let on = [Isa::Portable, Isa::Avx2, Isa::Avx512].map(|isa| supports_on(isa, &params, 0.0));
+        assert_eq!(on, [false, true, true]);
+        assert!(["portable", "AVX2", "AVX-512"].contains(&kernels()));
     }
 }
