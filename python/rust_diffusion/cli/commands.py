@@ -25,8 +25,7 @@ from rust_diffusion.cli.options import given, options_of
 from rust_diffusion.data.images import load_images
 from rust_diffusion.data.phantoms import phantoms
 from rust_diffusion.files import pretrained
-from rust_diffusion.files.weights import COURSE_SIZE, COURSE_STEPS
-from rust_diffusion.model.card import OBJECTIVES
+from rust_diffusion.model.card import COURSE_SIZE, COURSE_STEPS, OBJECTIVES, SCHEDULES
 from rust_diffusion.model.device import get_device
 from rust_diffusion.model.unet import DiffusionUNet
 from rust_diffusion.sampling.samplers import ddim_sample
@@ -61,7 +60,7 @@ _OF_BOTH = ("seed", "batch_size", "precision")
 #: What only matters where images are drawn.
 _DRAWING = (*_DDIM_ONLY, *_OF_BOTH, "sampler", "num_samples")
 _ALIASES = {"sample_steps": "--steps"}
-_SCHEDULE = click.Choice(list(pretrained.SCHEDULES))
+_SCHEDULE = click.Choice(list(SCHEDULES))
 _PATH = click.Path(path_type=Path)
 
 
@@ -157,7 +156,7 @@ def train(
     val_images = None if val_data is None else _read(context, "--val-data", val_data, size)
     if context.params["seed"] is not None:
         torch.manual_seed(context.params["seed"])
-    betas = pretrained.SCHEDULES[schedule](num_steps)
+    betas = SCHEDULES[schedule](num_steps)
     model = DiffusionUNet(in_ch=images.shape[1], **given(context, _names(DiffusionUNet)))
     millions = sum(p.numel() for p in model.parameters()) / 1e6
     click.echo(
@@ -353,7 +352,7 @@ def _load(options: dict[str, Any]) -> DiffusionUNet:
     """Load `--weights`, with what the user says about them."""
     betas = None
     if options["num_steps"] is not None or options["schedule"] is not None:
-        betas = pretrained.SCHEDULES[options["schedule"] or "cosine"](options["num_steps"] or COURSE_STEPS)
+        betas = SCHEDULES[options["schedule"] or "cosine"](options["num_steps"] or COURSE_STEPS)
     model = pretrained.load(
         options["weights"],
         device=options["device"],
@@ -361,7 +360,7 @@ def _load(options: dict[str, Any]) -> DiffusionUNet:
         objective=options["objective"],
     )
     if betas is not None and not torch.equal(betas, torch.as_tensor(model.betas)):
-        if model._knows_schedule:
+        if model.card.certainty("betas") == "stated":
             raise click.UsageError(
                 f"--num-steps, --schedule: {options['weights']} brings along the schedule that it was trained "
                 f"with (how many steps DDIM takes: --steps)"

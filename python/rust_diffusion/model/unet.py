@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from rust_diffusion import _native
 from rust_diffusion.model import autograd, verbs
+from rust_diffusion.model.card import Carded, ModelCard
 from rust_diffusion.support import checks
 
 _DEFAULTS = _native.UNet.defaults()
@@ -55,7 +56,7 @@ _CLASSES: dict[str, Any] = {
 }
 
 
-class DiffusionUNet(nn.Module):
+class DiffusionUNet(Carded, nn.Module):
     """Time-conditioned UNet that predicts the noise in x_t (Ho et al. 2020, appendix B, in a compact form).
 
     A `torch.nn.Module` like any other: its parameters are ordinary torch parameters, its forward runs in Rust on
@@ -86,16 +87,6 @@ class DiffusionUNet(nn.Module):
         If an argument cannot be used; the message names it.
     """
 
-    config: dict[str, Any]
-    #: What the network predicts: "eps", "x0" or "v". Set by `train`, read by the samplers.
-    objective: str
-    #: The noise schedule it was trained with, float32 of shape (T,) on the CPU. Set by `train`, None before.
-    betas: Tensor | None
-    #: Whether `betas` is more than a guess.
-    _knows_schedule = True
-    #: Height and width of the images it was trained on, in pixels. Set by `train`, None before.
-    image_size: tuple[int, int] | None
-
     def __init__(
         self,
         in_ch: int = _DEFAULTS["in_ch"],
@@ -116,9 +107,7 @@ class DiffusionUNet(nn.Module):
             "attn_levels": checks.integers("attn_levels", attn_levels),
             "num_heads": checks.integer("num_heads", num_heads),
         }
-        self.objective = "eps"
-        self.betas = None
-        self.image_size = None
+        self.card = ModelCard()
         self._native = _native.UNet(**self.config)
         for path, class_name, arguments in self._native.modules():
             parent, _, name = path.rpartition(".")
