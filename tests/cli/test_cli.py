@@ -77,9 +77,9 @@ def test_the_same_train_command_goes_on(cli, tmp_path):
 
 
 def test_train_reads_a_folder_of_images(cli, rd, tmp_path):
-    from rust_diffusion.view import pictures
+    from rust_diffusion.cli import outputs
 
-    pictures.write(tmp_path / "scans", rd.phantoms(6, size=16))
+    outputs.write(tmp_path / "scans", rd.phantoms(6, size=16))
     command = [*TRAIN, "--device", "cpu", "--out", tmp_path / "out"]
     command[command.index("phantoms:12")] = tmp_path / "scans"
     status, out, _ = cli(*command)
@@ -182,10 +182,10 @@ def test_bare_weights_sample_with_what_is_said_about_them(cli, weights, rd, tmp_
 
 
 def test_evaluate_tells_sets_apart(cli, rd, weights, tmp_path):
-    from rust_diffusion.view import pictures
+    from rust_diffusion.cli import outputs
 
-    pictures.write(tmp_path / "a", rd.phantoms(24, size=32, seed=1))
-    pictures.write(tmp_path / "noise", torch.randn(24, 1, 32, 32).clamp(-1, 1))
+    outputs.write(tmp_path / "a", rd.phantoms(24, size=32, seed=1))
+    outputs.write(tmp_path / "noise", torch.randn(24, 1, 32, 32).clamp(-1, 1))
     reports = {}
     for name in ("phantoms:24", tmp_path / "noise"):
         status, out, err = cli(
@@ -317,11 +317,11 @@ def test_python_dash_m_and_the_exit_status(tmp_path):
 
 
 def test_an_interrupt_ends_in_130(cli, monkeypatch):
-    from rust_diffusion.cli import about
+    from rust_diffusion.cli import info
 
     def interrupted():
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(about, "about", interrupted)
+    monkeypatch.setattr(info, "about", interrupted)
     status, _, err = cli("info")
     assert status == 130 and err.strip() == "Interrupted."

@@ -32,12 +32,12 @@ def blocks(path, language):
 @pytest.fixture
 def workplace(rd, tmp_path, monkeypatch):
     """A folder such as the pages speak of: some scans, and weights of a (hardly) trained denoiser."""
-    from rust_diffusion.view import pictures
+    from rust_diffusion.cli import outputs
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MPLBACKEND", "agg")
     slices = rd.phantoms(16, size=32)
-    pictures.write("scans", slices)
+    outputs.write("scans", slices)
     model = rd.DiffusionUNet(base_ch=8, channel_mults=(1, 2), attn_levels=())
     rd.train(
         model, slices, betas=rd.cosine_beta_schedule(100), epochs=1, weights_dir="weights", progress=False

@@ -1,8 +1,14 @@
 """The command line."""
 
-from rust_diffusion.cli.commands import cli, main
+from rust_diffusion.cli import demo, evaluate, info, sample, train
+from rust_diffusion.cli.main import cli, main
 
 __all__ = [
     "cli",
+    "demo",
+    "evaluate",
+    "info",
     "main",
+    "sample",
+    "train",
 ]

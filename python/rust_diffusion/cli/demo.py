@@ -1,21 +1,26 @@
-"""The demonstration: a small denoiser trained on phantoms for some minutes, and what it draws."""
+"""`rust-diffusion demo`: a small denoiser trained on phantoms for some minutes, and what it draws."""
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import click
 import torch
-from PIL import Image
 from torch import Tensor
 
 from rust_diffusion._native import cosine_beta_schedule
+from rust_diffusion.cli import outputs
+from rust_diffusion.cli.main import command, on_terminal
+from rust_diffusion.cli.options import PATH
 from rust_diffusion.data.phantoms import phantoms
+from rust_diffusion.files import atomic
 from rust_diffusion.model.unet import DiffusionUNet
-from rust_diffusion.training.result import EpochInfo
+from rust_diffusion.training.result import EpochInfo, TrainResult
 from rust_diffusion.training.train import train
 from rust_diffusion.view.pictures import grid
 
@@ -68,53 +73,65 @@ def epoch_lines(epochs: int, say: Callable[[str], Any]) -> Callable[[EpochInfo],
     return line
 
 
-def run(
-    out: Path,
-    *,
-    seed: int = 0,
-    quick: bool = False,
-    progress: bool = True,
-    say: Callable[[str], Any] = print,
-) -> Path:
-    """Train on phantoms, sample with DDPM and DDIM, and leave pictures, loss curve, weights and a report.
-
-    Parameters
-    ----------
-    out : Path
-        Folder for the results; made if it does not exist, results of an earlier demonstration are replaced.
-    seed : int
-        Of the phantoms, the training and the samples: the same seed gives the same demonstration.
-    quick : bool
-        Seconds instead of minutes: tries the installation, and draws nothing that can be recognised.
-    progress : bool
-        Show progress bars; otherwise a line per epoch.
-    say : callable
-        Where the messages go.
-
-    Returns
-    -------
-    Path
-        The report.
-    """
+@command("""
+    rust-diffusion demo
+    rust-diffusion demo --out my-demo --seed 1
+""")
+@click.option("--out", type=PATH, default="demo-output", show_default=True, help="Folder.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of data, training and sampling.")
+@click.option("--quick", is_flag=True, help="Seconds instead of minutes: tries the installation only.")
+def demo(out: Path, seed: int, quick: bool) -> None:
+    """Train a small denoiser on phantoms for some minutes and draw slices with it."""
     setting = QUICK if quick else Setting()
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
     data = phantoms(setting.images, size=setting.size, seed=seed)
-    model = DiffusionUNet(
+    model = _network(setting)
+    parameters = sum(p.numel() for p in model.parameters())
+    click.echo(
+        f"Training {parameters / 1e6:.2f}M parameters on {setting.images} phantoms of {setting.size} x "
+        f"{setting.size} for {setting.epochs} epochs, on {torch.get_num_threads()} threads."
+    )
+    seconds: dict[str, float] = {}
+    with _timed("training", seconds):
+        result = _train(setting, model, data, seed, out)
+    denoiser = result.ema.shadow
+    drawn = {}
+    for sampler, options in (("ddpm", {}), ("ddim", {"sample_steps": setting.ddim_steps})):
+        with _timed(sampler, seconds):
+            drawn[sampler] = denoiser.sample(
+                setting.samples, sampler, seed=seed, progress=on_terminal(), **options
+            )
+    _leave_pictures(out, data, drawn)
+    _leave_curve(out / "loss.png", result.history)
+    denoiser.save_pretrained(out / "pretrained")
+    with atomic.replacing(out / "report.md") as file:
+        file.write(_report(setting, parameters, seconds, result.history).encode())
+    click.echo(
+        f"Done. Pictures, loss curve and weights are in {out}/; {out / 'report.md'} tells what is what."
+    )
+
+
+@contextlib.contextmanager
+def _timed(name: str, seconds: dict[str, float]) -> Iterator[None]:
+    start = time.perf_counter()
+    yield
+    seconds[name] = time.perf_counter() - start
+
+
+def _network(setting: Setting) -> DiffusionUNet:
+    return DiffusionUNet(
         base_ch=setting.base_ch,
         channel_mults=setting.channel_mults,
         attn_levels=setting.attn_levels,
         time_dim=setting.time_dim,
         dropout=0.0,
     )
-    parameters = sum(p.numel() for p in model.parameters())
-    say(
-        f"Training {parameters / 1e6:.2f}M parameters on {setting.images} phantoms of {setting.size} x "
-        f"{setting.size} for {setting.epochs} epochs, on {torch.get_num_threads()} threads."
-    )
 
-    start = time.perf_counter()
-    result = train(
+
+def _train(setting: Setting, model: DiffusionUNet, data: Tensor, seed: int, out: Path) -> TrainResult:
+    """Train anew, whatever an earlier demonstration left."""
+    return train(
         model,
         data,
         betas=cosine_beta_schedule(setting.num_steps),
@@ -127,53 +144,41 @@ def run(
         weights_dir=out,
         force_restart=True,
         device="cpu",
-        progress=progress,
-        callback=None if progress else epoch_lines(setting.epochs, say),
+        progress=on_terminal(),
+        callback=None if on_terminal() else epoch_lines(setting.epochs, click.echo),
     )
-    seconds = {"training": time.perf_counter() - start}
-
-    denoiser: DiffusionUNet = result.ema.shadow
-    drawn = {}
-    for sampler, options in (("ddpm", {}), ("ddim", {"sample_steps": setting.ddim_steps})):
-        start = time.perf_counter()
-        drawn[sampler] = denoiser.sample(setting.samples, sampler, seed=seed, progress=progress, **options)
-        seconds[sampler] = time.perf_counter() - start
-
-    _leave_pictures(out, data, drawn, result.history)
-    denoiser.save_pretrained(out / "pretrained")
-    report = out / "report.md"
-    report.write_text(_report(setting, parameters, seconds, result.history), encoding="utf-8")
-    say(f"Done. Pictures, loss curve and weights are in {out}/; {report} tells what is what.")
-    return report
 
 
-def _leave_pictures(out: Path, data: Tensor, drawn: dict[str, Tensor], history: list[float]) -> None:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
+def _leave_pictures(out: Path, data: Tensor, drawn: dict[str, Tensor]) -> None:
+    """Draw training data and samples, each alone and all side by side."""
+    # Evenly out of the whole set: neighbours in it are alike.
+    training = data[torch.linspace(0, len(data) - 1, len(drawn["ddim"])).long()]
+    titles = {
+        "training": "Training data (phantoms)",
+        "ddpm": "Drawn with DDPM",
+        "ddim": "Drawn with DDIM",
+    }
     from matplotlib.figure import Figure
 
-    count = len(drawn["ddim"])
-    # Evenly out of the whole set: neighbours in it are alike.
-    training = data[torch.linspace(0, len(data) - 1, count).long()]
-    pictures = {"training": training, "ddpm": drawn["ddpm"], "ddim": drawn["ddim"]}
-    for name, images in pictures.items():
-        Image.fromarray(grid(images)).save(out / f"{name}.png")
-
-    figure = Figure(figsize=(12, 4.6), layout="constrained")
-    FigureCanvasAgg(figure)
-    titles = ("Training data (phantoms)", "Drawn with DDPM", "Drawn with DDIM")
-    for axis, title, images in zip(figure.subplots(1, 3), titles, pictures.values(), strict=True):
+    figure = Figure(figsize=(12, 4.6), dpi=110, layout="constrained")
+    for axis, (name, title) in zip(figure.subplots(1, 3), titles.items(), strict=True):
+        images = training if name == "training" else drawn[name]
+        outputs.write(out / f"{name}.png", images)
         axis.imshow(grid(images), cmap="gray", vmin=0, vmax=255)
         axis.set_title(title)
         axis.axis("off")
-    figure.savefig(out / "beside.png", dpi=110)
+    outputs.write_figure(out / "beside.png", figure)
 
-    figure = Figure(figsize=(6, 3.4), layout="constrained")
-    FigureCanvasAgg(figure)
+
+def _leave_curve(path: Path, history: list[float]) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 3.4), dpi=110, layout="constrained")
     axis = figure.subplots()
     axis.plot(range(1, len(history) + 1), history)
     axis.set(title="Training loss", xlabel="epoch", ylabel="mean squared error of the noise", yscale="log")
     axis.grid(alpha=0.3)
-    figure.savefig(out / "loss.png", dpi=110)
+    outputs.write_figure(path, figure)
 
 
 def _report(setting: Setting, parameters: int, seconds: dict[str, float], history: list[float]) -> str:

@@ -1,15 +1,21 @@
-"""Command line options made from Python functions, where names, defaults, types and help are written once."""
+"""How options are declared: names, defaults and types are those of the Python functions that they lead to."""
 
 from __future__ import annotations
 
 import inspect
-import re
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Sequence
+from pathlib import Path
 from typing import Any
 
 import click
 
+from rust_diffusion.model.device import get_device
+
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+PATH = click.Path(path_type=Path)
+#: Where to compute.
+DEVICE = click.option("--device", default=get_device, help="cpu, cuda or mps.  [default: the best there is]")
 
 
 class NumberList(click.ParamType):  # type: ignore[type-arg]
@@ -30,40 +36,43 @@ class NumberList(click.ParamType):  # type: ignore[type-arg]
             self.fail(f"{value!r} is not a list of {plural}", param, ctx)
 
 
-def options_of(function: Any, skip: Container[str] = (), aliases: dict[str, str] | None = None) -> Decorator:
-    """Give a command one option for each parameter of `function` that has a default and is not in `skip`.
+def option_of(
+    function: Any, name: str, help: str, *, type: Any = None, choices: Sequence[str] = (), alias: str = ""
+) -> Decorator:
+    """Declare the option for the argument `name` of `function`, with the default that the function has.
 
-    `aliases` adds a second name to an option, for example ``{"sample_steps": "--steps"}``.
+    The type is that of the default; where the default is None, or one out of `choices`, it is given.
     """
-    help_of, kind_of = parameters_in(inspect.getdoc(function) or "")
+    default = inspect.signature(function).parameters[name].default
+    flag = f"--{name.replace('_', '-')}"
+    if isinstance(default, bool):
+        flag = f"{flag}/--no-{flag[2:]}"
+    elif isinstance(default, tuple):
+        type, default = NumberList(int), ",".join(map(str, default))
+    elif choices:
+        type = click.Choice(choices)
+    return click.option(
+        *filter(None, (flag, alias, name)),
+        type=type,
+        default=default,
+        show_default=default is not None,
+        help=help,
+    )
+
+
+def together(*options: Decorator) -> Decorator:
+    """Make one decorator of several options, shown in the order in which they are given."""
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
-        for parameter in reversed(list(inspect.signature(function).parameters.values())):
-            name = parameter.name
-            if name in skip or parameter.default is inspect.Parameter.empty:
-                continue
-            kind = _type(parameter.default, str(parameter.annotation), kind_of.get(name, ""))
-            flag = f"--{name.replace('_', '-')}"
-            flags = [f"{flag}/--no-{flag[2:]}" if kind is bool else flag]
-            flags += [aliases[name]] if aliases and name in aliases else []
-            default = parameter.default
-            if isinstance(default, tuple):
-                default = ",".join(map(str, default))
-            command = click.option(
-                *flags,
-                name,
-                type=None if kind is bool else kind,
-                default=default,
-                show_default=default is not None,
-                help=help_of.get(name),
-            )(command)
+        for option in reversed(options):
+            command = option(command)
         return command
 
     return decorate
 
 
 def given(context: click.Context, names: Container[str]) -> dict[str, Any]:
-    """Collect the options in `names` that the user wrote: the defaults stay where they are defined."""
+    """Collect the options in `names` that the user wrote: what is left out is for the function to decide."""
     return {
         name: value
         for name, value in context.params.items()
@@ -71,29 +80,6 @@ def given(context: click.Context, names: Container[str]) -> dict[str, Any]:
     }
 
 
-def _type(default: Any, annotation: str, documented: str) -> Any:
-    choices = re.match(r"\{(\".*?)\}", documented)
-    if choices:
-        return click.Choice(re.findall(r'"(.*?)"', choices.group(1)))
-    several = re.search(r"(?:Sequence|tuple|list)\[(int|float)", annotation)
-    if isinstance(default, tuple) or several:
-        return NumberList(float if several and several.group(1) == "float" else int)
-    if default is not None:
-        return type(default)
-    scalars = (kind for kind in (bool, int, float) if re.search(rf"\b{kind.__name__}\b", annotation))
-    return next(scalars, str)
-
-
-def parameters_in(docstring: str) -> tuple[dict[str, str], dict[str, str]]:
-    """Read the Parameters sections of a docstring in NumPy's style: texts and types by parameter name."""
-    texts: dict[str, str] = {}
-    kinds: dict[str, str] = {}
-    section = re.compile(r"^Parameters\n-+\n(.*?)(?=^\w[\w ]*\n-+\n|\Z)", re.MULTILINE | re.DOTALL)
-    entry = re.compile(r"^(\w[\w, ]*?) : ([^\n]*)\n((?:(?:[ ]+[^\n]*)?\n?)*)", re.MULTILINE)
-    for body in section.findall(docstring):
-        for names, kind, text in entry.findall(body):
-            for name in names.split(", "):
-                kinds[name] = kind
-                # Marks of the markup mean nothing on a terminal.
-                texts[name] = re.sub(r"`+", "", " ".join(text.split()))
-    return texts, kinds
+def arguments_of(function: Any) -> frozenset[str]:
+    """List the names of the arguments of `function`."""
+    return frozenset(inspect.signature(function).parameters)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from rust_diffusion import _native
 from rust_diffusion.files import atomic
+from rust_diffusion.model.card import ModelCard
 from rust_diffusion.support import checks, random
 
 #: What a checkpoint must have to go on from; the course's own loop writes all of them.
@@ -80,8 +81,10 @@ def read(path: Path) -> Any:
         ) from None
 
 
-def load(path: Path) -> Any:
+def load(path: Path, *, lazily: bool = False) -> Any:
     """`torch.load(path)` on the CPU, weights only, of a file whose checksums hold.
+
+    With `lazily` the tensors stay in the file until they are used, and its checksums are not compared.
 
     Raises
     ------
@@ -94,11 +97,12 @@ def load(path: Path) -> Any:
         raise ValueError("it is not a file" if path.exists() else "it is not there")
     with open(path, "rb"):
         pass  # whether it may be read: torch words that in its own way
-    damage = _damage(path)
+    damage = _damage(path, checksums=not lazily)
     if damage is not None:
         raise ValueError(f"it is damaged ({damage})")
+    mapped = lazily and zipfile.is_zipfile(path)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", mmap=mapped, weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(
             "it holds something that is not a tensor or a plain value, or it is no torch file; nothing of it was run"
@@ -108,8 +112,8 @@ def load(path: Path) -> Any:
         raise ValueError(f"it is truncated, or no torch file ({_first_line(error)})") from None
 
 
-def _damage(path: Path) -> str | None:
-    """What the checksums in a torch file say, which torch itself does not look at; None if all is well."""
+def _damage(path: Path, checksums: bool) -> str | None:
+    """What is wrong with a torch file by its own table and checksums, which torch does not look at; None if nothing."""
     try:
         if not zipfile.is_zipfile(path):
             return None  # torch's old format has none, and anything else is refused later
@@ -120,15 +124,20 @@ def _damage(path: Path) -> str | None:
                 return "its parts are compressed, which torch never does"
             if sum(entry.file_size for entry in entries) > path.stat().st_size:
                 return "its parts are larger than the whole"
-            for entry in entries:
-                if entry.CRC == 0:
-                    continue  # torch.serialization.set_crc32_options(False) leaves them all at 0
-                with archive.open(entry) as part:
-                    while part.read(_CHUNK):
-                        pass
+            # torch.serialization.set_crc32_options(False) leaves the checksums all at 0
+            for entry in entries if checksums else ():
+                if entry.CRC != 0:
+                    _read_through(archive, entry)
     except Exception as error:  # an OSError too: places outside the file
         return _first_line(error)
     return None
+
+
+def _read_through(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> None:
+    """Read a part to its end, where zipfile compares its checksum."""
+    with archive.open(entry) as part:
+        while part.read(_CHUNK):
+            pass
 
 
 def _first_line(error: BaseException) -> str:
@@ -229,6 +238,7 @@ def _check_own(own: Any, path: Path) -> None:
             raise TypeError("val_history is not a list of losses")
         for when in ("now", "epoch_start"):
             random.check(own["random"][when])
+        ModelCard.from_dict(own)
     except Exception as error:
         reason = f"{type(error).__name__}: {_first_line(error)}"
         raise ValueError(f"{path}: its part {OWN!r} cannot be used ({reason})") from None

@@ -6,33 +6,37 @@ value range) and `model.safetensors`. No pickle is written, and none is read but
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
-from rust_diffusion import _native
-from rust_diffusion._native import MAX_STEPS
-from rust_diffusion.files.weights import MAX_SIDE, existing, fill, from_weights, plan
+from rust_diffusion.files import atomic, weights
+from rust_diffusion.files.weights import Description, existing
 from rust_diffusion.model import verbs
-from rust_diffusion.model.card import OBJECTIVES, schedule_of, size_of
+from rust_diffusion.model.card import (
+    MAX_STEPS,
+    OBJECTIVES,
+    SCHEDULES,
+    ModelCard,
+    schedule_name,
+    schedule_of,
+    size_of,
+)
 from rust_diffusion.model.unet import DiffusionUNet
 from rust_diffusion.support import checks
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
-SCHEDULES: dict[str, Callable[[int], Tensor]] = {
-    "cosine": _native.cosine_beta_schedule,
-    "linear": _native.linear_beta_schedule,
-}
 
-_FORMAT, _VERSION, _VALUE_RANGE = "rust_diffusion", 1, [-1.0, 1.0]
+_FORMAT, _VERSION = "rust_diffusion", 1
 _FIELDS = ("model", "objective", "schedule", "image_size", "value_range")
 
 
@@ -45,52 +49,81 @@ def save_pretrained(
     image_size: Any = None,
 ) -> Path:
     """Write what `load` needs to sample: see `DiffusionUNet.save_pretrained`."""
-    betas, image_size = schedule_of(model, betas), size_of(model, image_size)
+    card = _card_to_save(model, betas, image_size)
+    content = to_safetensors(
+        {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()},
+        metadata={"format": "pt"},
+    )
     config = {
         "format": _FORMAT,
         "format_version": _VERSION,
         "model": model.config,
-        "objective": checks.choice("objective", model.objective, OBJECTIVES),
-        "schedule": _recipe(betas),
-        "image_size": image_size,
-        "value_range": _VALUE_RANGE,
-        "weights_crc32": None,
+        "schedule": _recipe(card.pop("betas")),
+        **card,
+        "weights_crc32": zlib.crc32(content),
     }
     folder = Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    # Each file appears whole or not at all; the configuration last, since it marks the folder as complete.
-    save_file(weights, folder / f"{WEIGHTS}.part", metadata={"format": "pt"})
-    config["weights_crc32"] = _crc32(folder / f"{WEIGHTS}.part")
-    os.replace(folder / f"{WEIGHTS}.part", folder / WEIGHTS)
-    (folder / f"{CONFIG}.part").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    os.replace(folder / f"{CONFIG}.part", folder / CONFIG)
+    # the configuration last, since it marks the folder as complete
+    with atomic.replacing(folder / WEIGHTS) as file:
+        file.write(content)
+    with atomic.replacing(folder / CONFIG) as file:
+        file.write(f"{json.dumps(config, indent=2)}\n".encode())
     return folder
+
+
+def _card_to_save(model: DiffusionUNet, betas: Any, image_size: Any) -> dict[str, Any]:
+    """What the model knows, with what the caller states."""
+    card = copy.copy(model.card)
+    card.assumed = set(card.assumed)
+    checks.choice("objective", card.objective, OBJECTIVES)
+    known = schedule_of(model, betas), size_of(model, image_size)
+    if betas is not None:
+        card.betas = betas
+    if image_size is not None:
+        card.image_size = image_size
+    return {**card.to_dict(), "betas": known[0], "image_size": known[1]}
 
 
 @verbs.lend
 def from_pretrained(directory: str | os.PathLike[str]) -> DiffusionUNet:
     """Load a folder that `save_pretrained` wrote: see `DiffusionUNet.from_pretrained`."""
-    folder = Path(directory)
-    config = _read_config(folder / CONFIG)
+    path = Path(directory) / WEIGHTS
+    described = _describe(Path(directory), check=True)
+    try:
+        content = load_file(existing(path))
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged or no safetensors file: {error}") from None
+    return weights.fill(described.plan(), content, path).eval()
+
+
+def describe(path: str | os.PathLike[str], num_heads: int | None = None) -> Description:
+    """What the model that `load` would read says of itself; its weights are not read.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        As `load`.
+    """
+    source = _locate(Path(path))
+    return _describe(source, check=False) if source.is_dir() else weights.describe(source, num_heads)
+
+
+def _describe(folder: Path, check: bool) -> Description:
+    """Read the configuration, and with `check` compare the weights with what it says of them."""
+    path = folder / CONFIG
+    config = _read_config(path)
     expected = config.get("weights_crc32")
-    if expected is not None and expected != _crc32(existing(folder / WEIGHTS)):
+    if check and expected is not None and expected != _crc32(existing(folder / WEIGHTS)):
         raise ValueError(
             f"{folder / WEIGHTS} is damaged or another file than the one saved with {CONFIG}; if you changed it "
             f'yourself, take "weights_crc32" out of {CONFIG}'
         )
     try:
-        weights = load_file(existing(folder / WEIGHTS))
-    except SafetensorError as error:
-        raise ValueError(f"{folder / WEIGHTS} is damaged or no safetensors file: {error}") from None
-    model = fill(plan(config["model"], folder / CONFIG), weights, folder / WEIGHTS)
-    try:
-        model.objective = checks.choice('"objective"', config["objective"], OBJECTIVES)
-        model.betas = _betas(config["schedule"])
-        model.image_size = checks.pair('"image_size"', config["image_size"], MAX_SIDE)
+        card = ModelCard.from_dict({**config, "betas": _betas(config["schedule"])})
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{folder / CONFIG}: {error}") from None
-    return model.eval()
+        raise ValueError(f"{path}: {error}") from None
+    return Description(path, config["model"], card)
 
 
 def _crc32(path: Path) -> int:
@@ -150,7 +183,7 @@ def load(
             raise ValueError(f"num_heads is part of {source / CONFIG} and cannot be given")
         model = from_pretrained(source)
     else:
-        model = from_weights(source, num_heads)
+        model = weights.read(source, num_heads)
     if objective is not None:
         model.objective = checks.choice("objective", objective, OBJECTIVES)
     if betas is not None:
@@ -161,10 +194,10 @@ def load(
 
 
 def _recipe(betas: Tensor) -> dict[str, Any]:
-    """Describe the schedule: by name where it is one of ours with its usual constants, else in full."""
-    for name, schedule in SCHEDULES.items():
-        if torch.equal(schedule(len(betas)), betas):
-            return {"name": name, "num_steps": len(betas)}
+    """Describe the schedule: by name where it has one, else in full."""
+    name = schedule_name(betas)
+    if name is not None:
+        return {"name": name, "num_steps": len(betas)}
     return {"name": "custom", "num_steps": len(betas), "betas": betas.tolist()}
 
 
@@ -189,13 +222,11 @@ def _read_config(path: Path) -> dict[str, Any]:
     if config.get("format_version") != _VERSION:
         version = config.get("format_version")
         raise ValueError(f"{path} has format_version {version!r}; this rust_diffusion reads {_VERSION}")
-    missing = [name for name in _FIELDS if name not in config]
+    missing = [name for name in _FIELDS if config.get(name) is None]
     if missing:
         raise ValueError(f"{path} lacks {', '.join(map(repr, missing))}")
     if not isinstance(config["model"], dict):
         raise ValueError(f'{path}: "model" must be an object, got {config["model"]!r}')
-    if config["value_range"] != _VALUE_RANGE:
-        raise ValueError(f"{path}: value_range must be {_VALUE_RANGE}, got {config['value_range']!r}")
     return config
 
 

@@ -3,69 +3,125 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from rust_diffusion._native import MAX_STEPS, cosine_beta_schedule
 from rust_diffusion.files import checkpoint
 from rust_diffusion.files.checkpoint import OWN
-from rust_diffusion.model.card import OBJECTIVES
+from rust_diffusion.model.card import COURSE_SIZE, COURSE_STEPS, MAX_STEPS, SCHEDULES, ModelCard
 from rust_diffusion.model.unet import DiffusionUNet
 from rust_diffusion.support import checks
 
-#: Steps of the course's cosine schedule: what bare weights, which do not say, are taken to be trained with.
-COURSE_STEPS = 400
-#: Height and width of the course's slices, in pixels.
-COURSE_SIZE = 64
-#: What a file may ask for: a small file must not take all memory.
-MAX_SIDE = 16384
+
+@dataclass(frozen=True)
+class Description:
+    """What a file says of a model, its weights aside."""
+
+    #: The file that says so.
+    path: Path
+    #: The arguments of `DiffusionUNet`.
+    config: dict[str, Any]
+    card: ModelCard
+
+    def plan(self) -> DiffusionUNet:
+        """Make the network, without memory for its weights; no random number is drawn.
+
+        Raises
+        ------
+        ValueError
+            If there is no such network; the message names the file.
+        """
+        try:
+            with torch.device("meta"):
+                model = DiffusionUNet(**self.config)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ValueError(f'{self.path}: "model" does not describe a DiffusionUNet: {error}') from None
+        model.card = self.card
+        return model
 
 
-def from_weights(path: Path, num_heads: int | None = None) -> DiffusionUNet:
-    """Load a `.pth` state dict or a `.ckpt`'s EMA weights; the `.ckpt` beside a `.pth` tells the rest."""
-    content = read_weights_only(path)
-    about_from, described = path, content
-    if "ema" not in content:
-        about_from = path.with_name(path.stem.removesuffix("_raw") + ".ckpt")
-        described = read_weights_only(about_from) if about_from.is_file() else {}
+def save(model: DiffusionUNet, path: Path) -> None:
+    """Write a bare state dict, as `torch.save(model.state_dict(), path)` does, with the card where nobody minds it.
+
+    torch keeps a dict of the modules' versions beside the weights (`_metadata`), in the file too; our entry in it is
+    looked at by nobody but `read`.
+    """
+    state: Any = model.state_dict()
+    state._metadata[OWN] = {"model": model.config, **model.card.to_dict()}
+    checkpoint.save(state, path)
+
+
+def read(path: Path, num_heads: int | None = None) -> DiffusionUNet:
+    """Load a `.pth` state dict or a `.ckpt`'s EMA weights."""
+    weights, described = _read(path, num_heads)
+    return fill(described.plan(), weights, path).eval()
+
+
+def describe(path: Path, num_heads: int | None = None) -> Description:
+    """What `read` would find, with the weights left in the file."""
+    return _read(path, num_heads, lazily=True)[1]
+
+
+def _read(
+    path: Path, num_heads: int | None, lazily: bool = False
+) -> tuple[Mapping[str, Tensor], Description]:
+    content = _content(path, lazily)
     try:
         weights = content["ema"]["shadow"] if "ema" in content else content
         config = infer_config(weights)
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RuntimeError) as error:
         raise ValueError(f"{path}: {error}") from None
+    about_from, said = _said(path, content, lazily)
     try:
-        about = _about(described)
+        card = _card(said)
+        told = ((said.get(OWN) or {}).get("model") or {}).get("num_heads")
     except (ValueError, TypeError, AttributeError, RuntimeError) as error:
         raise ValueError(f"{about_from}: {error}") from None
-    heads = num_heads if num_heads is not None else about.get("num_heads")
+    heads = told if num_heads is None else num_heads
     if heads is not None:
         config["num_heads"] = heads
-    model = fill(plan(config, path), weights, path)
-    model.objective = about.get("objective", model.objective)
-    model.betas = (
-        about["betas"] if "betas" in about else cosine_beta_schedule(about.get("steps", COURSE_STEPS))
-    )
-    model._knows_schedule = "betas" in about or "steps" in about
-    model.image_size = about.get("image_size", (COURSE_SIZE, COURSE_SIZE))
-    return model.eval()
+    return weights, Description(path, config, card)
 
 
-def plan(config: dict[str, Any], source: Path) -> DiffusionUNet:
-    """Make the network that `source` describes, without memory for its weights; no random number is drawn.
+def _said(path: Path, content: Mapping[str, Any], lazily: bool) -> tuple[Path, Mapping[str, Any]]:
+    """What is said of the weights in `path`, and where: in a checkpoint, with bare weights, or in the one beside."""
+    if "ema" in content:
+        return path, content
+    metadata = getattr(content, "_metadata", None)
+    if isinstance(metadata, Mapping) and isinstance(metadata.get(OWN), Mapping):
+        return path, {OWN: metadata[OWN]}
+    beside = path.with_name(path.stem.removesuffix("_raw") + ".ckpt")
+    said = dict(_content(beside, lazily)) if beside.is_file() else {}
+    if isinstance(said.get(OWN), Mapping):
+        # of the last epoch's averages, and these are another's
+        said[OWN] = {
+            key: value for key, value in said[OWN].items() if key not in ("initial_share", "position")
+        }
+    return beside, said
 
-    Raises
-    ------
-    ValueError
-        If there is no such network; the message names the file.
-    """
-    try:
-        with torch.device("meta"):
-            return DiffusionUNet(**config)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f'{source}: "model" does not describe a DiffusionUNet: {error}') from None
+
+def _card(said: Mapping[str, Any]) -> ModelCard:
+    """Make a card of what a checkpoint has: our part, else the course's, else what the course does."""
+    own = dict(said.get(OWN) or {})
+    position = own.get("position")
+    if isinstance(position, Mapping):  # version 0.1.0 kept it there
+        own.setdefault("initial_share", position.get("initial_share"))
+    if isinstance(own.get("torch"), str):
+        own.setdefault("trained_with", f"torch {own['torch']}")
+    card = ModelCard.from_dict(own)
+    config = said.get("config")
+    if card.betas is None and isinstance(config, Mapping) and "num_diffusion_steps" in config:
+        steps = checks.integer("num_diffusion_steps", config["num_diffusion_steps"], 1, MAX_STEPS)
+        card.betas = SCHEDULES["cosine"](steps)
+    if card.betas is None:
+        card.assume(betas=SCHEDULES["cosine"](COURSE_STEPS))
+    if card.image_size is None:
+        card.assume(image_size=(COURSE_SIZE, COURSE_SIZE))
+    return card
 
 
 def fill(model: DiffusionUNet, weights: Mapping[str, Tensor], path: Path) -> DiffusionUNet:
@@ -129,25 +185,7 @@ def infer_config(weights: Mapping[str, Tensor]) -> dict[str, Any]:
     }
 
 
-def _about(described: Mapping[str, Any]) -> dict[str, Any]:
-    """Collect what a checkpoint says of the run beyond the weights: the course's part, then ours."""
-    about: dict[str, Any] = {}
-    config = described.get("config")
-    if isinstance(config, Mapping) and "num_diffusion_steps" in config:
-        about["steps"] = checks.integer("num_diffusion_steps", config["num_diffusion_steps"], 1, MAX_STEPS)
-    own = described.get(OWN)
-    if isinstance(own, Mapping):
-        if own.get("objective") is not None:
-            about["objective"] = checks.choice("objective", own["objective"], OBJECTIVES)
-        if own.get("betas") is not None:
-            about["betas"] = checks.schedule("betas", own["betas"])
-        if own.get("image_size") is not None:
-            about["image_size"] = checks.pair("image_size", own["image_size"], MAX_SIDE)
-        about["num_heads"] = (own.get("model") or {}).get("num_heads")
-    return about
-
-
-def read_weights_only(path: Path) -> Mapping[str, Any]:
+def _content(path: Path, lazily: bool) -> Mapping[str, Any]:
     """Read a `torch.save` file as tensors and plain containers, never running what a pickle asks for.
 
     Raises
@@ -156,7 +194,7 @@ def read_weights_only(path: Path) -> Mapping[str, Any]:
         If it is damaged, holds anything else, or is no dict.
     """
     try:
-        content = checkpoint.load(existing(path))
+        content = checkpoint.load(existing(path), lazily=lazily)
     except ValueError as error:
         raise ValueError(f"{path} cannot be read as weights: {error}") from None
     if not isinstance(content, Mapping):

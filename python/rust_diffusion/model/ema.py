@@ -9,6 +9,7 @@ from torch import nn
 from typing_extensions import TypeVar
 
 from rust_diffusion import _native
+from rust_diffusion.model.card import ModelCard, card_of
 from rust_diffusion.model.unet import DiffusionUNet
 from rust_diffusion.support import checks
 
@@ -35,7 +36,11 @@ class EMA(Generic[_M]):
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
         self.shadow = copy.deepcopy(model).eval().requires_grad_(False)
-        self._set_initial_share(1.0)
+        if not hasattr(self.shadow, "card"):
+            # any module may be averaged; samplers, which are given the shadow alone, look here
+            shadow: Any = self.shadow
+            shadow.card = ModelCard()
+        self.initial_share = 1.0
 
     def update(self, model: nn.Module) -> None:
         """Move the shadow towards the weights of `model`, in place."""
@@ -44,17 +49,19 @@ class EMA(Generic[_M]):
             raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
         _native.ema_update(list(self.shadow.parameters()), list(model.parameters()), self.decay)
         if self.initial_share is not None:
-            self._set_initial_share(self.initial_share * self.decay)
+            self.initial_share *= self.decay
 
     @property
     def initial_share(self) -> float | None:
         """The share of the shadow that is still the weights it began with, decay ** n; None if not known."""
-        return getattr(self.shadow, "_initial_share", None)
+        return self._initial_share
 
-    def _set_initial_share(self, share: float | None) -> None:
-        # on the model itself: samplers are given that
-        shadow: Any = self.shadow
-        shadow._initial_share = share
+    @initial_share.setter
+    def initial_share(self, share: float | None) -> None:
+        self._initial_share = share
+        card = card_of(self.shadow)
+        if card is not None:
+            card.initial_share = share
 
     def state_dict(self) -> dict[str, Any]:
         """``{"decay": float, "shadow": state dict}``."""
@@ -75,7 +82,7 @@ class EMA(Generic[_M]):
             raise ValueError(f"state_dict must have the keys 'decay' and 'shadow', {missing[0]!r} is missing")
         decay = checks.number("decay", state_dict["decay"], 0.0, 1.0)
         self.shadow.load_state_dict(state_dict["shadow"])
-        self._set_initial_share(None)
+        self.initial_share = None
         self.decay = decay
 
 

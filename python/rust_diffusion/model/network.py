@@ -11,34 +11,22 @@ from torch import Tensor, nn
 
 from rust_diffusion import _native
 from rust_diffusion.model import autograd, verbs
+from rust_diffusion.model.card import Carded, ModelCard
 from rust_diffusion.model.layers import module_of
 from rust_diffusion.model.structure import Structure
 
 
-class Network(nn.Module):
+class Network(Carded, nn.Module):
     """A `torch.nn.Module` like any other, built from the engine's plan of a network.
 
     Its parameters are ordinary torch parameters; its forward runs in Rust on those same tensors (nothing is copied) and
     is recorded by torch's autograd. Subclasses say which plan their configuration stands for.
     """
 
-    #: What the network was made from: the keyword arguments of its class.
-    config: dict[str, Any]
-    #: What the network predicts: "eps", "x0" or "v". Set by `train`, read by the samplers.
-    objective: str
-    #: The noise schedule it was trained with, float32 of shape (T,) on the CPU. Set by `train`, None before.
-    betas: Tensor | None
-    #: Whether `betas` is more than a guess.
-    _knows_schedule = True
-    #: Height and width of the images it was trained on, in pixels. Set by `train`, None before.
-    image_size: tuple[int, int] | None
-
     def __init__(self, config: dict[str, Any]) -> None:
         super().__init__()
         self.config = config
-        self.objective = "eps"
-        self.betas = None
-        self.image_size = None
+        self.card = ModelCard()
         self._native = self._plan(config)
         for path, class_name, arguments in self._native.modules():
             parent, _, name = path.rpartition(".")

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.amp.autocast_mode import is_autocast_available
 
 from rust_diffusion import _native
-from rust_diffusion.model.card import OBJECTIVES
+from rust_diffusion.model.card import OBJECTIVES, card_of
 from rust_diffusion.model.ema import EMA
 from rust_diffusion.model.unet import DiffusionUNet
 from rust_diffusion.sampling import noise
@@ -120,7 +120,8 @@ def _start(x_T: Any, shape: list[int], device: torch.device) -> Tensor:
 
 def _warn_of_initial_weights(model: Any) -> None:
     """Say once that averaged weights are still largely the random ones that training began with."""
-    share = getattr(model, "_initial_share", None)
+    card = card_of(model)
+    share = None if card is None else card.initial_share
     if share is not None and MAX_INITIAL_SHARE < share < 1.0 and not hasattr(model, "_warned_of_share"):
         model._warned_of_share = True
         warnings.warn(

@@ -4,6 +4,8 @@ An extension built against one torch can load with another and then read its str
 a mangled symbol name. So the versions are compared before the extension is loaded.
 """
 
+from importlib.metadata import version
+
 TORCH = "2.11.0"
 
 _REMEDY = f'Install the matching one with: pip install "torch=={TORCH}"'
@@ -33,3 +35,8 @@ def check_torch() -> None:
             f"{_REMEDY} (then restart Python)",
             name="torch",
         )
+
+
+def here() -> str:
+    """Name the versions of this package and of torch, for files to keep."""
+    return f"rust-diffusion {version('rust-diffusion')}, torch {version('torch')}"

@@ -15,7 +15,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from rust_diffusion import _native
-from rust_diffusion.files import checkpoint
+from rust_diffusion.files import checkpoint, weights
 from rust_diffusion.support import graphs, guards, random
 from rust_diffusion.training.batches import Batches
 from rust_diffusion.training.distributed import Group
@@ -144,7 +144,7 @@ class Run:
             share = next(self._iterator, None)
         if share is None:
             return None
-        self.state.note_size(share.images)
+        self.state.note_images(share.images)
         self.images += share.total
         self._largest_batch = max(self._largest_batch, share.total)
         return graphs.sent(share.images, self.device), share.total, share.first
@@ -168,6 +168,7 @@ class Run:
         self._finish_bar(loss, images_per_second)
         self.state.history.append(loss)
         self.epochs_run += 1
+        self.state.note_all_seen()
         self.state.move_to(position)
         self._epoch_start = None
         info = EpochInfo(epoch, loss, rate, images_per_second, self.state.ema)
@@ -226,8 +227,8 @@ class Run:
 
     def save_weights(self) -> None:
         """Write the two weight files."""
-        checkpoint.save(self.state.model.state_dict(), self.files.path("_raw.pth"))
-        checkpoint.save(self.state.ema.shadow.state_dict(), self.files.path(".pth"))
+        weights.save(self.state.model, self.files.path("_raw.pth"))
+        weights.save(self.state.ema.shadow, self.files.path(".pth"))
 
     def _complete_weights(self) -> None:
         """Write the best epoch's weights if a run may have been killed between its checkpoint and them."""

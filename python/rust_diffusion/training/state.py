@@ -9,11 +9,16 @@ from torch import Tensor
 
 from rust_diffusion import _native
 from rust_diffusion.files import checkpoint
+from rust_diffusion.model.card import ModelCard
 from rust_diffusion.model.ema import EMA
 from rust_diffusion.model.unet import DiffusionUNet
+from rust_diffusion.model.variance import DataVariance
+from rust_diffusion.training.validation import normalised
 
 #: torch.optim.AdamW's own defaults, which the engine uses too.
 ADAM_BETAS, ADAM_EPS = (0.9, 0.999), 1e-8
+#: Images widened to float64 at a time.
+_AT_A_TIME = 256
 
 
 class State:
@@ -30,16 +35,31 @@ class State:
         self.val_history: list[float | None] = []
         self.best_loss = float("inf")
         self.position: dict[str, Any] = _native.first_position()
+        self._variance: DataVariance | None = DataVariance()
 
     def move_to(self, position: dict[str, Any]) -> None:
         """Take over where the engine has come to."""
         self.position = position
-        self.ema.shadow._initial_share = position["initial_share"]
+        self.ema.initial_share = position["initial_share"]
 
-    def note_size(self, images: Tensor) -> None:
-        """Let the model know the size that it is trained for; samplers and saved weights carry it on."""
+    def note_images(self, images: Tensor) -> None:
+        """Let the model know what it is trained on; samplers and saved weights carry it on."""
         height, width = images.shape[-2:]
-        self.model.image_size = self.ema.shadow.image_size = (height, width)
+        self._note(image_size=(height, width))
+        if self._variance is not None:
+            for part in images.split(_AT_A_TIME):
+                self._variance.add(normalised(part))
+
+    def note_all_seen(self) -> None:
+        """Fix the variance of the data, once each image was noted."""
+        if self._variance is not None:
+            self._note(data_variance=self._variance.value())
+            self._variance = None
+
+    def _note(self, **facts: Any) -> None:
+        for card in (self.model.card, self.ema.shadow.card):
+            for name, fact in facts.items():
+                setattr(card, name, fact)
 
     def to_checkpoint(self, random: dict[str, Any], order_seed: int | None) -> dict[str, Any]:
         """The course's keys, and one of ours for what they leave out."""
@@ -68,12 +88,9 @@ class State:
                 "random": random,
                 "order_seed": order_seed,
                 "precision": options["precision"],
-                "objective": options["objective"],
                 "model": self.model.config,
-                "image_size": self.model.image_size,
-                "betas": self.model.betas,
                 "val_history": list(self.val_history),
-                "torch": str(torch.__version__),
+                **self.ema.shadow.card.to_dict(),
             },
         }
 
@@ -134,6 +151,12 @@ class State:
             self.move_to(self._position_of_the_course(saved))
         else:
             self.val_history = list(own["val_history"])
+            before = ModelCard.from_dict(own)
+            if before.image_size is not None:
+                self._note(image_size=before.image_size)
+            if before.data_variance is not None:
+                self._note(data_variance=before.data_variance)
+                self._variance = None
             self.move_to({**self.position, **own["position"]})
 
     def _position_of_the_course(self, saved: dict[str, Any]) -> dict[str, Any]:

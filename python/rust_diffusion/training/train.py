@@ -13,10 +13,10 @@ import torch
 
 from rust_diffusion.data.images import load_images
 from rust_diffusion.files import checkpoint, lock
-from rust_diffusion.model.card import OBJECTIVES
+from rust_diffusion.model.card import OBJECTIVES, VALUE_RANGE, ModelCard
 from rust_diffusion.model.ema import EMA
 from rust_diffusion.model.unet import DiffusionUNet
-from rust_diffusion.support import checks, graphs, guards
+from rust_diffusion.support import checks, graphs, guards, versions
 from rust_diffusion.training import distributed, settings
 from rust_diffusion.training.batches import Batches, InMemory, as_batches
 from rust_diffusion.training.result import EpochInfo, TrainResult
@@ -221,11 +221,17 @@ def train(
             # Rows in memory: weights with channels last can be trained on the CPU only, and slowly.
             model.to(target, memory_format=torch.contiguous_format).train()
             options["dropout"] = model._dropout_rate()
-            model.objective, model.betas = options["objective"], betas.detach().to("cpu", torch.float32)
+            model.card = ModelCard(
+                objective=options["objective"],
+                betas=betas.detach().to("cpu", torch.float32),
+                value_range=VALUE_RANGE,
+                trained_with=versions.here(),
+            )
             group.same_tensors([parameter.detach() for parameter in model.parameters()])
             state = State(model, EMA(model, options["ema_decay"]), options, len(betas))
         if isinstance(batches, InMemory):
-            state.note_size(batches.images)
+            state.note_images(batches.images)
+            state.note_all_seen()
             batches.move_to(target)
         around = Surroundings(
             batches,
@@ -321,7 +327,7 @@ def _begin(run: Run, found: dict[str, Any] | None) -> None:
     if isinstance(found, _Weights):
         state.model.load_state_dict(found)
         state.ema.shadow.load_state_dict(found)
-        state.ema._set_initial_share(None)
+        state.ema.initial_share = None
         run.say(f"Found weights and no checkpoint: {run.files.path('.pth')} is loaded, nothing is trained.")
         return
     if found is not None:

@@ -1,18 +1,13 @@
-"""Images in files: grids, single pictures, arrays and animations."""
+"""Images as grey levels: single pictures, grids, and the frames of an animation."""
 
 from __future__ import annotations
 
 import math
-import os
-import tempfile
-from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image
 from torch import Tensor
 
 from rust_diffusion._native import denormalize_to_01
@@ -21,8 +16,8 @@ Picture = npt.NDArray[np.uint8]
 
 #: Pixels between the images of a grid, and the least height an image is enlarged to in it.
 _GAP, _HEIGHT = 2, 128
-#: An animation runs for some seconds, whatever the number of steps, and rests on the result.
-_FRAME_MS, _LAST_FRAME_MS, FRAMES = 80, 2000, 50
+#: An animation runs for some seconds, whatever the number of steps.
+FRAMES = 50
 
 
 def to_pictures(images: Tensor) -> Picture:
@@ -58,77 +53,6 @@ def grid(images: Tensor, ncols: int | None = None) -> Picture:
         left = _GAP + (k % ncols) * (width + _GAP)
         sheet[top : top + height, left : left + width] = picture
     return sheet
-
-
-def _write_grid(path: Path, images: Tensor) -> None:
-    Image.fromarray(grid(images)).save(path)
-
-
-def _write_array(path: Path, images: Tensor) -> None:
-    np.save(path, images.cpu().numpy())
-
-
-def _write_tensor(path: Path, images: Tensor) -> None:
-    torch.save(images.cpu(), path)
-
-
-def _write_folder(path: Path, images: Tensor) -> None:
-    path.mkdir(exist_ok=True)
-    digits = max(4, len(str(len(images) - 1)))
-    for k, picture in enumerate(to_pictures(images)):
-        Image.fromarray(picture).save(path / f"{k:0{digits}d}.png")
-
-
-_WRITERS: dict[str, Callable[[Path, Tensor], None]] = {
-    ".png": _write_grid,
-    ".npy": _write_array,
-    ".pt": _write_tensor,
-    "": _write_folder,
-}
-#: Suffixes of the files that can be written; none at all is a folder, ".gif" needs the frames.
-SUFFIXES = (*_WRITERS, ".gif")
-
-
-def check_target(path: str | os.PathLike[str]) -> Path:
-    """Refuse, before any work is done, what `write` could not write."""
-    target = Path(path)
-    if target.suffix not in SUFFIXES:
-        raise ValueError(f"out must end in .png, .npy, .pt or .gif, or be a folder, got {str(path)!r}")
-    if not target.parent.is_dir():
-        raise FileNotFoundError(f"out: there is no folder {target.parent}")
-    if target.suffix and target.is_dir():
-        raise IsADirectoryError(f"out: {target} is a folder")
-    if not target.suffix and target.exists() and not target.is_dir():
-        raise NotADirectoryError(f"out: {target} is a file, not a folder")
-    if target.exists() and not os.access(target, os.W_OK):
-        raise PermissionError(f"out: no permission to write {target}")
-    try:
-        tempfile.TemporaryFile(dir=target if target.is_dir() else target.parent).close()
-    except OSError as error:
-        raise PermissionError(f"out: {target} cannot be written: {error.strerror}") from None
-    return target
-
-
-def write(path: str | os.PathLike[str], images: Tensor, frames: Sequence[Tensor] = ()) -> None:
-    """Write images in the form that the name asks for.
-
-    Parameters
-    ----------
-    path : str or path
-        ``.png`` is a grid, a name without suffix a folder of single PNGs in order, ``.npy`` and ``.pt`` the
-        float32 values themselves, ``.gif`` an animation of the frames.
-    images : Tensor
-        (N, C, H, W) in [-1, 1].
-    frames : sequence of Tensor
-        For a ``.gif``: the same images on their way, each of the shape of `images`.
-    """
-    target = check_target(path)
-    if target.suffix == ".gif":
-        sheets = [Image.fromarray(grid(frame)) for frame in (*frames, images)]
-        durations = [_FRAME_MS] * (len(sheets) - 1) + [_LAST_FRAME_MS]
-        sheets[0].save(target, save_all=True, append_images=sheets[1:], duration=durations, loop=0)
-    else:
-        _WRITERS[target.suffix](target, images)
 
 
 class Frames:

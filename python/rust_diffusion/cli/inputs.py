@@ -1,0 +1,87 @@
+"""What commands read: images, and trained models; with the options that say how."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import click
+import torch
+
+from rust_diffusion.cli.main import on_terminal
+from rust_diffusion.cli.options import NumberList, given, option_of, together
+from rust_diffusion.data.images import ON_ERROR, load_images
+from rust_diffusion.data.phantoms import phantoms
+from rust_diffusion.files.pretrained import load
+from rust_diffusion.model.card import COURSE_STEPS, OBJECTIVES, SCHEDULES
+from rust_diffusion.model.unet import DiffusionUNet
+
+SCHEDULE_NAMES = tuple(SCHEDULES)
+
+_ABOUT_IMAGES = ("channels", "on_error", "cache", "window")
+about_images = together(
+    option_of(load_images, "channels", "1 is grey, 3 is RGB."),
+    option_of(
+        load_images,
+        "on_error",
+        "About files that are missing, damaged or no images: fail and name them, or go on without them.",
+        choices=ON_ERROR,
+    ),
+    option_of(
+        load_images,
+        "cache",
+        "Keep the decoded set in this file or folder, so that the next start is instant.",
+        type=str,
+    ),
+    option_of(
+        load_images,
+        "window",
+        "For DICOM files, which need it: level and width on the Hounsfield scale, for lungs about -600,1500.",
+        type=NumberList(float),
+    ),
+)
+
+#: What bare weights do not say.
+about_weights = together(
+    click.option("--num-heads", type=int, help="Heads of its attention, if no checkpoint says."),
+    click.option("--schedule", type=click.Choice(SCHEDULE_NAMES), help="Likewise, the noise schedule."),
+    click.option(
+        "--num-steps", type=int, help="Likewise, T of the schedule (how many steps DDIM takes: --steps)."
+    ),
+    click.option("--objective", type=click.Choice(OBJECTIVES), help="Likewise, what it predicts."),
+)
+
+
+def read_images(context: click.Context, option: str, data: str, size: int) -> torch.Tensor:
+    """Read the images that an option names: a folder, a file, a glob, or phantoms[:N]."""
+    name, _, count = data.partition(":")
+    try:
+        if name != "phantoms" or Path(data).exists():
+            return load_images(data, size=size, progress=on_terminal(), **given(context, _ABOUT_IMAGES))
+        if not (count or "1024").isdigit():
+            message = f"{data} names no number of images, as phantoms:1024 does"
+            raise click.BadParameter(message, param_hint=option)
+        return phantoms(int(count or 1024), size=size)
+    except (OSError, ValueError) as error:
+        # The words of `load_images` and `phantoms`, whose arguments are this option here.
+        words = re.sub(r"^(path: |n\b)", "", str(error))
+        raise type(error)(f"{option} {data}: {words}") from error
+
+
+def load_model(context: click.Context) -> DiffusionUNet:
+    """Load `--weights`, with what the user says about them."""
+    options = context.params
+    told = {name: options[name] for name in ("device", "num_heads", "objective")}
+    model = load(options["weights"], **told)
+    steps, schedule = options["num_steps"], options["schedule"]
+    if steps is None and schedule is None:
+        return model
+    betas = SCHEDULES[schedule or SCHEDULE_NAMES[0]](steps or COURSE_STEPS)
+    if not torch.equal(betas, torch.as_tensor(model.betas)):
+        if model.card.certainty("betas") == "stated":
+            raise click.UsageError(
+                f"--num-steps, --schedule: {options['weights']} brings along the schedule that it was trained "
+                f"with (how many steps DDIM takes: --steps)"
+            )
+        model.betas = betas
+    return model

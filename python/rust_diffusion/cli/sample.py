@@ -1,0 +1,104 @@
+"""`rust-diffusion sample`: images drawn with a trained denoiser."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+
+from rust_diffusion.cli import outputs
+from rust_diffusion.cli.inputs import about_weights, load_model
+from rust_diffusion.cli.main import command, on_terminal
+from rust_diffusion.cli.options import DEVICE, PATH, NumberList, given, option_of, together
+from rust_diffusion.model.unet import DiffusionUNet
+from rust_diffusion.sampling.arguments import PRECISIONS
+from rust_diffusion.sampling.draw import SAMPLERS
+from rust_diffusion.sampling.samplers import SPACINGS, ddim_sample
+from rust_diffusion.view.pictures import Frames
+
+#: What DDPM has no use for.
+_DDIM_ONLY = ("sample_steps", "eta", "timesteps", "spacing")
+#: What both samplers take.
+_OF_BOTH = ("seed", "batch_size", "precision")
+#: What only matters where images are drawn.
+DRAWING = (*_DDIM_ONLY, *_OF_BOTH, "sampler", "num_samples")
+
+about_drawing = together(
+    option_of(DiffusionUNet.sample, "sampler", "How to draw.", choices=SAMPLERS),
+    option_of(
+        DiffusionUNet.sample, "seed", "Image k is drawn with seed + k, whatever the batch size.", type=int
+    ),
+    option_of(DiffusionUNet.sample, "batch_size", "Images drawn at a time.  [default: all]", type=int),
+    option_of(ddim_sample, "sample_steps", "Steps of DDIM, between 1 and T.", alias="--steps"),
+    option_of(ddim_sample, "eta", "0 draws no noise after the start, 1 has the variance of DDPM."),
+    option_of(
+        ddim_sample,
+        "timesteps",
+        "A strictly decreasing list out of 0..T-1, to use instead of --steps.",
+        type=NumberList(int),
+    ),
+    option_of(ddim_sample, "spacing", "How the steps are spread over 0..T-1.", choices=SPACINGS),
+    option_of(
+        ddim_sample,
+        "precision",
+        "What convolutions and matrix products are computed in; fp16 is for GPUs.",
+        choices=PRECISIONS,
+    ),
+    click.option("--size", type=int, help="Height and width.  [default: what it was trained on]"),
+)
+
+
+@command("""
+    rust-diffusion sample --weights weights/DDPMDenoiser.pth --out grid.png
+    rust-diffusion sample --weights weights --steps 25 --eta 0.5 --seed 0 --out a.png --out a.gif
+    rust-diffusion sample --weights weights --sampler ddpm --num-samples 100 --batch-size 20 --out slices/
+""")
+@click.option("--weights", required=True, type=PATH, help="A .pth, a .ckpt, or their folder.")
+@click.option(
+    "--out",
+    required=True,
+    multiple=True,
+    type=PATH,
+    help="grid.png, a folder/ of single PNGs, values.npy, values.pt or trajectory.gif; may be repeated.",
+)
+@click.option("--num-samples", type=int, default=8, show_default=True, help="How many images.")
+@about_drawing
+@about_weights
+@DEVICE
+@click.pass_context
+def sample(context: click.Context, /, out: Sequence[Path], num_samples: int, sampler: str, **_: Any) -> None:
+    """Draw images with a trained denoiser.
+
+    With --seed, image k is the same whatever --num-samples and --batch-size are.
+    """
+    targets = [outputs.check_target(path) for path in out]
+    frames = Frames() if any(path.suffix == ".gif" for path in targets) else None
+    start = time.perf_counter()
+    images = draw(context, load_model(context), frames)
+    click.echo(f"{num_samples} images with {sampler.upper()} in {time.perf_counter() - start:.1f} s")
+    for path in targets:
+        outputs.write(path, images, list(frames or ()))
+        click.echo(f"Wrote {path}")
+
+
+def draw(context: click.Context, model: DiffusionUNet, frames: Frames | None = None) -> torch.Tensor:
+    """Draw the images that the options of `sample` and `evaluate` ask for."""
+    options = given(context, _DDIM_ONLY)
+    sampler = context.params["sampler"]
+    if sampler == "ddpm" and options:
+        raise click.UsageError(
+            f"{', '.join(options)}: only for --sampler ddim; DDPM takes every step as it is"
+        )
+    return model.sample(
+        context.params["num_samples"],
+        sampler,
+        **given(context, _OF_BOTH),
+        image_size=context.params["size"],
+        progress=on_terminal(),
+        callback=frames,
+        **options,
+    )

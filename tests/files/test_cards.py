@@ -1,0 +1,218 @@
+"""What a model knows about itself: how sure it is, and that every file keeps it."""
+
+import copy
+import pickle
+import re
+
+import pytest
+import torch
+
+from tools import TINY, slices
+
+FIELDS = {"objective", "betas", "image_size", "value_range", "data_variance", "initial_share", "trained_with"}
+
+
+@pytest.fixture
+def model(rd):
+    torch.manual_seed(0)
+    return rd.DiffusionUNet(base_ch=8, channel_mults=(1, 2), attn_levels=(), time_dim=8, num_heads=2)
+
+
+@pytest.fixture(scope="module")
+def trained(rd, tmp_path_factory):
+    """(data, folder, result) of a run that knows everything about itself."""
+    folder, data = tmp_path_factory.mktemp("trained"), slices(8, size=8)
+    torch.manual_seed(0)
+    options = dict(epochs=2, batch_size=4, objective="x0", ema_decay=0.5, device="cpu", progress=False)
+    result = rd.train(
+        rd.DiffusionUNet(**TINY), data, betas=rd.linear_beta_schedule(7), weights_dir=folder, **options
+    )
+    return data, folder, result
+
+
+def sure(card):
+    return {name: card.certainty(name) for name in FIELDS}
+
+
+def test_a_new_model_assumes_what_the_course_does_and_knows_no_more(model):
+    assumed = {name for name, certainty in sure(model.card).items() if certainty == "assumed"}
+    assert assumed == {"objective", "value_range"}
+    assert model.objective == "eps" and model.betas is None and model.image_size is None
+
+
+def test_what_is_set_on_the_model_is_stated_on_its_card(rd, model):
+    model.objective, model.betas, model.image_size = "v", rd.cosine_beta_schedule(5), (8, 8)
+    assert model.card.objective == "v" and model.card.image_size == (8, 8) and len(model.card.betas) == 5
+    assert {sure(model.card)[name] for name in ("objective", "betas", "image_size")} == {"stated"}
+    model.betas = None
+    assert model.card.certainty("betas") == "unknown"
+
+
+def test_a_card_goes_where_its_model_goes(rd, model):
+    model.objective = "v"
+    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert other.objective == "v" and other.card.certainty("value_range") == "assumed"
+        other.objective = "x0"
+    assert model.objective == "v"
+    assert "card" not in " ".join(model.state_dict()) and "card" not in repr(model)
+
+
+def test_every_file_of_a_run_knows_what_it_was_trained_for(rd, trained, tmp_path):
+    data, folder, result = trained
+    variance = (data.double() - data.double().mean(0)).square().mean().item()
+    pretrained = result.ema.shadow.save_pretrained(tmp_path / "pretrained")
+    places = [folder / "DDPMDenoiser.ckpt", folder / "DDPMDenoiser.pth", folder, pretrained]
+    for place in places:
+        card = rd.load(place).card
+        assert set(sure(card).values()) == {"stated"}, place
+        assert card.objective == "x0" and card.image_size == (8, 8) and card.value_range == (-1, 1)
+        assert torch.equal(card.betas, rd.linear_beta_schedule(7))
+        assert card.data_variance == pytest.approx(variance, rel=1e-9)
+        assert card.initial_share == 0.5**4 and "torch" in card.trained_with
+    assert rd.load(folder / "DDPMDenoiser_raw.pth").card.certainty("initial_share") == "unknown"
+
+
+def test_weights_far_from_their_checkpoint_still_know(rd, trained, oracle, tmp_path):
+    _, folder, _ = trained
+    path = tmp_path / "sent-to-a-friend.pth"
+    path.write_bytes((folder / "DDPMDenoiser.pth").read_bytes())
+    model = rd.load(path)
+    assert model.objective == "x0" and model.image_size == (8, 8) and model.config["num_heads"] == 4
+    # and are what the course's notebook loads: a plain state dict, to the letter
+    plain = torch.load(path, weights_only=True)
+    course = oracle.DiffusionUNet(**TINY)
+    assert list(plain) == list(course.state_dict())
+    course.load_state_dict(plain, strict=True)
+    torch.save(course.state_dict(), path)
+    assert rd.load(path).card.certainty("betas") == "assumed"
+
+
+def test_what_was_assumed_is_still_assumed_after_saving(rd, model, tmp_path):
+    torch.save(model.state_dict(), tmp_path / "bare.pth")
+    bare = rd.load(tmp_path / "bare.pth")
+    guessed = {"objective", "betas", "image_size", "value_range"}
+    assert {name for name in FIELDS if bare.card.certainty(name) == "assumed"} == guessed
+    again = rd.load(bare.save_pretrained(tmp_path / "again"))
+    assert sure(again.card) == sure(bare.card)
+    stated = rd.load(bare.save_pretrained(tmp_path / "stated", betas=rd.linear_beta_schedule(9)))
+    assert stated.card.certainty("betas") == "stated" and len(stated.betas) == 9
+    assert stated.card.certainty("image_size") == "assumed"
+    assert rd.load(tmp_path / "bare.pth", objective="v").card.certainty("objective") == "stated"
+
+
+def test_loaded_averages_of_a_short_run_are_told_from_trained_ones(rd, tmp_path):
+    options = dict(betas=rd.cosine_beta_schedule(7), epochs=1, device="cpu", progress=False)
+    rd.train(rd.DiffusionUNet(**TINY), slices(2), weights_dir=tmp_path, **options)
+    with pytest.warns(UserWarning, match="still the random ones"):
+        rd.load(tmp_path).sample(1, sample_steps=2, progress=False)
+
+
+@pytest.mark.parametrize("kind", ["tensor", "levels", "loader", "batches"])
+def test_the_variance_of_the_data_is_measured_whatever_their_form(rd, kind):
+    images = slices(10, size=8)
+    levels = ((images + 1) * 127.5).round().to(torch.uint8)
+    data = {
+        "tensor": images,
+        "levels": levels,
+        "loader": torch.utils.data.DataLoader(images, batch_size=3, shuffle=True),
+        "batches": [images[:6], images[6:]],
+    }[kind]
+    seen = levels.double() / 127.5 - 1 if kind == "levels" else images.double()
+    model = rd.DiffusionUNet(**TINY)
+    options = dict(betas=rd.cosine_beta_schedule(7), epochs=1, batch_size=4, device="cpu", progress=False)
+    result = rd.train(model, data, **options)
+    expected = (seen - seen.mean(0)).square().mean().item()
+    assert model.card.data_variance == pytest.approx(expected, rel=1e-6)
+    assert result.ema.shadow.card.data_variance == model.card.data_variance
+
+
+def test_the_variance_is_that_of_gaussian_images():
+    from rust_diffusion.model.variance import DataVariance
+
+    mean, variance = torch.linspace(-0.5, 0.5, 64).view(1, 8, 8), DataVariance()
+    assert variance.value() is None
+    for _ in range(20):
+        variance.add(mean + 0.3 * torch.randn(200, 1, 8, 8))
+    assert variance.value() == pytest.approx(0.09, rel=0.02)
+    variance.add(torch.zeros(2, 1, 4, 4))
+    assert variance.value() is None, "images of two sizes have no mean image"
+
+
+def test_a_resumed_run_keeps_its_variance_when_it_sees_other_batches(rd, tmp_path):
+    images = slices(8, size=8)
+
+    def fit(epochs, data):
+        options = dict(betas=rd.cosine_beta_schedule(7), epochs=epochs, device="cpu", progress=False)
+        return rd.train(rd.DiffusionUNet(**TINY), data, weights_dir=tmp_path, **options)
+
+    before = fit(1, [images]).ema.shadow.card.data_variance
+    assert fit(2, [images * 0.1]).ema.shadow.card.data_variance == before > 0
+
+
+def test_the_table_says_each_thing_and_how_sure_it_is(rd, trained, model):
+    _, _, result = trained
+    text = repr(result.ema.shadow.card)
+    for row in ("objective +x0 +stated", r"schedule +linear, T = 7 +stated", "value range +-1 to 1 +stated"):
+        assert re.search(row, text), text
+    assert text.count("stated") == len(FIELDS) and "unknown" not in text
+    model.betas = torch.rand(5) * 0.1 + 0.01
+    assert "custom" in repr(model.card) and repr(model.card).count("unknown") == 4
+
+
+def test_averages_of_any_module_say_how_far_they_have_come(rd):
+    module = torch.nn.Linear(2, 2)
+    ema = rd.EMA(module, decay=0.5)
+    ema.update(module)
+    assert ema.initial_share == ema.shadow.card.initial_share == 0.5
+    assert not hasattr(module, "card")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"objective": "score"},
+        {"value_range": [0, 1]},
+        {"data_variance": -1.0},
+        {"data_variance": "much"},
+        {"initial_share": 2.0},
+        {"trained_with": 3},
+        {"assumed": "betas"},
+        {"image_size": [10**9, 1]},
+    ],
+)
+def test_a_card_that_cannot_be_right_is_refused_with_its_file(rd, trained, tmp_path, wrong):
+    checkpoint = torch.load(trained[1] / "DDPMDenoiser.ckpt", weights_only=True)
+    checkpoint["rust_diffusion"].update(wrong)
+    torch.save(checkpoint, tmp_path / "DDPMDenoiser.ckpt")
+    [name] = wrong
+    with pytest.raises(ValueError, match=rf"DDPMDenoiser\.ckpt.*{name}"):
+        rd.load(tmp_path / "DDPMDenoiser.ckpt")
+    with pytest.raises(ValueError, match=rf"DDPMDenoiser\.ckpt.*{name}"):
+        rd.train(
+            rd.DiffusionUNet(**TINY),
+            slices(2),
+            betas=rd.linear_beta_schedule(7),
+            objective="x0",
+            weights_dir=tmp_path,
+            progress=False,
+        )
+
+
+def test_describing_a_file_reads_no_weights(rd, trained, tmp_path):
+    """Their bytes may be anything."""
+    from rust_diffusion.files.pretrained import describe
+
+    path = tmp_path / "DDPMDenoiser.ckpt"
+    whole = bytearray((trained[1] / path.name).read_bytes())
+    weights = torch.load(trained[1] / path.name, weights_only=True)["model"]["mid_block1.conv1.weight"]
+    start = whole.find(weights.numpy().tobytes())
+    assert start > 0
+    whole[start] ^= 1
+    path.write_bytes(whole)
+    described = describe(path)
+    assert described.card.objective == "x0"
+    assert sum(p.numel() for p in described.plan().parameters()) == sum(
+        p.numel() for p in rd.DiffusionUNet(**TINY).parameters()
+    )
+    with pytest.raises(ValueError, match="damaged"):
+        rd.load(path)
