@@ -1,4 +1,4 @@
-//! One job per image, on threads of their own, while the calling thread keeps watch.
+//! One job per image, or per row of a large one, on threads of their own, while the calling thread keeps watch.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
@@ -6,16 +6,25 @@ use std::time::Duration;
 
 use rayon::prelude::*;
 
+use super::levels::Value;
 use crate::error::{Error, Result};
 
 /// How often the caller hears of the progress, and so how soon it can stop the run.
 const TICK: Duration = Duration::from_millis(50);
 
-/// Calls `work(index, place)` for every stretch of `per_image` values, on `threads` threads (0: one per core), and returns
-/// what it gave, in order. `tick` is called on this thread with the number of images done; its error ends the run.
-pub(super) fn for_each_image<T: Send, R: Send>(
+/// Memory for `images` of `per_image` values.
+pub(super) fn zeros<T: Value>(images: usize, per_image: usize) -> Result<Vec<T>> {
+    let too_large = || Error::Value(format!("size: {images} images of {per_image} values do not fit in memory"));
+    let count = images.checked_mul(per_image).ok_or_else(too_large)?;
+    Vec::<T>::new().try_reserve_exact(count).map_err(|_| too_large())?;
+    Ok(vec![T::default(); count])
+}
+
+/// Calls `work(index, part)` for every stretch of `length` values, on `threads` threads (0: one per core), and returns
+/// what it gave, in order. `tick` is called on this thread with the number of parts done; its error ends the run.
+pub(super) fn for_each_part<T: Send, R: Send>(
     values: &mut [T],
-    per_image: usize,
+    length: usize,
     threads: usize,
     tick: &mut dyn FnMut(usize) -> Result<()>,
     work: impl Fn(usize, &mut [T]) -> R + Sync,
@@ -32,11 +41,11 @@ pub(super) fn for_each_image<T: Send, R: Send>(
     pool.in_place_scope(|scope| {
         scope.spawn(|_| {
             outcomes = values
-                .par_chunks_exact_mut(per_image)
+                .par_chunks_exact_mut(length)
                 .enumerate()
                 .filter(|_| !stop.load(Ordering::Relaxed))
-                .map(|(index, place)| {
-                    let outcome = work(index, place);
+                .map(|(index, part)| {
+                    let outcome = work(index, part);
                     done.fetch_add(1, Ordering::Relaxed);
                     outcome
                 })
