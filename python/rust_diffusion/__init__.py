@@ -15,7 +15,7 @@ from rust_diffusion._native import (
     predict_x0_from_eps,
     q_sample,
 )
-from rust_diffusion.data import ImageSet, load_images, phantoms, shepp_logan
+from rust_diffusion.data import ImageSet, load_images, phantoms, shepp_logan, split_by_folder
 from rust_diffusion.files import load
 from rust_diffusion.model import EMA, DiffusionUNet, UNet2DModel, get_device
 from rust_diffusion.sampling import SamplerStep, ddim_sample, ddpm_sample
@@ -49,5 +49,6 @@ __all__ = [
     "q_sample",
     "shepp_logan",
     "show_batch",
+    "split_by_folder",
     "train",
 ]

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 __all__ = [
+    "FITS",
     "IMAGE_EXTENSIONS",
     "LINKED_TORCH",
     "LR_SCHEDULES",
@@ -33,6 +34,7 @@ __all__ = [
     "ema_update",
     "extract",
     "first_position",
+    "grey_values",
     "kernels",
     "learning_rate",
     "linear_beta_schedule",
@@ -374,6 +376,7 @@ def train_network(
     The gradients of the usual batch, and the usual update, are captured in `graphs`.
     """
 
+FITS: list[str]
 IMAGE_EXTENSIONS: list[str]
 MAX_PIXELS: int
 
@@ -382,9 +385,10 @@ def list_images(path: str | os.PathLike[str]) -> list[Path]:
 
 def load_images(
     files: Sequence[str | os.PathLike[str]],
-    size: int,
+    size: tuple[int, int],
     channels: int,
     *,
+    fit: str,
     levels: bool,
     skip: bool,
     window: tuple[float, float] | None,
@@ -393,10 +397,10 @@ def load_images(
     cache: str | os.PathLike[str] | None,
     on_progress: Callable[[int], Any] | None,
 ) -> tuple[npt.NDArray[Any], list[Path], list[tuple[Path, str]], bool, str | None]:
-    """Decode files into one flat array: uint8 if `levels`, else float32 in [-1, 1].
+    """Decode files into one flat array of images (height, width): uint8 if `levels`, else float32 in [-1, 1].
 
-    Also returned: the files, what was skipped and why, whether a cache was read, and what went wrong in
-    writing one.
+    Also returned: the files, what was skipped and why, whether a file had 16 bits, and what went wrong in
+    writing a cache.
     """
 
 def phantoms(
@@ -404,5 +408,8 @@ def phantoms(
 ) -> npt.NDArray[Any]:
     """Draw phantoms into one flat array: uint8 if `levels`, else float32 in [-1, 1]."""
 
-def shepp_logan(size: int) -> npt.NDArray[Any]:
+def shepp_logan(size: int, threads: int) -> npt.NDArray[Any]:
     """Draw the head phantom of Shepp and Logan: flat, float32 in [-1, 1]."""
+
+def grey_values(levels: Tensor) -> Tensor:
+    """Turn uint8 grey levels into float32 values in [-1, 1]."""

@@ -1,23 +1,19 @@
-"""Image sets: folders of slices as one tensor, decoded once and in parallel."""
+"""Folders of slices as one tensor, decoded once and in parallel."""
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import torch
-from platformdirs import user_cache_path
 from torch import Tensor
-from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 from rust_diffusion import _native
+from rust_diffusion.data.files import PathLike, cache_place, list_files
 from rust_diffusion.support import checks
-
-PathLike: TypeAlias = str | os.PathLike[str]
 
 ON_ERROR = ("raise", "skip")
 DTYPES = (torch.float32, torch.uint8, torch.float16, torch.bfloat16, torch.float64)
@@ -26,13 +22,16 @@ DTYPES = (torch.float32, torch.uint8, torch.float16, torch.bfloat16, torch.float
 _SECONDS_BEFORE_BAR = 2.0
 # As many as an error message of the engine names.
 _NAMED_IN_WARNINGS = 10
+# Images of 16 bits whose values all lie below this are nearly black: theirs is 12- or 13-bit data.
+_DARK = -0.75
 
 
 def load_images(
     path: PathLike | Iterable[PathLike],
-    size: int = 64,
+    size: int | tuple[int, int] = 64,
     *,
     channels: int = 1,
+    fit: str = "stretch",
     dtype: torch.dtype = torch.float32,
     on_error: str = "raise",
     cache: bool | PathLike | None = None,
@@ -53,10 +52,13 @@ def load_images(
     path : str, path or iterable of them
         A folder (PNG, JPEG, TIFF and DICOM files in it and in its subfolders, one level down), a file, a glob
         pattern (``**`` for any depth), or a list of files.
-    size : int
-        Side of the square images, 1 to 16384; other proportions are stretched, as the course does.
+    size : int or (height, width)
+        Of the images, 1 to 16384; an integer is the side of square ones.
     channels : {1, 3}
         Grey or RGB. Alpha is dropped.
+    fit : {"stretch", "crop", "pad"}
+        What to do about files of other proportions: stretch them, as the course does; cut off what stands over
+        (Pillow's ``ImageOps.fit``); or show all of them between black bars (``ImageOps.pad``).
     dtype : torch.dtype
         A floating dtype for values in [-1, 1], or ``torch.uint8`` for the grey levels 0..255.
     on_error : {"raise", "skip"}
@@ -64,11 +66,13 @@ def load_images(
         on without them after one warning.
     cache : bool or path, optional
         Keep the decoded set in a file, so that the next start is instant: True for the user's cache folder,
-        or a file or an existing folder. It is rebuilt when a file's name, size or time of change or an option
-        differs; a file of something else is refused, unless it is called ``.cache``.
+        or a file or an existing folder. It is rebuilt when a file's name, size or time of change, an option or
+        the package's version differs; a file of something else is refused, unless it is called ``.cache``.
     window : (level, width), optional
-        For DICOM files, which need it: the part of the Hounsfield scale to show, for lungs about (-600,
-        1500). The result then carries it as the attribute ``window``.
+        The values to show, from black at ``level - width / 2`` to white at ``level + width / 2``. DICOM files
+        need it, in Hounsfield units: for lungs about (-600, 1500). Other files of 16 bits are shown through it
+        in their own values: 12-bit data by (2048, 4096). Files of 8 bits are taken as they are. The result
+        then carries it as the attribute ``window``.
     sort : bool
         Sort by name, as ``sorted(glob.glob(...))`` does. False keeps the order of a list.
     max_pixels : int
@@ -81,7 +85,7 @@ def load_images(
     Returns
     -------
     Tensor
-        Shape (N, channels, size, size).
+        Shape (N, channels, height, width).
 
     Raises
     ------
@@ -95,89 +99,25 @@ def load_images(
     TypeError
         If an argument has the wrong type.
     """
-    return _load(
-        path, size, channels, dtype, on_error, cache, window, sort, max_pixels, threads, progress
+    return load_set(
+        path, size, channels, fit, dtype, on_error, cache, window, sort, max_pixels, threads, progress
     ).images
 
 
-_LOAD_DEFAULTS: dict[str, Any] = dict(load_images.__kwdefaults__ or {})
+class Loaded(NamedTuple):
+    """What came of a set of files."""
 
-
-class ImageSet(Dataset[Tensor]):
-    """Slices as a map-style dataset for a `torch.utils.data.DataLoader`; all of them are in memory.
-
-    Parameters
-    ----------
-    source : str, path, iterable of them, or Tensor
-        As for `load_images`; or images that are there already, (N, C, H, W), floating in [-1, 1] or uint8.
-    size : int
-        As for `load_images`; a tensor keeps its size.
-    transform : callable, optional
-        Applied to each image as it is asked for: float32 in [-1, 1], (C, H, W).
-    **options
-        The other arguments of `load_images`. With ``dtype=torch.uint8`` the set takes a quarter of the memory
-        and is normalised image by image.
-
-    Attributes
-    ----------
-    images : Tensor
-        The whole set, (N, C, H, W).
-    files : list of Path
-        Where each image came from; empty for a tensor.
-    skipped : list of (Path, str)
-        Files that ``on_error="skip"`` left out, with the reasons.
-    window : (level, width) or None
-        The window that DICOM files were read with.
-    """
-
-    def __init__(
-        self,
-        source: PathLike | Iterable[PathLike] | Tensor,
-        size: int = 64,
-        *,
-        transform: Callable[[Tensor], Any] | None = None,
-        **options: Any,
-    ) -> None:
-        if transform is not None and not callable(transform):
-            raise TypeError(f"transform must be callable, got {type(transform).__name__}")
-        if isinstance(source, Tensor):
-            if options:
-                raise TypeError(f"source is a tensor, which takes no {', '.join(sorted(options))}")
-            if source.ndim != 4 or not (source.is_floating_point() or source.dtype == torch.uint8):
-                raise ValueError(
-                    "source must be (N, C, H, W), floating or uint8, "
-                    f"got {tuple(source.shape)} of {source.dtype}"
-                )
-            loaded = _Loaded(source, [], [], None)
-        else:
-            loaded = _load(source, size, **{**_LOAD_DEFAULTS, **options})
-        self.images, self.files, self.skipped, self.window = loaded
-        self.transform = transform
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> Any:
-        image = self.images[index]
-        if image.dtype == torch.uint8:
-            image = (image.to(torch.float32) / 255 - 0.5) / 0.5
-        return image if self.transform is None else self.transform(image)
-
-    def __repr__(self) -> str:
-        return f"ImageSet({len(self)} images of {tuple(self.images.shape[1:])}, {self.images.dtype})"
-
-
-class _Loaded(NamedTuple):
     images: Tensor
     files: list[Path]
     skipped: list[tuple[Path, str]]
     window: tuple[float, float] | None
 
 
-def _load(
+def load_set(
     path: Any,
     size: Any,
     channels: Any,
+    fit: Any,
     dtype: Any,
     on_error: Any,
     cache: Any,
@@ -186,54 +126,56 @@ def _load(
     max_pixels: Any,
     threads: Any,
     progress: bool,
-) -> _Loaded:
-    size = checks.integer("size", size, 1, 16384)
+) -> Loaded:
+    """Check the arguments of `load_images`, decode, and warn of what is wrong with the files."""
+    size = checks.pair("size", size, 16384)
     channels = checks.integer("channels", channels, 1, 3)
     if channels == 2:
         raise ValueError("channels must be 1 (grey) or 3 (RGB), got 2")
-    max_pixels = checks.integer("max_pixels", max_pixels, 1, 2**40)
-    dtype, window, threads = check_dtype(dtype), _window(window), check_threads(threads)
-    skip = checks.choice("on_error", on_error, ON_ERROR) == "skip"
-    cache = _cache(cache)
-    paths = _files(path, sort)
+    dtype, window = check_dtype(dtype), _window(window)
+    options = {
+        "fit": checks.choice("fit", fit, _native.FITS),
+        "levels": dtype == torch.uint8,
+        "skip": checks.choice("on_error", on_error, ON_ERROR) == "skip",
+        "window": window,
+        "max_pixels": checks.integer("max_pixels", max_pixels, 1, 2**40),
+        "threads": check_threads(threads),
+        "cache": cache_place(cache),
+    }
+    paths = list_files(path, sort)
     with Bar("Images", len(paths), progress) as on_progress:
-        values, files, skipped, _, trouble = _native.load_images(
-            paths,
-            size,
-            channels,
-            levels=dtype == torch.uint8,
-            skip=skip,
-            window=window,
-            max_pixels=max_pixels,
-            threads=threads,
-            cache=cache,
-            on_progress=on_progress,
+        values, files, skipped, deep, trouble = _native.load_images(
+            paths, size, channels, **options, on_progress=on_progress
         )
-    if trouble is not None:
-        warnings.warn(trouble, RuntimeWarning, stacklevel=3)
-    if skipped:
-        warnings.warn(_skip_message(skipped, len(paths)), UserWarning, stacklevel=3)
-    images = torch.from_numpy(values).view(-1, channels, size, size).to(dtype)
+    images = torch.from_numpy(values).view(-1, channels, *size)
+    _warn(len(paths), skipped, trouble, _darkness(images) if deep and window is None else None)
+    images = images.to(dtype)
     if window is not None:
         images.window = window  # type: ignore[attr-defined]
-    return _Loaded(images, files, skipped, window)
+    return Loaded(images, files, skipped, window)
 
 
-def _files(path: Any, sort: bool) -> list[Path]:
-    if isinstance(path, (str, os.PathLike)):
-        return _native.list_images(os.path.expanduser(path))
-    if isinstance(path, (bytes, Tensor)) or not isinstance(path, Iterable):
-        raise TypeError(
-            f"path must be a folder, a file, a glob pattern or a list of files, got {type(path).__name__}"
-        )
-    files = list(path)
-    for index, file in enumerate(files):
-        if not isinstance(file, (str, os.PathLike)):
-            raise TypeError(f"path[{index}] must be a str or a path, got {type(file).__name__}")
-    if not files:
-        raise ValueError("path is an empty list")
-    names = [os.path.expanduser(os.fspath(file)) for file in files]
-    return [Path(name) for name in (sorted(names) if sort else names)]
+def _darkness(images: Tensor) -> str | None:
+    """What to say of 16-bit files that use a corner of their range."""
+    brightest = images.max().item()
+    if images.dtype == torch.uint8:
+        brightest = brightest / 127.5 - 1
+    if brightest >= _DARK:
+        return None
+    values = round((brightest + 1) * 32767.5) + 1
+    width = 1 << max(values - 1, 1).bit_length()
+    return (
+        f"the 16-bit files hold no value above {values - 1} of 65535, and the images are nearly black: "
+        f"window=({width // 2}, {width}) shows them from black to white"
+    )
+
+
+def _warn(total: int, skipped: list[tuple[Path, str]], *troubles: str | None) -> None:
+    for trouble, kind in zip(troubles, (RuntimeWarning, UserWarning), strict=True):
+        if trouble is not None:
+            warnings.warn(trouble, kind, stacklevel=4)
+    if skipped:
+        warnings.warn(_skip_message(skipped, total), UserWarning, stacklevel=4)
 
 
 def check_dtype(dtype: Any) -> torch.dtype:
@@ -249,7 +191,7 @@ def _window(window: Any) -> tuple[float, float] | None:
     if window is None:
         return None
     if isinstance(window, (str, bytes)) or not hasattr(window, "__len__") or len(window) != 2:
-        raise ValueError(f"window must be (level, width) in Hounsfield units, got {window!r}")
+        raise ValueError(f"window must be (level, width), got {window!r}")
     level, width = (checks.number(f"window[{index}]", window[index]) for index in range(2))
     if width <= 0:
         raise ValueError(f"window must have a width above 0, got {window!r}")
@@ -259,16 +201,6 @@ def _window(window: Any) -> tuple[float, float] | None:
 def check_threads(threads: Any) -> int:
     """Return the number of threads, 0 for one per core."""
     return 0 if threads is None else checks.integer("threads", threads, 1, 1024)
-
-
-def _cache(cache: Any) -> Path | None:
-    if cache is None or cache is False:
-        return None
-    if cache is not True:
-        if not isinstance(cache, (str, os.PathLike)):
-            raise TypeError(f"cache must be True, False or a path, got {type(cache).__name__}")
-        return Path(os.path.expanduser(cache))
-    return user_cache_path("rust_diffusion", appauthor=False, opinion=False, ensure_exists=True)
 
 
 def _skip_message(skipped: list[tuple[Path, str]], total: int) -> str:

@@ -66,13 +66,15 @@ def phantoms(
     return torch.from_numpy(values).view(n, 1, size, size).to(dtype)
 
 
-def shepp_logan(size: int = 64) -> Tensor:
+def shepp_logan(size: int = 64, *, threads: int | None = None) -> Tensor:
     """Draw the head phantom of Shepp and Logan (1974), with the contrasts of Toft (1996).
 
     Parameters
     ----------
     size : int
         Side in pixels, 1 to 4096.
+    threads : int, optional
+        Threads that draw; by default one per core.
 
     Returns
     -------
@@ -82,7 +84,7 @@ def shepp_logan(size: int = 64) -> Tensor:
     Raises
     ------
     ValueError, TypeError
-        If `size` cannot be used.
+        If an argument cannot be used.
     """
     size = checks.integer("size", size, 1, 4096)
-    return torch.from_numpy(_native.shepp_logan(size)).view(1, 1, size, size)
+    return torch.from_numpy(_native.shepp_logan(size, check_threads(threads))).view(1, 1, size, size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import operator
 from collections.abc import Sequence
@@ -66,12 +67,16 @@ def integers(name: str, values: Any, low: int | None = None, high: int | None = 
 
 def pair(name: str, value: Any, high: int | None = None) -> tuple[int, int]:
     """`value` as (height, width); one number stands for both."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        value = (value, value)
-    sizes = integers(name, value, 1, high)
-    if len(sizes) != 2:
-        raise ValueError(f"{name} must be one number or (H, W), got {value!r}")
-    return sizes[0], sizes[1]
+    if not isinstance(value, bool):
+        with contextlib.suppress(TypeError):
+            side = integer(name, value, 1, high)
+            return side, side
+    if isinstance(value, str) or not hasattr(value, "__len__"):
+        raise TypeError(f"{name} must be an integer or (height, width), got {_describe(value)}")
+    sides = integers(name, value, 1, high)
+    if len(sides) != 2:
+        raise ValueError(f"{name} must be an integer or (height, width), got {value!r}")
+    return sides[0], sides[1]
 
 
 def tensor(name: str, value: Any, dtype: torch.dtype | None = None) -> torch.Tensor:

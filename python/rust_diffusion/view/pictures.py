@@ -11,22 +11,52 @@ import torch
 from torch import Tensor
 
 from rust_diffusion._native import denormalize_to_01
+from rust_diffusion.support import checks
 
 Picture = npt.NDArray[np.uint8]
 
+#: The values that are shown black and white if nothing else is asked for.
+BLACK, WHITE = -1.0, 1.0
 #: Pixels between the images of a grid, and the least height an image is enlarged to in it.
 _GAP, _HEIGHT = 2, 128
 #: An animation runs for some seconds, whatever the number of steps.
 FRAMES = 50
 
 
-def to_pictures(images: Tensor) -> Picture:
-    """Turn images in [-1, 1], (N, C, H, W) with C 1 or 3, into grey levels, (N, H, W) or (N, H, W, 3)."""
+def to_pictures(images: Tensor, vmin: float = BLACK, vmax: float = WHITE) -> Picture:
+    """Turn values, (N, C, H, W) with C 1 or 3, into grey levels, (N, H, W) or (N, H, W, 3).
+
+    `vmin` becomes black and `vmax` white.
+    """
     if images.ndim != 4 or images.shape[1] not in (1, 3):
         raise ValueError(f"images must be (N, 1 or 3, H, W) to be shown, got {tuple(images.shape)}")
-    levels = (denormalize_to_01(images.detach().cpu().float()) * 255).round().to(torch.uint8)
+    values = images.detach().cpu().float()
+    if (vmin, vmax) != (BLACK, WHITE):
+        values = (values - vmin) * (2 / (vmax - vmin)) - 1
+    levels = (denormalize_to_01(values) * 255).round().to(torch.uint8)
     pictures: Picture = levels.permute(0, 2, 3, 1).numpy()
     return pictures[..., 0] if pictures.shape[-1] == 1 else pictures
+
+
+def check_range(vmin: Any, vmax: Any) -> tuple[float, float]:
+    """Return the values shown black and white as numbers.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If they are none, or `vmin` is not below `vmax`.
+    """
+    vmin, vmax = checks.number("vmin", vmin), checks.number("vmax", vmax)
+    if vmin >= vmax:
+        raise ValueError(f"vmin must be below vmax, got {vmin} and {vmax}")
+    return vmin, vmax
+
+
+def draw(axis: Any, image: Tensor, caption: str = "", vmin: float = BLACK, vmax: float = WHITE) -> None:
+    """Draw one image, (C, H, W), on an axis of matplotlib's."""
+    axis.imshow(to_pictures(image[None], vmin, vmax)[0], cmap="gray", vmin=0, vmax=255)
+    axis.set_title(caption, fontsize="small")
+    axis.axis("off")
 
 
 def grid(images: Tensor, ncols: int | None = None) -> Picture:
@@ -62,7 +92,7 @@ class Frames:
         self._batches: list[list[Tensor]] = []
 
     def __call__(self, step: Any) -> None:
-        """Keep every so-manieth iterate but the last, which is the result."""
+        """Keep some of the iterates, evenly spaced, but not the last, which is the result."""
         if step.index == 0:
             self._batches.append([])
         if step.index % math.ceil(step.total / FRAMES) == 0 and step.index < step.total - 1:

@@ -2,26 +2,48 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from rust_diffusion import _native
+import numpy as np
+from torch import Tensor
+
 from rust_diffusion.support import checks
+from rust_diffusion.support.images import as_images, as_values, shared
+from rust_diffusion.view.pictures import BLACK, WHITE, check_range, draw
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+# Inches of one image, of the title, and of a caption.
+_SIDE, _TITLE, _CAPTION = 2.2, 0.4, 0.25
 
-def show_batch(batch: Any, title: str | None = None, ncols: int = 6) -> Figure:
+
+def show_batch(
+    batch: Any,
+    title: str | None = None,
+    ncols: int = 6,
+    *,
+    captions: Sequence[Any] | None = None,
+    vmin: float = BLACK,
+    vmax: float = WHITE,
+) -> Figure:
     """Draw the images of a batch in a row or, if there are more than `ncols`, in a grid.
 
     Parameters
     ----------
-    batch : Tensor or array
-        (N, C, H, W), (N, H, W) or one image (H, W), values in [-1, 1]; C is 1 (grey) or 3 (colour).
+    batch : Tensor, array or list of images
+        (N, C, H, W), (N, H, W) or one image (H, W), values in [-1, 1] or uint8; C is 1 (grey) or 3 (colour). Or
+        a list of images, PIL's too.
     title : str, optional
         Above the figure.
     ncols : int
         Images in a row.
+    captions : sequence, optional
+        What stands above each image.
+    vmin, vmax : float
+        The values shown black and white. Chest slices, whose tissue is dark grey, are easier to see with
+        ``vmax=0``.
 
     Returns
     -------
@@ -31,30 +53,36 @@ def show_batch(batch: Any, title: str | None = None, ncols: int = 6) -> Figure:
     Raises
     ------
     ValueError, TypeError
-        If the batch is empty or of another shape.
+        If the batch is empty or of another shape, or another argument cannot be used.
     """
     import matplotlib.pyplot as plt
 
     ncols = checks.integer("ncols", ncols, 1)
-    images = checks.tensor("batch", batch).detach().cpu()
-    if images.ndim == 2:
-        images = images[None, None]
-    elif images.ndim == 3:
-        images = images[:, None]
-    if images.ndim != 4 or images.shape[0] == 0 or images.shape[1] not in (1, 3):
-        raise ValueError(f"batch must be (N, 1 or 3, H, W) with N >= 1, got {tuple(images.shape)}")
-    pictures = _native.denormalize_to_01(images.float()).permute(0, 2, 3, 1).numpy()
+    vmin, vmax = check_range(vmin, vmax)
+    images = _images(batch)
+    texts = [""] * len(images) if captions is None else [str(caption) for caption in captions]
+    if len(texts) != len(images):
+        raise ValueError(f"captions must be one for each image, got {len(texts)} for {len(images)} images")
 
-    ncols = min(ncols, len(pictures))
-    nrows = -(-len(pictures) // ncols)
+    ncols = min(ncols, len(images))
+    nrows = -(-len(images) // ncols)
+    height = nrows * (_SIDE + (_CAPTION if captions is not None else 0)) + (_TITLE if title else 0)
     fig, axes = plt.subplots(
-        nrows, ncols, figsize=(2.2 * ncols, 2.2 * nrows + (0.3 if title else 0)), squeeze=False
+        nrows, ncols, figsize=(_SIDE * ncols, height), squeeze=False, layout="constrained"
     )
     for axis in axes.flat:
         axis.axis("off")
-    for axis, picture in zip(axes.flat, pictures, strict=False):
-        axis.imshow(picture.squeeze(-1) if picture.shape[-1] == 1 else picture, cmap="gray", vmin=0, vmax=1)
+    for axis, image, text in zip(axes.flat, images, texts, strict=False):
+        draw(axis, image, text, vmin, vmax)
     if title:
         fig.suptitle(title)
-    fig.tight_layout()
     return fig
+
+
+def _images(batch: Any) -> Tensor:
+    if isinstance(batch, (Tensor, np.ndarray)) and batch.ndim in (2, 3):
+        batch = shared("batch", batch).reshape(-1, 1, *batch.shape[-2:])
+    images = as_values(as_images("batch", batch)).detach().cpu()
+    if len(images) == 0 or images.shape[1] not in (1, 3):
+        raise ValueError(f"batch must be (N, 1 or 3, H, W) with N >= 1, got {tuple(images.shape)}")
+    return images

@@ -1,8 +1,8 @@
 //! The decoded set in one file, so that the next start reads megabytes instead of decoding gigabytes.
 //!
 //! Layout, little-endian: magic; length of the key and the key; bytes per value (1 or 2); number of skipped files and for
-//! each its index, whether it was missing, and the reason; the values as grey levels; CRC-32 of all that. The key is the whole list of files with
-//! sizes and times, compared byte for byte: no collision can pass off one set as another.
+//! each its index, whether it was missing, and the reason; the values as grey levels; CRC-32 of all that. The key is the package's version,
+//! the options and the whole list of files with sizes and times, compared byte for byte: no collision can pass off one set as another.
 
 use std::fs::{self, File};
 use std::io::{self, BufReader, BufWriter, Read, Write};
@@ -10,9 +10,10 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::UNIX_EPOCH;
 
-use super::folder;
-use super::load::{good, Bad, Cause, ImageSet, OnBad, Options};
-use super::sample::Sample;
+use super::levels::Value;
+use super::picture::Fit;
+use super::set::{good, Bad, Cause, ImageSet, LoadOptions, OnBad};
+use super::{decode, folder};
 use crate::error::{Error, Result};
 
 const MAGIC: &[u8; 16] = b"rust-diffusion 1";
@@ -22,18 +23,22 @@ const EXTENSION: &str = "cache";
 /// Bytes handled at a time: few calls, little memory.
 const BLOCK: usize = 1 << 22;
 
-/// What a cached set depends on.
+/// What a cached set depends on: this version of the package, the options, the files as they are now.
 pub struct Key {
     bytes: Vec<u8>,
-    /// Of the part that stays when a file changes, so that a new version takes the place of the old one.
+    /// Of the part that stays when a file or the package changes, so that the new set takes the place of the old one.
     name: u64,
 }
 
 impl Key {
-    pub fn new<T: Sample>(files: &[PathBuf], options: &Options) -> Key {
-        let Options { size, channels, window, max_pixels, .. } = options;
-        let mut bytes = format!("{} {size} {channels} {window:?} {max_pixels}", T::NAME).into_bytes();
-        let mut name = fnv1a(FNV_OFFSET, &bytes);
+    pub fn new<T: Value>(files: &[PathBuf], options: &LoadOptions) -> Key {
+        let LoadOptions { size, fit, channels, window, max_pixels, .. } = options;
+        let mut asked = format!("{} {size} {channels} {window:?} {max_pixels}", T::NAME);
+        if *fit != Fit::Stretch {
+            asked += &format!(" {fit:?}");
+        }
+        let mut bytes = format!("{} {} {asked}", env!("CARGO_PKG_VERSION"), decode::VERSION).into_bytes();
+        let mut name = fnv1a(FNV_OFFSET, asked.as_bytes());
         for file in files {
             let path = std::path::absolute(file).unwrap_or_else(|_| file.clone());
             name = fnv1a(name, path.as_os_str().as_encoded_bytes());
@@ -98,11 +103,11 @@ fn fnv1a(start: u64, bytes: &[u8]) -> u64 {
 ///
 /// # Errors
 /// Only what `tick` returns.
-pub fn read<T: Sample>(
+pub fn read<T: Value>(
     file: &Path,
     key: &Key,
     files: &[PathBuf],
-    options: &Options,
+    options: &LoadOptions,
     tick: &mut dyn FnMut(usize) -> Result<()>,
 ) -> Result<Option<ImageSet<T>>> {
     let Some((mut input, deep, skipped)) = open(file, key, files) else {
@@ -214,7 +219,7 @@ impl Checked {
 
 /// Writes `set` beside `file` and renames it into place: readers see the old file or the new one, and of
 /// two processes that write at once the last one wins.
-pub fn write<T: Sample>(file: &Path, key: &Key, set: &ImageSet<T>) -> io::Result<()> {
+pub fn write<T: Value>(file: &Path, key: &Key, set: &ImageSet<T>) -> io::Result<()> {
     static COUNTER: AtomicU64 = AtomicU64::new(0);
     let folder = match file.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
@@ -232,7 +237,7 @@ pub fn write<T: Sample>(file: &Path, key: &Key, set: &ImageSet<T>) -> io::Result
     File::open(folder).and_then(|folder| folder.sync_all()).or(Ok(()))
 }
 
-fn write_whole<T: Sample>(path: &Path, key: &Key, set: &ImageSet<T>) -> io::Result<()> {
+fn write_whole<T: Value>(path: &Path, key: &Key, set: &ImageSet<T>) -> io::Result<()> {
     let mut output = BufWriter::new(File::create(path)?);
     let mut sum = crc32fast::Hasher::new();
     let mut put = |bytes: &[u8]| {

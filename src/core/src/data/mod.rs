@@ -1,29 +1,25 @@
 //! Image sets: folders of slices decoded in parallel, a cache of the decoded set, and phantoms drawn by rule.
 //!
-//! The way of one image: [`folder`] finds it, [`decode`] reads it, [`grey`] makes it one channel or three,
-//! [`resize`] brings it to size, [`load`] puts it in its place in the set, and [`cache`] keeps the set.
+//! The way of one image: [`folder`] finds it, [`decode`] reads it, [`picture`] makes it one channel or three and brings it
+//! to size, [`levels`] turns its grey levels into values, [`load`] puts it in its place in the [`set`], and [`cache`] keeps
+//! the set.
 
 pub mod cache;
 pub mod decode;
-#[cfg(feature = "dicom")]
-mod dicom;
 pub mod folder;
-pub mod grey;
-mod jpeg;
+pub mod levels;
 pub mod load;
 mod parallel;
 pub mod phantom;
-mod png;
-pub mod resize;
-mod rng;
-pub mod sample;
-mod shepp_logan;
+pub mod picture;
+pub mod set;
 
-pub use decode::{Picture, Pixels, Window, MAX_PIXELS};
-pub use load::{load, Bad, Cause, ImageSet, OnBad, Options};
-pub use phantom::phantoms;
-pub use sample::Sample;
-pub use shepp_logan::shepp_logan;
+pub use decode::MAX_PIXELS;
+pub use levels::{to_values, Value};
+pub use load::load;
+pub use phantom::{phantoms, shepp_logan};
+pub use picture::{Fit, Size, Window};
+pub use set::{Bad, ImageSet, LoadOptions, OnBad};
 
 #[cfg(test)]
 mod tests;

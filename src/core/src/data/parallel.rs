@@ -1,4 +1,4 @@
-//! One job per image, on threads of their own, while the calling thread keeps watch.
+//! One job per image, or per row of a large one, on threads of their own, while the calling thread keeps watch.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use rayon::prelude::*;
 
+use super::levels::Value;
 use crate::error::{Error, Result};
 
 /// How often the caller hears of the progress, and so how soon it can stop the run.
@@ -24,11 +25,19 @@ impl Drop for Told<'_> {
     }
 }
 
-/// Calls `work(index, place)` for every stretch of `per_image` values, on `threads` threads (0: one per core), and returns
-/// what it gave, in order. `tick` is called on this thread with the number of images done; its error ends the run.
-pub(super) fn for_each_image<T: Send, R: Send>(
+/// Memory for `images` of `per_image` values.
+pub(super) fn zeros<T: Value>(images: usize, per_image: usize) -> Result<Vec<T>> {
+    let too_large = || Error::Value(format!("size: {images} images of {per_image} values do not fit in memory"));
+    let count = images.checked_mul(per_image).ok_or_else(too_large)?;
+    Vec::<T>::new().try_reserve_exact(count).map_err(|_| too_large())?;
+    Ok(vec![T::default(); count])
+}
+
+/// Calls `work(index, part)` for every stretch of `length` values, on `threads` threads (0: one per core), and returns
+/// what it gave, in order. `tick` is called on this thread with the number of parts done; its error ends the run.
+pub(super) fn for_each_part<T: Send, R: Send>(
     values: &mut [T],
-    per_image: usize,
+    length: usize,
     threads: usize,
     tick: &mut dyn FnMut(usize) -> Result<()>,
     work: impl Fn(usize, &mut [T]) -> R + Sync,
@@ -46,11 +55,11 @@ pub(super) fn for_each_image<T: Send, R: Send>(
         scope.spawn(|_| {
             let _told = Told { finished: &finished, caller: &caller };
             outcomes = values
-                .par_chunks_exact_mut(per_image)
+                .par_chunks_exact_mut(length)
                 .enumerate()
                 .filter(|_| !stop.load(Ordering::Relaxed))
-                .map(|(index, place)| {
-                    let outcome = work(index, place);
+                .map(|(index, part)| {
+                    let outcome = work(index, part);
                     done.fetch_add(1, Ordering::Relaxed);
                     outcome
                 })
@@ -75,7 +84,7 @@ mod tests {
         let (told, outcome) = mpsc::channel();
         thread::spawn(move || {
             let work = |index: usize, _: &mut [u8]| assert!(index != 3, "a broken picture");
-            let run = || for_each_image(&mut [0; 8], 1, 2, &mut |_| Ok(()), work);
+            let run = || for_each_part(&mut [0; 8], 1, 2, &mut |_| Ok(()), work);
             told.send(std::panic::catch_unwind(run).is_err())
         });
         assert_eq!(outcome.recv_timeout(Duration::from_secs(20)), Ok(true), "the caller waits for ever");

@@ -40,11 +40,11 @@ impl Drop for Folder {
     }
 }
 
-fn options() -> Options {
-    Options { size: 2, threads: 2, ..Options::default() }
+fn options() -> LoadOptions {
+    LoadOptions { size: Size::square(2), threads: 2, ..LoadOptions::default() }
 }
 
-fn read(files: &[PathBuf], options: &Options, cache: Option<&Path>) -> Result<ImageSet<u8>> {
+fn read(files: &[PathBuf], options: &LoadOptions, cache: Option<&Path>) -> Result<ImageSet<u8>> {
     load(files.to_vec(), options, cache, &mut |_| Ok(()))
 }
 
@@ -95,7 +95,7 @@ fn bad_files_are_named_or_skipped() {
 
     let error = read(&files, &options(), None).unwrap_err().to_string();
     assert!(error.contains("3 of 5") && ["text.png", "cut.png", "gone.png"].iter().all(|name| error.contains(name)));
-    let set = read(&files, &Options { on_bad: OnBad::Skip, ..options() }, None).unwrap();
+    let set = read(&files, &LoadOptions { on_bad: OnBad::Skip, ..options() }, None).unwrap();
     assert_eq!(set.values, [[5; 4], [7; 4]].concat());
     assert_eq!(set.skipped.iter().map(|bad| bad.index).collect::<Vec<_>>(), [1, 2, 3]);
     assert!(matches!(read(&files[3..4], &options(), None), Err(Error::NotFound(_))));
@@ -105,7 +105,7 @@ fn bad_files_are_named_or_skipped() {
 fn a_bomb_is_refused_before_it_is_decoded() {
     let folder = Folder::new("bomb");
     let file = folder.png("a.png", 1);
-    let error = read(&[file], &Options { max_pixels: 63, ..options() }, None).unwrap_err();
+    let error = read(&[file], &LoadOptions { max_pixels: 63, ..options() }, None).unwrap_err();
     assert!(error.to_string().contains("limit of 63"), "{error}");
 }
 
@@ -121,7 +121,7 @@ fn a_cache_is_used_until_something_changes() {
     fs::write(&files[0], fs::read(&files[1]).unwrap()).unwrap();
     let changed = read(&files, &options(), Some(&cache)).unwrap();
     assert!(!changed.from_cache && changed.values[0] == 20);
-    let other_size = read(&files, &Options { size: 4, ..options() }, Some(&cache)).unwrap();
+    let other_size = read(&files, &LoadOptions { size: Size::square(4), ..options() }, Some(&cache)).unwrap();
     assert!(!other_size.from_cache);
     files.push(folder.png("c.png", 30));
     assert!(!read(&files, &options(), Some(&cache)).unwrap().from_cache);
@@ -161,12 +161,12 @@ fn a_cache_remembers_what_was_skipped_and_keeps_sixteen_bits() {
         image.save(path).unwrap();
     });
     let files = [text, deep];
-    let options = Options { on_bad: OnBad::Skip, ..options() };
+    let options = LoadOptions { on_bad: OnBad::Skip, ..options() };
     let run = || load::<f32>(files.to_vec(), &options, Some(&cache), &mut |_| Ok(())).unwrap();
     let (first, again) = (run(), run());
     assert!(again.from_cache && again.skipped == first.skipped && again.values == first.values);
     assert_eq!(again.values[0].to_u16(), 12345);
-    let strict = Options { on_bad: OnBad::Raise, ..options };
+    let strict = LoadOptions { on_bad: OnBad::Raise, ..options };
     assert!(load::<f32>(files.to_vec(), &strict, Some(&cache), &mut |_| Ok(())).is_err());
 }
 
@@ -199,9 +199,9 @@ fn phantoms_are_the_same_on_every_machine() {
 #[test]
 fn options_are_checked() {
     let bad = [
-        Options { size: 0, ..options() },
-        Options { channels: 2, ..options() },
-        Options { window: Some(Window { level: 0.0, width: f32::NAN }), ..options() },
+        LoadOptions { size: Size::square(0), ..options() },
+        LoadOptions { channels: 2, ..options() },
+        LoadOptions { window: Some(Window { level: 0.0, width: f32::NAN }), ..options() },
     ];
     assert!(bad.iter().all(|options| matches!(read(&["a.png".into()], options, None), Err(Error::Value(_)))));
     assert!(matches!(read(&[], &options(), None), Err(Error::Value(_))));

@@ -45,14 +45,12 @@ impl Noising {
         })
     }
 
-    /// A batch on the network's device in float32; grey levels 0..255 become (x / 255 - 0.5) / 0.5.
+    /// A batch on the network's device in float32; grey levels become values in [-1, 1].
     pub fn images(&self, batch: &Tensor) -> Result<Tensor> {
         ensure!(batch.size().len() == 4, Value, "data must give batches of shape (B, C, H, W), got {:?}", batch.size());
         let x = batch.f_to_device(self.device)?;
         match x.f_kind() {
-            Ok(Kind::Uint8) => {
-                Ok(x.f_to_kind(Kind::Float)?.f_div_scalar(255.0)?.f_sub_scalar(0.5)?.f_div_scalar(0.5)?)
-            }
+            Ok(Kind::Uint8) => crate::data::to_values(&x),
             Ok(Kind::Float | Kind::Double | Kind::Half | Kind::BFloat16) => Ok(x.f_to_kind(Kind::Float)?),
             kind => Err(Error::Type(format!(
                 "data must hold floating-point images in [-1, 1] or uint8 grey levels, got {kind:?}"

@@ -1,7 +1,7 @@
 //! Smooth random relief: the unevenness of tissue.
 
-use super::super::rng::Rng;
 use super::canvas::mix;
+use super::rng::Rng;
 
 /// Smooth random relief, between -1 and 1, that changes slowly from slice to slice.
 pub(super) struct Grain {

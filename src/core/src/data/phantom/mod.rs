@@ -1,4 +1,4 @@
-//! Chest-CT-like slices drawn by rule, for where no data set is at hand.
+//! Images drawn by rule, for where no data set is at hand: chest-CT-like slices, and the head of Shepp and Logan.
 //!
 //! [`person`] makes one anatomy from the seed, [`shapes`] gives its organs at a height, [`slice`](self::slice) paints them.
 //! Only arithmetic that IEEE 754 fixes to the last bit is used (no sine, no exponential of a system library), so the same
@@ -7,17 +7,20 @@
 mod canvas;
 mod grain;
 mod person;
+mod rng;
 mod shapes;
+mod shepp_logan;
 mod slice;
 mod vessels;
 
+pub use self::shepp_logan::shepp_logan;
+
 use self::canvas::Canvas;
 use self::person::Person;
-use super::decode::{Picture, Pixels};
-use super::parallel::for_each_image;
-use super::resize::resize;
-use super::rng::Rng;
-use super::sample::Sample;
+use self::rng::Rng;
+use super::levels::Value;
+use super::parallel::{for_each_part, zeros};
+use super::picture::{fit, Fit, Picture, Pixels, Size};
 use crate::error::{Error, Result};
 
 /// Slices that are cut from one person before the next one comes.
@@ -36,7 +39,7 @@ const NOISE: u64 = 2;
 ///
 /// # Errors
 /// `Value` for sizes outside 16..=512 and for more slices than memory holds; what `tick` returns.
-pub fn phantoms<T: Sample>(
+pub fn phantoms<T: Value>(
     n: usize,
     size: u32,
     seed: u64,
@@ -47,8 +50,8 @@ pub fn phantoms<T: Sample>(
         return Err(Error::Value(format!("size: got {size}, takes 16 to 512")));
     }
     let per_image = size as usize * size as usize;
-    let mut values = super::load::zeros(n, per_image)?;
-    let outcomes = for_each_image(&mut values, per_image, threads, tick, |index, place| {
+    let mut values = zeros(n, per_image)?;
+    let outcomes = for_each_part(&mut values, per_image, threads, tick, |index, place| {
         draw(index as u64, size, seed).map(|levels| {
             for (value, level) in place.iter_mut().zip(levels) {
                 *value = T::from_u8(level);
@@ -66,7 +69,8 @@ fn draw(index: u64, size: u32, seed: u64) -> Result<Vec<u8>> {
 
     let side = canvas.side();
     let drawn = Picture { width: side, height: side, channels: 1, pixels: Pixels::U16(canvas.into_levels()) };
-    let Pixels::U16(levels) = resize(drawn, size).map_err(|error| Error::Runtime(error.to_string()))?.pixels else {
+    let reduced = fit(drawn, Size::square(size), Fit::Stretch).map_err(|error| Error::Runtime(error.to_string()))?;
+    let Pixels::U16(levels) = reduced.pixels else {
         return Err(Error::Runtime("resizing changed the depth of a phantom".into()));
     };
     Ok(add_noise(&levels, &mut Rng::new(seed, &[NOISE, index]), person.noise))

@@ -1,7 +1,7 @@
 //! What is the same in all slices of one person.
 
-use super::super::rng::Rng;
 use super::canvas::Frame;
+use super::rng::Rng;
 use super::vessels::{self, Piece};
 
 /// Most numbers are deviations from the average: 1 for a size that is the average one, 0 for a place.

@@ -1,9 +1,9 @@
 //! One slice: the shapes of a person at a height, painted from the table inwards.
 
-use super::super::rng::Rng;
 use super::canvas::{cover, disc, mix, oval, stroke, Canvas, Frame, Patch};
 use super::grain::Grain;
 use super::person::Person;
+use super::rng::Rng;
 use super::shapes::{bump, Cut, BODY_Y, CHEST_Y};
 
 /// Grey levels of 255, as the course's slices show the tissues.

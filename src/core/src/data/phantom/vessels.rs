@@ -1,7 +1,7 @@
 //! The trees of vessels in the lungs: grown once per person in three dimensions, then cut by each slice.
 
-use super::super::rng::Rng;
 use super::canvas::{stroke, Patch};
+use super::rng::Rng;
 
 /// How much longer the chest is from height 0 to 1 than the image is from its centre to its edge.
 const HEIGHT_UNITS: f32 = 1.6;

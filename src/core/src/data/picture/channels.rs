@@ -2,7 +2,7 @@
 
 use std::ops::{BitOr, BitXor};
 
-use super::decode::{Picture, Pixels};
+use super::{Picture, Pixels};
 
 /// Grey and alpha, RGB, RGBA to what was asked for: 1 is Pillow's `convert("L")`, 3 its `convert("RGB")`. Alpha is
 /// dropped, not blended, as Pillow drops it.

@@ -5,14 +5,14 @@ use std::panic::{catch_unwind, AssertUnwindSafe};
 
 use mozjpeg::{ColorSpace, Decompress};
 
-use super::decode::{check_size, DecodeError, Picture, Pixels};
+use super::{check_size, content, DecodeError, Picture, Pixels};
 
 const END_OF_IMAGE: u8 = 0xD9;
 
 pub(super) fn decode(bytes: &[u8], max_pixels: u64) -> Result<Picture, DecodeError> {
     // The decoder would make up what is missing; a set of slices must not.
     if !is_complete(bytes) {
-        return Err(DecodeError::Content("the file is truncated".into()));
+        return Err(content("the file is truncated"));
     }
     // libjpeg leaves by unwinding when something is wrong.
     catch_unwind(AssertUnwindSafe(|| read(bytes, max_pixels))).unwrap_or_else(|cause| Err(damaged(words(&*cause))))

@@ -10,7 +10,7 @@ use dicom_parser::StatefulDecode;
 use dicom_pixeldata::{ConvertOptions, PhotometricInterpretation, PixelDecoder, VoiLutOption};
 use dicom_transfer_syntax_registry::TransferSyntaxRegistry;
 
-use super::decode::{check_size, DecodeError, Picture, Pixels, Window};
+use super::{check_size, content, DecodeError, Picture, Pixels, Window};
 
 /// Where the first element stands, and before it the letters DICM.
 const PREAMBLE_SIZE: usize = 128;
@@ -70,19 +70,8 @@ fn check_lengths(bytes: &[u8]) -> Result<(), DecodeError> {
     Ok(())
 }
 
-impl Window {
-    fn shade(self, unit: f32) -> u16 {
-        let position = (unit - (self.level - self.width / 2.0)) / self.width;
-        (position.clamp(0.0, 1.0) * f32::from(u16::MAX)).round() as u16
-    }
-}
-
 fn side(object: &FileDicomObject<InMemDicomObject>, tag: Tag) -> Result<u32, DecodeError> {
     object.element(tag).map_err(damaged)?.to_int().map_err(damaged)
-}
-
-fn content(text: &str) -> DecodeError {
-    DecodeError::Content(text.into())
 }
 
 fn damaged(error: impl std::fmt::Display) -> DecodeError {

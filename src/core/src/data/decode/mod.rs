@@ -1,42 +1,28 @@
 //! From a file to samples in memory: PNG, JPEG, TIFF and DICOM, told apart by their content.
 
+#[cfg(feature = "dicom")]
+mod dicom;
+mod jpeg;
+mod png;
+mod tiff;
+
 use std::fs::{self, File};
-use std::io::{self, Cursor, Read};
+use std::io::{self, Read};
 use std::path::Path;
 
-use image::codecs::tiff::TiffDecoder;
-use image::{DynamicImage, ImageDecoder, ImageFormat, Limits};
+use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, Limits};
 
-use super::{jpeg, png};
+use super::picture::{Picture, Pixels, Window};
+
+/// What the pixels of a decoded set depend on beside its files: to be raised with every change of them, in the decoders, in
+/// `picture` or in the libraries below, so that no cache serves old ones. A test compares known pixels.
+pub const VERSION: u32 = 2;
 
 /// Pixels that a file may declare before it is refused as a decompression bomb: 8192 x 8192.
 pub const MAX_PIXELS: u64 = 1 << 26;
 
 /// Bytes that a file may have. Larger than any image within [`MAX_PIXELS`] needs.
 const MAX_FILE_BYTES: u64 = 1 << 30;
-
-/// Samples of one image, row by row, the channels of a pixel together.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Pixels {
-    U8(Vec<u8>),
-    U16(Vec<u16>),
-}
-
-/// One decoded image. `channels` is 1 (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGBA); palettes are already looked up.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Picture {
-    pub width: u32,
-    pub height: u32,
-    pub channels: usize,
-    pub pixels: Pixels,
-}
-
-/// The part of the Hounsfield scale that is shown: `level - width / 2` becomes black, `level + width / 2` white.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Window {
-    pub level: f32,
-    pub width: f32,
-}
 
 /// Why a file gave no image.
 #[derive(Debug, thiserror::Error)]
@@ -49,7 +35,7 @@ pub enum DecodeError {
 
 /// Reads one file. A damaged one is an error, never half an image.
 ///
-/// `window` is for DICOM, which has no grey levels of its own; other formats take no notice of it.
+/// DICOM files have no grey levels of their own and need a `window`; of others, those of 16 bits are shown through it.
 pub fn decode_file(path: &Path, window: Option<Window>, max_pixels: u64) -> Result<Picture, DecodeError> {
     decode_bytes(&read(path)?, window, max_pixels)
 }
@@ -57,27 +43,31 @@ pub fn decode_file(path: &Path, window: Option<Window>, max_pixels: u64) -> Resu
 /// Like [`decode_file`], for a file that is already in memory.
 pub fn decode_bytes(bytes: &[u8], window: Option<Window>, max_pixels: u64) -> Result<Picture, DecodeError> {
     if bytes.is_empty() {
-        return Err(DecodeError::Content("the file is empty".into()));
+        return Err(content("the file is empty"));
     }
     if is_dicom(bytes) {
         return decode_dicom(bytes, window, max_pixels);
     }
-    match image::guess_format(bytes) {
+    let picture = match image::guess_format(bytes) {
         Ok(ImageFormat::Png) => png::decode(bytes, max_pixels),
         Ok(ImageFormat::Jpeg) => jpeg::decode(bytes, max_pixels),
-        Ok(ImageFormat::Tiff) => finish(TiffDecoder::new(Cursor::new(bytes)).map_err(image_error)?, max_pixels),
-        _ => Err(DecodeError::Content("not a PNG, JPEG, TIFF or DICOM image".into())),
-    }
+        Ok(ImageFormat::Tiff) => tiff::decode(bytes, max_pixels),
+        _ => Err(content("not a PNG, JPEG, TIFF or DICOM image")),
+    }?;
+    Ok(match window {
+        Some(window) => window.show(picture),
+        None => picture,
+    })
 }
 
 /// The picture that a decoder of the `image` crate gives.
-pub(super) fn finish<D: ImageDecoder>(mut decoder: D, max_pixels: u64) -> Result<Picture, DecodeError> {
+fn finish<D: ImageDecoder>(mut decoder: D, max_pixels: u64) -> Result<Picture, DecodeError> {
     let (width, height) = decoder.dimensions();
     check_size(width.into(), height.into(), max_pixels)?;
     let mut limits = Limits::no_limits();
     limits.max_alloc = Some(max_pixels.saturating_mul(16));
-    decoder.set_limits(limits).map_err(image_error)?;
-    let (channels, pixels) = match DynamicImage::from_decoder(decoder).map_err(image_error)? {
+    decoder.set_limits(limits)?;
+    let (channels, pixels) = match DynamicImage::from_decoder(decoder)? {
         DynamicImage::ImageLuma8(image) => (1, Pixels::U8(image.into_raw())),
         DynamicImage::ImageLumaA8(image) => (2, Pixels::U8(image.into_raw())),
         DynamicImage::ImageRgb8(image) => (3, Pixels::U8(image.into_raw())),
@@ -92,7 +82,7 @@ pub(super) fn finish<D: ImageDecoder>(mut decoder: D, max_pixels: u64) -> Result
 }
 
 /// Refuses images without pixels and decompression bombs.
-pub(super) fn check_size(width: u64, height: u64, max_pixels: u64) -> Result<(), DecodeError> {
+fn check_size(width: u64, height: u64, max_pixels: u64) -> Result<(), DecodeError> {
     if width == 0 || height == 0 {
         return Err(DecodeError::Content(format!("the image has no pixels ({width} x {height})")));
     }
@@ -124,22 +114,30 @@ fn is_dicom(bytes: &[u8]) -> bool {
 
 #[cfg(feature = "dicom")]
 fn decode_dicom(bytes: &[u8], window: Option<Window>, max_pixels: u64) -> Result<Picture, DecodeError> {
-    super::dicom::decode(bytes, window, max_pixels)
+    dicom::decode(bytes, window, max_pixels)
 }
 
 #[cfg(not(feature = "dicom"))]
 fn decode_dicom(_: &[u8], _: Option<Window>, _: u64) -> Result<Picture, DecodeError> {
-    Err(DecodeError::Content("this build reads no DICOM".into()))
+    Err(content("this build reads no DICOM"))
 }
 
-pub(super) fn image_error(error: image::ImageError) -> DecodeError {
-    let text = match &error {
-        image::ImageError::IoError(cause) if cause.kind() == io::ErrorKind::UnexpectedEof => {
-            "the file is truncated".into()
+fn content(text: &str) -> DecodeError {
+    DecodeError::Content(text.into())
+}
+
+/// Our words for what the `image` crate found: what its decoders say is written for those who write decoders.
+impl From<ImageError> for DecodeError {
+    fn from(error: ImageError) -> Self {
+        match error {
+            ImageError::IoError(cause) if cause.kind() == io::ErrorKind::UnexpectedEof => {
+                content("the file is truncated")
+            }
+            ImageError::Unsupported(what) => DecodeError::Content(what.to_string()),
+            ImageError::Limits(_) => content("decoding it would take more memory than its pixels need"),
+            _ => content("the file is damaged"),
         }
-        _ => error.to_string(),
-    };
-    DecodeError::Content(text)
+    }
 }
 
 fn reason(error: &io::Error) -> String {

@@ -6,7 +6,7 @@ use std::io::Cursor;
 use image::codecs::png::PngDecoder;
 use libdeflater::Decompressor;
 
-use super::decode::{finish, image_error, DecodeError, Picture};
+use super::{content, finish, DecodeError, Picture};
 
 const SIGNATURE_SIZE: usize = 8;
 
@@ -19,10 +19,32 @@ const BLOCK: usize = u16::MAX as usize;
 pub(super) fn decode(bytes: &[u8], max_pixels: u64) -> Result<Picture, DecodeError> {
     let stored = stored(bytes);
     let reader = Cursor::new(stored.as_deref().unwrap_or(bytes));
-    finish(PngDecoder::new(reader).map_err(image_error)?, max_pixels)
+    let picture = PngDecoder::new(reader).map_err(DecodeError::from).and_then(|decoder| finish(decoder, max_pixels));
+    picture.map_err(|error| damage(bytes).unwrap_or(error))
 }
 
-/// The file with its pixels stored, or None if it is large, interlaced or damaged: `image` has the words for that.
+/// What is wrong with a file that cannot be decoded, if its chunks tell.
+fn damage(bytes: &[u8]) -> Option<DecodeError> {
+    let mut start = SIGNATURE_SIZE;
+    loop {
+        let Some(chunk) = Chunk::at(bytes, start) else {
+            return Some(content("the file is truncated"));
+        };
+        // The decoder takes no notice of damage in the chunks that a small letter marks as dispensable.
+        if chunk.kind.first().is_some_and(u8::is_ascii_uppercase) && !chunk.is_intact() {
+            let kind = String::from_utf8_lossy(chunk.kind);
+            return Some(DecodeError::Content(format!(
+                "the file is damaged (the checksum of its {kind} chunk is wrong)"
+            )));
+        }
+        if chunk.kind == b"IEND" {
+            return None;
+        }
+        start = chunk.end;
+    }
+}
+
+/// The file with its pixels stored, or None if it is large, interlaced or damaged: then it is decoded as it is.
 fn stored(bytes: &[u8]) -> Option<Vec<u8>> {
     let header = Chunk::at(bytes, SIGNATURE_SIZE)?;
     let mut inflated = vec![0; size_of_pixels(&header)?];
@@ -141,16 +163,44 @@ mod tests {
         }
     }
 
+    fn refusal(bytes: &[u8]) -> String {
+        assert_eq!(stored(bytes), None);
+        decode(bytes, 1 << 20).expect_err("a damaged file").to_string()
+    }
+
     #[test]
-    fn damage_is_left_to_the_decoder_which_refuses_it() {
+    fn damage_is_refused_in_words_of_our_own() {
         let bytes = encoded(&gradient(30, 20));
-        for place in [40, 60, bytes.len() - 20] {
+        for place in [44, 60, bytes.len() - 20] {
             let mut bytes = bytes.clone();
             bytes[place] ^= 1;
-            assert_eq!(stored(&bytes), None, "byte {place}");
-            assert!(decode(&bytes, 1 << 20).is_err(), "byte {place}");
+            assert_eq!(
+                refusal(&bytes),
+                "the file is damaged (the checksum of its IDAT chunk is wrong)",
+                "byte {place}"
+            );
         }
-        assert_eq!(stored(&bytes[..bytes.len() / 2]), None);
-        assert!(decode(&bytes[..bytes.len() / 2], 1 << 20).is_err());
+        assert_eq!(refusal(&bytes[..bytes.len() / 2]), "the file is truncated");
+        assert_eq!(refusal(&bytes[..SIGNATURE_SIZE]), "the file is truncated");
+    }
+
+    #[test]
+    fn compressed_pixels_that_do_not_unpack_are_damage() {
+        let bytes = encoded(&gradient(30, 20));
+        let idat = bytes.windows(4).position(|kind| kind == b"IDAT").expect("pixels");
+        let end = Chunk::at(&bytes, idat - 4).expect("a chunk").end;
+        for place in idat + 4..end - 4 {
+            let mut bytes = bytes.clone();
+            bytes[place] = !bytes[place];
+            let sum = crc32fast::hash(&bytes[idat..end - 4]);
+            bytes[end - 4..end].copy_from_slice(&sum.to_be_bytes());
+            // Whether every change is noticed is the format's affair; what is said of it is ours.
+            if let Err(error) = decode(&bytes, 1 << 20) {
+                assert!(
+                    ["the file is damaged", "the file is truncated"].contains(&error.to_string().as_str()),
+                    "{error}"
+                );
+            }
+        }
     }
 }
