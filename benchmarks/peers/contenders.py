@@ -258,7 +258,7 @@ def _installed_peers(device: str, size: int) -> list[Contender]:
 class _Unwrapped(nn.Module):
     """A diffusers network that answers with the tensor itself."""
 
-    def __init__(self, unet: nn.Module) -> None:
+    def __init__(self, unet: Any) -> None:
         super().__init__()
         self.unet = unet
 

@@ -10,14 +10,14 @@ from typing import Any
 import click
 import torch
 
+from rust_diffusion import _native
 from rust_diffusion.cli import outputs
 from rust_diffusion.cli.inputs import about_weights, load_model
 from rust_diffusion.cli.main import command, on_terminal
 from rust_diffusion.cli.options import DEVICE, PATH, NumberList, given, option_of, together
 from rust_diffusion.model.unet import DiffusionUNet
 from rust_diffusion.sampling.arguments import PRECISIONS
-from rust_diffusion.sampling.draw import SAMPLERS
-from rust_diffusion.sampling.samplers import SPACINGS, ddim_sample
+from rust_diffusion.sampling.samplers import SAMPLERS, ddim_sample
 from rust_diffusion.view.pictures import Frames
 
 #: What DDPM has no use for.
@@ -28,7 +28,7 @@ _OF_BOTH = ("seed", "batch_size", "precision")
 DRAWING = (*_DDIM_ONLY, *_OF_BOTH, "sampler", "num_samples")
 
 about_drawing = together(
-    option_of(DiffusionUNet.sample, "sampler", "How to draw.", choices=SAMPLERS),
+    option_of(DiffusionUNet.sample, "sampler", "How to draw.", choices=tuple(SAMPLERS)),
     option_of(
         DiffusionUNet.sample, "seed", "Image k is drawn with seed + k, whatever the batch size.", type=int
     ),
@@ -41,7 +41,7 @@ about_drawing = together(
         "A strictly decreasing list out of 0..T-1, to use instead of --steps.",
         type=NumberList(int),
     ),
-    option_of(ddim_sample, "spacing", "How the steps are spread over 0..T-1.", choices=SPACINGS),
+    option_of(ddim_sample, "spacing", "How the steps are spread over 0..T-1.", choices=_native.SPACINGS),
     option_of(
         ddim_sample,
         "precision",

@@ -46,7 +46,9 @@ class Structure:
         self._parts = modules[1:]
         # Residual blocks have theirs by this name; diffusers' attention has one that never drops anything.
         self._dropouts = [
-            child for _, name, child, kind in self._children if kind is nn.Dropout and name == "dropout"
+            child
+            for _, name, child, _ in self._children
+            if isinstance(child, nn.Dropout) and name == "dropout"
         ]
         self._warned_of_hooks: bool = before is not None and before._warned_of_hooks
 
@@ -75,15 +77,16 @@ class Structure:
 
     def dropout_rate(self) -> float:
         """What the Dropout modules say now: zero for those in eval mode."""
-        rates = {module.p if module.training else 0.0 for module in self._dropouts}
-        for rate in rates:
+        rates = {
             checks.number("p of a Dropout module", rate, 0.0, 1.0)
+            for rate in {module.p if module.training else 0.0 for module in self._dropouts}
+        }
         if len(rates) > 1:
             raise ValueError(
                 f"the Dropout modules of the model have several rates, {sorted(rates)}; all blocks share one, "
                 "which is 0 in eval mode: call train() or eval() on the whole model"
             )
-        return float(rates.pop()) if rates else 0.0
+        return rates.pop() if rates else 0.0
 
     def warn_of_hooks(self) -> None:
         """Say once that hooks on parts, which the engine does not call, are left out."""

@@ -34,8 +34,8 @@ _ONLY: dict[str, tuple[Any, ...]] = {
 class UNet2DModel(Network):
     """A denoiser of diffusers' `UNet2DModel` family (Ho et al. 2020, appendix B), computed by the engine.
 
-    Arguments, defaults, state-dict keys, initial values and the printed tree are diffusers' own. What the engine does not
-    compute (cross attention, class embeddings, `AttnSkip` blocks, other activations) is refused by name.
+    Arguments, defaults, state-dict keys, initial values and the printed tree are diffusers' own. What the engine does
+    not compute (cross attention, class embeddings, `AttnSkip` blocks, other activations) is refused by name.
 
     Parameters
     ----------
