@@ -116,8 +116,8 @@ class Network(Carded, nn.Module):
         ----------
         num_samples : int
             How many images.
-        sampler : {"ddim", "ddpm"}
-            See `ddim_sample` and `ddpm_sample`.
+        sampler : {samplers}
+            See `ddim_sample` and its like.
         seed : int, optional
             Image k is drawn with seed ``seed + k``, whatever the batch size. Default: torch's random state.
         batch_size : int, optional
@@ -125,8 +125,8 @@ class Network(Carded, nn.Module):
         image_size : int or (int, int), optional
             Height and width. Default: what the model was trained on.
         **options
-            Keywords of the sampler: `sample_steps`, `eta`, `spacing`, `timesteps` (DDIM),
-            `progress`, `callback`. Default: 50 steps of DDIM, or T if that is fewer.
+            Keywords of the sampler, such as `sample_steps`, `spacing`, `clip`, `progress`, `callback`. Default: as many
+            steps as the sampler usually takes, or T if that is fewer.
 
         Returns
         -------

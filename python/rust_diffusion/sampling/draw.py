@@ -1,4 +1,4 @@
-"""Images in batches, drawn with what the model carries: `DiffusionUNet.sample`."""
+"""Images in batches, drawn with what the model carries: `Network.sample`."""
 
 from __future__ import annotations
 
@@ -10,32 +10,33 @@ from torch import Tensor
 
 from rust_diffusion.model import verbs
 from rust_diffusion.model.card import schedule_of, size_of
-from rust_diffusion.model.unet import DiffusionUNet
+from rust_diffusion.model.network import Network
 from rust_diffusion.sampling.samplers import SAMPLERS
 from rust_diffusion.support import checks
 
-#: The sampler that draws unless another is asked for.
-DEFAULT = next(iter(SAMPLERS))
+if Network.sample.__doc__ is not None:  # python -OO drops docstrings
+    choices = ", ".join(f'"{name}"' for name in SAMPLERS)
+    Network.sample.__doc__ = Network.sample.__doc__.replace("{samplers}", f"{{{choices}}}")
 
 
 @verbs.lend
 def sample(
-    model: DiffusionUNet,
+    model: Network,
     num_samples: int,
-    sampler: str = DEFAULT,
+    sampler: str,
     *,
     seed: int | None = None,
     batch_size: int | None = None,
     image_size: Any = None,
     **options: Any,
 ) -> Tensor:
-    """Draw images in batches with the schedule the model carries: see `DiffusionUNet.sample`."""
+    """Draw images in batches with the schedule the model carries: see `Network.sample`."""
     count = checks.integer("num_samples", num_samples, 1)
     function = SAMPLERS[checks.choice("sampler", sampler, tuple(SAMPLERS))]
     step = count if batch_size is None else checks.integer("batch_size", batch_size, 1)
     first = None if seed is None else checks.integer("seed", seed, -(2**63), 2**63 - count)
     schedule = _schedule(function, schedule_of(model), options)
-    shape = (model.config["in_ch"], *size_of(model, image_size))
+    shape = (model.in_channels, *size_of(model, image_size))
     device = next(model.parameters()).device
 
     def draw(start: int, size: int) -> Tensor:
