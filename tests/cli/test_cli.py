@@ -2,6 +2,7 @@
 
 import inspect
 import re
+import shlex
 import subprocess
 import sys
 
@@ -53,14 +54,15 @@ def weights(tmp_path_factory):
 
 
 def test_train_leaves_weights_that_sample_reads(cli, tmp_path):
-    status, out, err = cli(*TRAIN, "--device", "cpu", "--out", tmp_path / "run", "--name", "mine")
+    run = tmp_path / "a run's folder"
+    status, out, err = cli(*TRAIN, "--device", "cpu", "--out", run, "--name", "mine")
     assert status == 0, err
     assert "epoch 1/2" in out and "epoch 2/2" in out, "a line per epoch where there is no terminal"
     assert "\r" not in out + err and "%|" not in err, "no bar where there is no terminal"
-    files = {path.name for path in (tmp_path / "run").iterdir()}
+    files = {path.name for path in run.iterdir()}
     assert {"mine.ckpt", "mine.pth", "mine_raw.pth"} <= files
     # The hint at the end is a command that works.
-    words = re.search(r"^Next: rust-diffusion (.*)$", out, re.MULTILINE).group(1).split()
+    words = shlex.split(re.search(r"^Next: rust-diffusion (.*)$", out, re.MULTILINE).group(1))
     words[words.index("--out") + 1] = tmp_path / "grid.png"
     status, out, err = cli(*words)
     assert status == 0 and Image.open(tmp_path / "grid.png").size[0] > 32, err
@@ -240,6 +242,40 @@ def test_info_says_what_is_linked(cli):
     status, out, _ = cli("info")
     assert status == 0 and re.search(rf"^linked with torch +{re.escape(TORCH)}(\+\w+)?$", out, re.MULTILINE)
     assert re.search(rf"^torch threads +{torch.get_num_threads()}$", out, re.MULTILINE)
+
+
+def test_info_says_which_kernels_are_used(cli, monkeypatch):
+    """torch's instruction set is not theirs."""
+    from rust_diffusion import _native
+
+    monkeypatch.setattr(_native, "kernels", lambda: "AVX-512", raising=False)
+    out = cli("info")[1]
+    assert re.search(r"^kernels +AVX-512$", out, re.MULTILINE)
+    assert re.search(rf"^torch's kernels +{torch.backends.cpu.get_cpu_capability()}$", out, re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", ["DDPMDenoiser.pth", "DDPMDenoiser.ckpt", "", "shared"])
+def test_info_shows_what_a_file_says_of_its_model(cli, weights, rd, tmp_path, name):
+    place = weights / name
+    if name == "shared":
+        place = rd.load(weights).save_pretrained(tmp_path / "shared")
+    status, out, err = cli("info", "--weights", place)
+    model = rd.load(place)
+    assert status == 0, err
+    assert re.search(rf"^parameters +{sum(p.numel() for p in model.parameters()):,}$", out, re.MULTILINE)
+    assert re.search(r"^architecture +DiffusionUNet\(.*base_ch=8.*num_heads=2.*\)$", out, re.MULTILINE)
+    for row in model.card.rows():
+        assert re.search(" +".join(map(re.escape, filter(None, row))), out), row
+    assert re.search(r"^schedule +cosine, T = 12 +stated$", out, re.MULTILINE)
+    assert cli("info", "--weights", tmp_path / "nowhere")[0] == 1
+
+
+def test_every_option_says_what_it_is_for():
+    from rust_diffusion.cli import cli
+
+    for command in cli.commands.values():
+        for option in command.params:
+            assert option.help, f"{command.name} {option.name}"
 
 
 def test_quick_demo_leaves_everything_it_names(cli, tmp_path):

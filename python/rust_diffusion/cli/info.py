@@ -26,7 +26,7 @@ def info(weights: Path | None) -> None:
     """Show versions, devices, threads and what the extension was linked with; or a model's card."""
     rows = [(name, value, "") for name, value in about().items()] if weights is None else about_model(weights)
     for name, value, certainty in rows:
-        click.echo(f"{name:<24}{value:<40}{certainty}".rstrip())
+        click.echo(f"{name:<24}{value:<40}  {certainty}".rstrip())
 
 
 def about() -> dict[str, str]:

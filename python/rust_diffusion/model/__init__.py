@@ -1,5 +1,6 @@
 """The denoiser, the averages of its weights, and what it says of itself."""
 
+from rust_diffusion.model.card import ModelCard
 from rust_diffusion.model.device import get_device
 from rust_diffusion.model.ema import EMA
 from rust_diffusion.model.layers import Downsample, ResBlock, SelfAttention2d, Upsample
@@ -11,6 +12,7 @@ __all__ = [
     "EMA",
     "DiffusionUNet",
     "Downsample",
+    "ModelCard",
     "Network",
     "ResBlock",
     "SelfAttention2d",

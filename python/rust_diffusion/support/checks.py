@@ -16,7 +16,9 @@ _INT64 = 2**63
 
 
 def integer(name: str, value: Any, low: int | None = None, high: int | None = None) -> int:
-    """`value` as an int between `low` and `high` (both included)."""
+    """`value` as an int between `low` and `high` (both included); a bool is not taken for one."""
+    if isinstance(value, bool):
+        raise TypeError(f"{name} must be an integer, got {_describe(value)}")
     try:
         number = operator.index(value)
     except TypeError:
@@ -37,8 +39,8 @@ def flag(name: str, value: Any) -> bool:
 
 
 def number(name: str, value: Any, low: float | None = None, high: float | None = None) -> float:
-    """`value` as a finite float between `low` and `high` (both included)."""
-    if isinstance(value, (str, bytes)):
+    """`value` as a finite float between `low` and `high` (both included); neither text nor a bool is taken for one."""
+    if isinstance(value, (str, bytes, bool, np.bool_)):
         raise TypeError(f"{name} must be a number, got {_describe(value)}")
     try:
         result = float(value)

@@ -39,4 +39,6 @@ def check_torch() -> None:
 
 def here() -> str:
     """Name the versions of this package and of torch, for files to keep."""
-    return f"rust-diffusion {version('rust-diffusion')}, torch {version('torch')}"
+    import torch
+
+    return f"rust-diffusion {version('rust-diffusion')}, torch {torch.__version__}"
