@@ -1,5 +1,8 @@
 """Slices drawn by rule: deterministic, varied, and alike enough to chests to learn from."""
 
+import threading
+import time
+
 import pytest
 import torch
 
@@ -87,3 +90,39 @@ def test_shepp_logan_has_its_known_levels(rd):
     assert image.mean().item() == pytest.approx(0.1235, abs=0.004), "the areas of the ellipses, weighted"
     with pytest.raises(ValueError, match="size"):
         rd.shepp_logan(0)
+
+
+def test_the_head_phantom_is_drawn_without_the_gil(rd):
+    """A counting thread is not starved meanwhile."""
+    counted, over = 0, threading.Event()
+
+    def count():
+        nonlocal counted
+        while not over.wait(0.001):
+            counted += 1
+
+    thread = threading.Thread(target=count)
+    thread.start()
+    started = time.monotonic()
+    rd.shepp_logan(2500)
+    seconds = time.monotonic() - started
+    over.set()
+    thread.join()
+    assert counted > 20 * seconds
+
+
+def test_an_interrupt_ends_the_drawing_of_a_head_phantom():
+    code = (
+        "import _thread, threading, time, rust_diffusion as rd\n"
+        "threading.Timer(0.2, lambda: (times.append(time.monotonic()), _thread.interrupt_main())).start()\n"
+        "times = []\n"
+        "try: [rd.shepp_logan(4096) for _ in range(3)]\n"
+        "except KeyboardInterrupt: print(time.monotonic() - times[0])"
+    )
+    assert float(run_python("-c", code).stdout) < 0.5
+
+
+def test_threads_do_not_change_the_head_phantom(rd):
+    assert torch.equal(rd.shepp_logan(100, threads=1), rd.shepp_logan(100, threads=3))
+    with pytest.raises(ValueError, match="threads"):
+        rd.shepp_logan(8, threads=0)

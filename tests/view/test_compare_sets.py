@@ -43,10 +43,10 @@ def test_texture_is_seen_in_the_patches(compare):
 
 def test_the_estimate_is_unbiased():
     """The mean over many draws is 0 for equal distributions, where the biased estimate is above 0."""
-    from rust_diffusion.view.compare import _discrepancy
+    from rust_diffusion.view.measures import discrepancy
 
     generator = torch.Generator().manual_seed(0)
-    values = [_discrepancy(torch.randn(8, 3), torch.randn(8, 3), generator).mmd2 for _ in range(200)]
+    values = [discrepancy(torch.randn(8, 3), torch.randn(8, 3), generator).mmd2 for _ in range(200)]
     mean, error = torch.tensor(values).mean(), torch.tensor(values).std() / len(values) ** 0.5
     assert abs(mean) < 4 * error
 
@@ -78,14 +78,54 @@ def test_the_same_seed_gives_the_same_numbers_and_arrays_are_taken(compare):
     assert compare(levels, a).nearest.max() < 0.01
 
 
-def test_the_report_is_one_figure(compare, tmp_path):
+def test_the_report_is_one_figure_in_which_nothing_hides_anything(compare, tmp_path):
     import matplotlib
 
     matplotlib.use("Agg")
-    figure = compare(slices(8, seed=1), slices(9, seed=2)).figure()
+    figure = compare(slices(8, seed=1), slices(9, seed=2), names=("samples", "training slices")).figure(
+        vmax=0
+    )
     assert len(figure.axes) == 13
     figure.savefig(tmp_path / "report.png")
-    assert "near copies" in str(compare(slices(4), slices(5, seed=1)))
+    renderer = figure.canvas.get_renderer()
+    texts = [axis.title for axis in figure.axes if axis.title.get_text()]
+    boxes = [part.get_window_extent(renderer) for part in (*texts, figure._suptitle)]
+    boxes += [axis.images[0].get_window_extent(renderer) for axis in figure.axes if axis.images]
+    for k, box in enumerate(boxes):
+        assert box.x0 >= 0 and box.y1 <= figure.bbox.y1, f"{box} is cut off"
+        for other in boxes[:k]:
+            assert not box.overlaps(other), f"{box} and {other}"
+
+
+def test_the_sets_have_names_and_the_numbers_a_meaning(compare):
+    a, b = slices(40, seed=1), slices(40, seed=2)
+    same = compare(a, b, names=("samples", "training"))
+    assert "samples (40 images) against training (40)" in str(same) and "within training" in str(same)
+    assert same.verdict == "samples cannot be told from training, with 40 and 40 images."
+    different = compare(a * 0.5, b, names=("samples", "training"))
+    assert different.verdict.startswith("samples can be told from training: ")
+    assert f"{different.raw.mmd2 / different.raw.by_chance:.1f} times what chance gives" in different.verdict
+    assert "45% of a are near copies of b" in compare(torch.cat([b[:18], a[:22]]), b).verdict
+    assert all(found.verdict in str(found) for found in (same, different))
+
+
+def test_what_chance_gives_is_the_limit_of_the_test(compare):
+    """The p-value is below 0.05 just where the estimate is above what 95 of 100 divisions stay below."""
+    for seed in range(6):
+        found = compare(slices(20, seed=seed) + 0.05 * seed, slices(20, seed=seed + 50), seed=seed)
+        for one in (found.raw, found.patches):
+            assert (one.mmd2 > one.by_chance) == (one.p_value < 0.05) or abs(one.p_value - 0.05) < 0.003
+
+
+def test_its_repr_has_the_numbers_and_no_images(compare):
+    text = repr(compare(slices(4), slices(5, seed=1)))
+    assert "tensor" not in text and "p_value" in text and len(text) < 600
+
+
+@pytest.mark.parametrize("names", ["ab", ("a",), ("a", 1), None])
+def test_names_are_two_strings(compare, names):
+    with pytest.raises(TypeError, match="names must be two strings"):
+        compare(slices(4), slices(5, seed=1), names=names)
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,7 @@ class ImageSet(Dataset[Tensor]):
         if isinstance(source, (Tensor, np.ndarray)) or is_list_of_images(source):
             if options:
                 raise TypeError(f"source is images, which take no {', '.join(sorted(options))}")
-            loaded = Loaded(as_images("source", source), [], [], None)
+            loaded = Loaded(as_images(source, "source"), [], [], None)
         else:
             loaded = load_set(source, size, **{**_DEFAULTS, **options})
         self.images, self.files, self.skipped, self.window = loaded

@@ -1,4 +1,4 @@
-"""What stands around a long computation: words for a device in trouble, and torch's switches for equal bits."""
+"""What stands around a long computation: messages for a device in trouble, and torch's switches for equal bits."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from torch.amp.autocast_mode import is_autocast_available
 #: What cuBLAS reads once, before its first product; either value makes its sums the same each time.
 CUBLAS, CUBLAS_VALUES = "CUBLAS_WORKSPACE_CONFIG", (":4096:8", ":16:8")
 
-#: How torch and its parts say that memory is wanting; the last is oneDNN's, which gives no reason.
-WANTING = (
+#: How torch and its parts say that memory has run out; the last is oneDNN's, which gives no reason.
+_OUT_OF_MEMORY = (
     "out of memory",
     "DefaultCPUAllocator",
     "not enough memory",
@@ -30,7 +30,7 @@ def enough_memory(advice: Callable[[], str]) -> Iterator[None]:
         yield
     except (MemoryError, RuntimeError) as error:
         text = str(error).strip()
-        if not isinstance(error, MemoryError) and not any(words in text for words in WANTING):
+        if not isinstance(error, MemoryError) and not any(words in text for words in _OUT_OF_MEMORY):
             raise
         # libtorch adds its own stack, line by line
         first = (text.splitlines() or ["no more is known"])[0]

@@ -17,20 +17,21 @@ from rust_diffusion.support import checks
 _TAKES = (
     "a tensor or array (N, C, H, W), uint8 levels (N, H, W, C), or a list of (C, H, W), (H, W) or PIL images"
 )
+_HOLDS = "floating-point images in [-1, 1] or uint8 grey levels"
 #: Modes of Pillow that are one grey channel of eight bits, and those whose values no eight bits hold.
 _GREY_MODES, _DEEP_MODES = ("1", "L", "LA", "La"), ("I", "F")
 
 
-def as_images(name: str, value: Any) -> Tensor:
+def as_images(value: Any, name: str = "images") -> Tensor:
     """Take images in whatever form people have them.
 
     Parameters
     ----------
-    name : str
-        What the argument is called, for the messages.
     value : Tensor, array, PIL image or list of them
         (N, C, H, W), floating in [-1, 1] or uint8 grey levels; uint8 may be (N, H, W, C) with C 1, 3 or 4. Or a
         list of images of one size: PIL images, (C, H, W), (H, W), and uint8 (H, W, C). Alpha is dropped.
+    name : str
+        What messages call it.
 
     Returns
     -------
@@ -74,19 +75,24 @@ def shared(name: str, value: Any) -> Tensor:
     if any(stride < 0 for stride in value.strides):
         value = np.ascontiguousarray(value)
     if value.flags.writeable:
-        return checks.tensor(name, value)
+        return _from_numpy(name, value)
     with warnings.catch_warnings():
         # torch warns of arrays that must not be written to; nothing here writes.
         warnings.simplefilter("ignore", UserWarning)
-        return checks.tensor(name, value)
+        return _from_numpy(name, value)
+
+
+def _from_numpy(name: str, array: np.ndarray[Any, Any]) -> Tensor:
+    try:
+        return torch.from_numpy(array)
+    except TypeError:
+        raise TypeError(f"{name} must hold {_HOLDS}, got an array of {array.dtype}") from None
 
 
 def checked_dtype(name: str, images: Tensor) -> Tensor:
     """`images`, if they are floating or uint8."""
     if images.dtype != torch.uint8 and not images.is_floating_point():
-        raise TypeError(
-            f"{name} must hold floating-point images in [-1, 1] or uint8 grey levels, got {images.dtype}"
-        )
+        raise TypeError(f"{name} must hold {_HOLDS}, got {images.dtype}")
     return images
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset
 
+from rust_diffusion.support.images import as_images, checked_dtype, is_list_of_images, shared
 from rust_diffusion.support.random import draw_seed
 
 
@@ -232,11 +233,10 @@ def as_batches(
     TypeError, ValueError
         If it is in none of the forms, empty, or not finite.
     """
-    if isinstance(data, np.ndarray):
-        data = _shared(name, data)
-    if isinstance(data, Tensor):
-        _check_tensor(name, data)
-        return InMemory(data.detach(), batch_size, draw_seed() if seed is None else seed)
+    if isinstance(data, (Tensor, np.ndarray)) or is_list_of_images(data):
+        images = as_images(data, name)
+        _check_tensor(name, images)
+        return InMemory(images.detach(), batch_size, draw_seed() if seed is None else seed)
     if isinstance(data, Dataset):
         random_access = shuffle and not isinstance(data, IterableDataset)
         _check_length(name, data)
@@ -263,29 +263,9 @@ def as_batches(
         _check_length(name, data)
         return Repeated(lambda: data, len(data) if isinstance(data, Sized) else None)
     raise TypeError(
-        f"{name} must be a tensor or array (N, C, H, W), a Dataset, a DataLoader, a list of batches or "
-        f"a function that makes an iterator over them, got {type(data).__name__}"
+        f"{name} must be a tensor or array (N, C, H, W), a list of images, a Dataset, a DataLoader, a list of "
+        f"batches or a function that makes an iterator over them, got {type(data).__name__}"
     )
-
-
-def _shared(name: str, array: np.ndarray[Any, Any]) -> Tensor:
-    """The array's memory as a tensor."""
-    if any(stride < 0 for stride in array.strides):
-        array = np.ascontiguousarray(array)
-    if not array.flags.writeable:
-        # torch warns of arrays that must not be written to; nothing here writes.
-        import warnings
-
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)
-            return torch.from_numpy(array)
-    try:
-        return torch.from_numpy(array)
-    except TypeError:
-        raise TypeError(
-            f"{name} must hold floating-point images in [-1, 1] or uint8 grey levels, "
-            f"got an array of {array.dtype}"
-        ) from None
 
 
 def _check_length(name: str, data: Any) -> None:
@@ -298,22 +278,11 @@ def _check_length(name: str, data: Any) -> None:
 
 
 def _check_tensor(name: str, images: Tensor) -> None:
-    if images.ndim != 4:
-        raise ValueError(f"{name} must have shape (N, C, H, W), got {tuple(images.shape)}")
     if len(images) == 0:
         raise ValueError(f"{name} is empty: its shape is {tuple(images.shape)}")
-    check_dtype(name, images)
     # Piece by piece: the whole mask of a large set would cost memory.
     if images.is_floating_point() and not all(bool(part.isfinite().all()) for part in images.split(1024)):
         raise ValueError(f"{name} must be finite, got NaN or infinity")
-
-
-def check_dtype(name: str, images: Tensor) -> None:
-    """Floating point or uint8."""
-    if images.dtype != torch.uint8 and not images.is_floating_point():
-        raise TypeError(
-            f"{name} must hold floating-point images in [-1, 1] or uint8 grey levels, got {images.dtype}"
-        )
 
 
 def images_of(name: str, batch: Any) -> Tensor:
@@ -321,7 +290,7 @@ def images_of(name: str, batch: Any) -> Tensor:
     if isinstance(batch, (tuple, list)) and batch:
         batch = batch[0]
     if isinstance(batch, np.ndarray):
-        batch = _shared(name, batch)
+        batch = shared(name, batch)
     if not isinstance(batch, Tensor):
         raise TypeError(
             f"{name} must give tensors or arrays (B, C, H, W), or tuples that begin with one, "
@@ -329,5 +298,4 @@ def images_of(name: str, batch: Any) -> Tensor:
         )
     if batch.ndim != 4:
         raise ValueError(f"{name} must give batches of shape (B, C, H, W), got {tuple(batch.shape)}")
-    check_dtype(name, batch)
-    return batch
+    return checked_dtype(name, batch)

@@ -204,7 +204,7 @@ def _names(names: Any) -> tuple[str, str]:
 
 
 def _images(name: str, value: Any) -> Tensor:
-    images = as_images(name, value).detach().cpu()
+    images = as_images(value, name).detach().cpu()
     if len(images) < 3 or images[0].numel() == 0:
         raise ValueError(f"{name} must be (N, C, H, W) with N >= 3, got {tuple(images.shape)}")
     images = as_values(images)

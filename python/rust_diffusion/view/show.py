@@ -82,7 +82,7 @@ def show_batch(
 def _images(batch: Any) -> Tensor:
     if isinstance(batch, (Tensor, np.ndarray)) and batch.ndim in (2, 3):
         batch = shared("batch", batch).reshape(-1, 1, *batch.shape[-2:])
-    images = as_values(as_images("batch", batch)).detach().cpu()
+    images = as_values(as_images(batch, "batch")).detach().cpu()
     if len(images) == 0 or images.shape[1] not in (1, 3):
         raise ValueError(f"batch must be (N, 1 or 3, H, W) with N >= 1, got {tuple(images.shape)}")
     return images

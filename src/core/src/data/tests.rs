@@ -171,6 +171,56 @@ fn a_cache_remembers_what_was_skipped_and_keeps_sixteen_bits() {
 }
 
 #[test]
+fn a_cache_of_another_version_is_decoded_anew() {
+    let folder = Folder::new("version");
+    let cache = folder.0.join("set.cache");
+    let files = [folder.png("a.png", 10)];
+    read(&files, &options(), Some(&cache)).unwrap();
+    let version = format!("{} {} ", env!("CARGO_PKG_VERSION"), decode::VERSION).into_bytes();
+    let mut bytes = fs::read(&cache).unwrap();
+    let place = bytes.windows(version.len()).position(|window| window == version).expect("a version in the key");
+    // The last digit is the decoders'.
+    bytes[place + version.len() - 2] ^= 1;
+    let body = bytes.len() - 4;
+    let sum = crc32fast::hash(&bytes[..body]);
+    bytes[body..].copy_from_slice(&sum.to_le_bytes());
+    fs::write(&cache, &bytes).unwrap();
+    assert!(!read(&files, &options(), Some(&cache)).unwrap().from_cache);
+    assert!(read(&files, &options(), Some(&cache)).unwrap().from_cache);
+}
+
+/// If these pixels change, [`decode::VERSION`] is to be raised: else caches would serve the old ones.
+#[test]
+fn known_files_have_known_pixels() {
+    let folder = Folder::new("pixels");
+    let colour = image::RgbImage::from_fn(50, 40, |x, y| image::Rgb([(x * 5) as u8, (y * 6) as u8, (x * y / 8) as u8]));
+    let deep = image::ImageBuffer::from_fn(33, 47, |x, y| image::Luma([(x * 1900 + y * y * 2) as u16]));
+    let files = [
+        folder.file("a.png", |path| colour.save(path).unwrap()),
+        folder.file("b.png", |path| deep.save(path).unwrap()),
+        folder.file("c.tif", |path| colour.save(path).unwrap()),
+        folder.file("d.jpg", |path| fs::write(path, jpeg(&colour)).unwrap()),
+    ];
+    let mut sum = crc32fast::Hasher::new();
+    for fit in [Fit::Stretch, Fit::Crop, Fit::Pad] {
+        for (channels, window) in [(1, None), (3, Some(Window { level: 30000.0, width: 40000.0 }))] {
+            let size = Size { height: 12, width: 17 };
+            let asked = LoadOptions { size, fit, channels, window, ..options() };
+            sum.update(&read(&files, &asked, None).unwrap().values);
+        }
+    }
+    assert_eq!((decode::VERSION, sum.finalize()), (2, 0));
+}
+
+fn jpeg(picture: &image::RgbImage) -> Vec<u8> {
+    let mut file = mozjpeg::Compress::new(mozjpeg::ColorSpace::JCS_RGB);
+    file.set_size(picture.width() as usize, picture.height() as usize);
+    let mut file = file.start_compress(Vec::new()).unwrap();
+    file.write_scanlines(picture.as_raw()).unwrap();
+    file.finish().unwrap()
+}
+
+#[test]
 fn the_caller_can_stop_the_run() {
     let stop = &mut |_| Err(Error::Interrupted);
     assert!(matches!(phantoms::<u8>(64, 256, 0, 2, stop), Err(Error::Interrupted)));
