@@ -13,7 +13,7 @@ from torch.amp.autocast_mode import is_autocast_available
 from rust_diffusion import _native
 from rust_diffusion.model.card import OBJECTIVES, card_of
 from rust_diffusion.model.ema import EMA
-from rust_diffusion.model.unet import DiffusionUNet
+from rust_diffusion.model.network import Network
 from rust_diffusion.sampling import noise
 from rust_diffusion.sampling.sampler import Keywords
 from rust_diffusion.support import checks, graphs, guards
@@ -47,7 +47,7 @@ class Arguments:
         self.noise = noise.source(generator, seed, count, self.device)
         self.x_T = None if x_T is None else _start(x_T, self.shape, self.device)
         precision = checks.choice("precision", keywords["precision"], PRECISIONS)
-        if precision == PRECISIONS[0] and isinstance(model, DiffusionUNet):
+        if precision == PRECISIONS[0] and isinstance(model, Network):
             precision = _under_autocast(self.device)
         if precision == "fp16" and self.device.type == "cpu":
             raise ValueError("precision 'fp16' needs a GPU; on the CPU take 'fp32' or 'bf16'")
@@ -139,7 +139,7 @@ def _denoiser(
         raise TypeError(
             f"model must be a DiffusionUNet or a callable (x_t, t) -> eps, got {type(model).__name__}"
         )
-    if not isinstance(model, DiffusionUNet):
+    if not isinstance(model, Network):
         if precision != PRECISIONS[0]:
             raise ValueError(
                 f"precision {precision!r} is for a DiffusionUNet; another model computes as it likes"
@@ -150,10 +150,8 @@ def _denoiser(
         raise ValueError(f"model is on {parameters[0].device}, device is {device}: move one of them")
     if parameters[0].dtype != torch.float32:
         raise TypeError(f"model must hold float32 weights to sample, got {parameters[0].dtype}")
-    if shape[1] != model.config["in_ch"]:
-        raise ValueError(
-            f"image_shape has {shape[1]} channels, the model takes {model.config['in_ch']} (in_ch)"
-        )
+    if shape[1] != model.in_channels:
+        raise ValueError(f"image_shape has {shape[1]} channels, the model takes {model.in_channels} (in_ch)")
     multiple = model._native.size_multiple
     if shape[2] % multiple or shape[3] % multiple:
         raise ValueError(

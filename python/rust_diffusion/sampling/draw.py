@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rust_diffusion.model import verbs
 from rust_diffusion.model.card import schedule_of, size_of
-from rust_diffusion.model.unet import DiffusionUNet
+from rust_diffusion.model.network import Network
 from rust_diffusion.sampling.samplers import SAMPLERS
 from rust_diffusion.support import checks
 
@@ -20,7 +20,7 @@ DEFAULT = next(iter(SAMPLERS))
 
 @verbs.lend
 def sample(
-    model: DiffusionUNet,
+    model: Network,
     num_samples: int,
     sampler: str = DEFAULT,
     *,
@@ -35,7 +35,7 @@ def sample(
     step = count if batch_size is None else checks.integer("batch_size", batch_size, 1)
     first = None if seed is None else checks.integer("seed", seed, -(2**63), 2**63 - count)
     schedule = _schedule(function, schedule_of(model), options)
-    shape = (model.config["in_ch"], *size_of(model, image_size))
+    shape = (model.in_channels, *size_of(model, image_size))
     device = next(model.parameters()).device
 
     def draw(start: int, size: int) -> Tensor:
