@@ -161,10 +161,10 @@ def test_damaged_and_missing_weights_are_named(rd, theirs, tmp_path):
     theirs.save_pretrained(tmp_path)
     path = tmp_path / "diffusion_pytorch_model.safetensors"
     path.write_bytes(path.read_bytes()[:-1000])
-    with pytest.raises(ValueError, match="diffusion_pytorch_model.safetensors"):
+    with pytest.raises(ValueError, match=r"diffusion_pytorch_model\.safetensors"):
         rd.load(tmp_path)
     path.unlink()
-    with pytest.raises(FileNotFoundError, match="diffusion_pytorch_model.bin"):
+    with pytest.raises(FileNotFoundError, match=r"diffusion_pytorch_model\.bin"):
         rd.load(tmp_path)
 
 
