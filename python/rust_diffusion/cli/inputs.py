@@ -14,7 +14,7 @@ from rust_diffusion.data.images import ON_ERROR, load_images
 from rust_diffusion.data.phantoms import phantoms
 from rust_diffusion.files.pretrained import load
 from rust_diffusion.model.card import COURSE_STEPS, OBJECTIVES, SCHEDULES
-from rust_diffusion.model.unet import DiffusionUNet
+from rust_diffusion.model.network import Network
 
 SCHEDULE_NAMES = tuple(SCHEDULES)
 
@@ -68,7 +68,7 @@ def read_images(context: click.Context, option: str, data: str, size: int) -> to
         raise type(error)(f"{option} {data}: {words}") from error
 
 
-def load_model(context: click.Context) -> DiffusionUNet:
+def load_model(context: click.Context) -> Network:
     """Load `--weights`, with what the user says about them."""
     options = context.params
     told = {name: options[name] for name in ("device", "num_heads", "objective")}

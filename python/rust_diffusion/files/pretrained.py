@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
-from rust_diffusion.files import atomic, weights
+from rust_diffusion.files import atomic, diffusers, hub, weights
 from rust_diffusion.files.weights import Description, existing
 from rust_diffusion.model import verbs
 from rust_diffusion.model.card import (
@@ -31,24 +31,28 @@ from rust_diffusion.model.card import (
     schedule_of,
     size_of,
 )
-from rust_diffusion.model.unet import DiffusionUNet
+from rust_diffusion.model.network import Network
 from rust_diffusion.support import checks
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
 _FORMAT, _VERSION = "rust_diffusion", 1
+_FORMATS = (_FORMAT, "diffusers")
 _FIELDS = ("model", "objective", "schedule", "image_size", "value_range")
 
 
 @verbs.lend
 def save_pretrained(
-    model: DiffusionUNet,
+    model: Network,
     directory: str | os.PathLike[str],
     *,
     betas: Any = None,
     image_size: Any = None,
+    format: str = _FORMATS[0],
 ) -> Path:
     """Write what `load` needs to sample: see `DiffusionUNet.save_pretrained`."""
+    if checks.choice("format", format, _FORMATS) == "diffusers":
+        return diffusers.save(model, directory, betas=betas, image_size=image_size)
     card = _card_to_save(model, betas, image_size)
     content = to_safetensors(
         {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()},
@@ -72,7 +76,7 @@ def save_pretrained(
     return folder
 
 
-def _card_to_save(model: DiffusionUNet, betas: Any, image_size: Any) -> dict[str, Any]:
+def _card_to_save(model: Network, betas: Any, image_size: Any) -> dict[str, Any]:
     """What the model knows, with what the caller states."""
     card = copy.copy(model.card)
     card.assumed = set(card.assumed)
@@ -86,10 +90,13 @@ def _card_to_save(model: DiffusionUNet, betas: Any, image_size: Any) -> dict[str
 
 
 @verbs.lend
-def from_pretrained(directory: str | os.PathLike[str]) -> DiffusionUNet:
-    """Load a folder that `save_pretrained` wrote: see `DiffusionUNet.from_pretrained`."""
-    path = Path(directory) / WEIGHTS
-    described = _describe(Path(directory), check=True)
+def from_pretrained(directory: str | os.PathLike[str]) -> Network:
+    """Load a folder that `save_pretrained` or diffusers wrote: see `DiffusionUNet.from_pretrained`."""
+    folder = _folder(Path(directory))
+    if diffusers.is_folder(folder):
+        return diffusers.load(folder)
+    path = folder / WEIGHTS
+    described = _describe(folder, check=True)
     try:
         content = load_file(existing(path))
     except SafetensorError as error:
@@ -111,6 +118,8 @@ def describe(path: str | os.PathLike[str], num_heads: int | None = None) -> Desc
 
 def _describe(folder: Path, check: bool) -> Description:
     """Read the configuration, and with `check` compare the weights with what it says of them."""
+    if diffusers.is_folder(folder):
+        return Description(folder, *diffusers.describe(folder))
     path = folder / CONFIG
     config = _read_config(path)
     expected = config.get("weights_crc32")
@@ -143,14 +152,15 @@ def load(
     betas: Any = None,
     objective: str | None = None,
     image_size: Any = None,
-) -> DiffusionUNet:
+) -> Network:
     """Load a trained denoiser from whatever holds one, ready for ``.sample(8)``.
 
     Parameters
     ----------
     path : str or path
         A folder written by `save_pretrained`; a folder that `train` wrote into; a ``.pth`` state dict, the
-        course's too (the architecture is read off the shapes); or a ``.ckpt`` checkpoint (its EMA weights).
+        course's too (the architecture is read off the shapes); a ``.ckpt`` checkpoint (its EMA weights); a folder of
+        diffusers with a `UNet2DModel`; or the name of one on the Hub, such as "google/ddpm-cifar10-32".
     device : str or torch.device
         Where the model goes.
     num_heads, betas, objective, image_size : optional
@@ -159,7 +169,7 @@ def load(
 
     Returns
     -------
-    DiffusionUNet
+    DiffusionUNet or UNet2DModel
         In eval mode.
 
     Raises
@@ -230,13 +240,21 @@ def _read_config(path: Path) -> dict[str, Any]:
     return config
 
 
+def _folder(path: Path) -> Path:
+    """Return `path`, or the folder where the network of that name on the Hub lies."""
+    if path.exists():
+        return path
+    if hub.is_name(path):
+        return hub.fetch(path.as_posix())
+    raise FileNotFoundError(f"there is no file or folder {path}")
+
+
 def _locate(path: Path) -> Path:
     """Find the folder written by save_pretrained, or the one file, that is meant by `path`."""
-    if not path.exists():
-        raise FileNotFoundError(f"there is no file or folder {path}")
+    path = _folder(path)
     if path.is_file():
         return path.parent if path.name in (CONFIG, WEIGHTS) else path
-    if (path / CONFIG).is_file():
+    if (path / CONFIG).is_file() or diffusers.is_folder(path):
         return path
     found = sorted(p for p in path.glob("*.pth") if not p.stem.endswith("_raw"))
     if len(found) != 1:

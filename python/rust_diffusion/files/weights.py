@@ -13,8 +13,13 @@ from torch import Tensor
 from rust_diffusion.files import checkpoint
 from rust_diffusion.files.checkpoint import OWN
 from rust_diffusion.model.card import COURSE_SIZE, COURSE_STEPS, MAX_STEPS, SCHEDULES, ModelCard
+from rust_diffusion.model.network import Network
 from rust_diffusion.model.unet import DiffusionUNet
+from rust_diffusion.model.unet2d import UNet2DModel
 from rust_diffusion.support import checks
+
+#: A weight of every `UNet2DModel`, whose architecture its shapes do not tell.
+_OF_DIFFUSERS = "conv_in.weight"
 
 
 @dataclass(frozen=True)
@@ -23,11 +28,16 @@ class Description:
 
     #: The file that says so.
     path: Path
-    #: The arguments of `DiffusionUNet`.
+    #: The arguments of the network's class.
     config: dict[str, Any]
     card: ModelCard
 
-    def plan(self) -> DiffusionUNet:
+    @property
+    def network(self) -> type[Network]:
+        """The class that takes these arguments."""
+        return UNet2DModel if "block_out_channels" in self.config else DiffusionUNet
+
+    def plan(self) -> Network:
         """Make the network, without memory for its weights; no random number is drawn.
 
         Raises
@@ -37,14 +47,16 @@ class Description:
         """
         try:
             with torch.device("meta"):
-                model = DiffusionUNet(**self.config)
+                model = self.network(**self.config)
         except (TypeError, ValueError, RuntimeError) as error:
-            raise ValueError(f'{self.path}: "model" does not describe a DiffusionUNet: {error}') from None
+            raise ValueError(
+                f'{self.path}: "model" does not describe a {self.network.__name__}: {error}'
+            ) from None
         model.card = self.card
         return model
 
 
-def save(model: DiffusionUNet, path: Path) -> None:
+def save(model: Network, path: Path) -> None:
     """Write a bare state dict, as `torch.save(model.state_dict(), path)` does, with the card where nobody minds it.
 
     torch keeps a dict of the modules' versions beside the weights (`_metadata`), in the file too; our entry in it is
@@ -55,7 +67,7 @@ def save(model: DiffusionUNet, path: Path) -> None:
     checkpoint.save(state, path)
 
 
-def read(path: Path, num_heads: int | None = None) -> DiffusionUNet:
+def read(path: Path, num_heads: int | None = None) -> Network:
     """Load a `.pth` state dict or a `.ckpt`'s EMA weights."""
     weights, described = _read(path, num_heads)
     return fill(described.plan(), weights, path).eval()
@@ -70,18 +82,18 @@ def _read(
     path: Path, num_heads: int | None, lazily: bool = False
 ) -> tuple[Mapping[str, Tensor], Description]:
     content = _content(path, lazily)
-    try:
-        weights = content["ema"]["shadow"] if "ema" in content else content
-        config = infer_config(weights)
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RuntimeError) as error:
-        raise ValueError(f"{path}: {error}") from None
     about_from, said = _said(path, content, lazily)
     try:
         card = _card(said)
-        told = ((said.get(OWN) or {}).get("model") or {}).get("num_heads")
+        told = dict((said.get(OWN) or {}).get("model") or {})
     except (ValueError, TypeError, AttributeError, RuntimeError) as error:
         raise ValueError(f"{about_from}: {error}") from None
-    heads = told if num_heads is None else num_heads
+    try:
+        weights = content["ema"]["shadow"] if "ema" in content else content
+        config = told if _OF_DIFFUSERS in weights else infer_config(weights)
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RuntimeError) as error:
+        raise ValueError(f"{path}: {error}") from None
+    heads = told.get("num_heads") if num_heads is None else num_heads
     if heads is not None:
         config["num_heads"] = heads
     return weights, Description(path, config, card)
@@ -124,7 +136,7 @@ def _card(said: Mapping[str, Any]) -> ModelCard:
     return card
 
 
-def fill(model: DiffusionUNet, weights: Mapping[str, Tensor], path: Path) -> DiffusionUNet:
+def fill(model: Network, weights: Mapping[str, Tensor], path: Path) -> Network:
     """Give a planned network the weights that `path` holds, strictly.
 
     No memory is taken for what the file only claims to hold.

@@ -149,7 +149,12 @@ class Network(Carded, nn.Module):
         )
 
     def save_pretrained(
-        self, directory: str | os.PathLike[str], *, betas: Any = None, image_size: Any = None
+        self,
+        directory: str | os.PathLike[str],
+        *,
+        betas: Any = None,
+        image_size: Any = None,
+        format: str = "rust_diffusion",
     ) -> Path:
         """Write weights (safetensors) and all that sampling needs (config.json) into a folder; no pickle.
 
@@ -161,6 +166,8 @@ class Network(Carded, nn.Module):
             The schedule, (T,). Default: the one the model was trained with by `train`.
         image_size : int or (int, int), optional
             Height and width in pixels. Default: what the model was trained on by `train`.
+        format : {"rust_diffusion", "diffusers"}
+            "diffusers", for a `UNet2DModel`: as `diffusers.DDPMPipeline.from_pretrained` loads it.
 
         Returns
         -------
@@ -170,13 +177,15 @@ class Network(Carded, nn.Module):
         Raises
         ------
         ValueError
-            If schedule or size are neither known nor given.
+            If schedule or size are neither known nor given, or the format is not for this network.
         """
-        return verbs.lent("save_pretrained")(self, directory, betas=betas, image_size=image_size)
+        return verbs.lent("save_pretrained")(
+            self, directory, betas=betas, image_size=image_size, format=format
+        )
 
     @staticmethod
     def from_pretrained(directory: str | os.PathLike[str]) -> Network:
-        """Load a folder written by `save_pretrained`, in eval mode, with schedule, size and objective.
+        """Load a folder written by `save_pretrained` or diffusers, or a network by its name on the Hub, in eval mode.
 
         Raises
         ------
