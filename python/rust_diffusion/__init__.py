@@ -17,8 +17,9 @@ from rust_diffusion._native import (
 )
 from rust_diffusion.data import ImageSet, load_images, phantoms, shepp_logan, split_by_folder
 from rust_diffusion.files import load
-from rust_diffusion.model import EMA, DiffusionUNet, UNet2DModel, get_device
+from rust_diffusion.model import EMA, DiffusionUNet, UNet2DModel
 from rust_diffusion.sampling import SamplerStep, ddim_sample, ddpm_sample
+from rust_diffusion.support.device import get_device
 from rust_diffusion.training import EpochInfo, TrainResult, train
 from rust_diffusion.view import SetComparison, compare_sets, show_batch
 

@@ -14,7 +14,7 @@ from rust_diffusion import _native
 from rust_diffusion.cli.main import command
 from rust_diffusion.cli.options import PATH
 from rust_diffusion.files.pretrained import describe
-from rust_diffusion.model.device import get_device
+from rust_diffusion.support.device import get_device
 
 
 @command("""

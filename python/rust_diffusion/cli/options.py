@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from rust_diffusion.model.device import get_device
+from rust_diffusion.support.device import get_device
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 

@@ -1,7 +1,6 @@
 """The denoiser, the averages of its weights, and what it says of itself."""
 
 from rust_diffusion.model.card import ModelCard
-from rust_diffusion.model.device import get_device
 from rust_diffusion.model.ema import EMA
 from rust_diffusion.model.layers import Downsample, ResBlock, SelfAttention2d, Upsample
 from rust_diffusion.model.network import Network
@@ -18,5 +17,4 @@ __all__ = [
     "SelfAttention2d",
     "UNet2DModel",
     "Upsample",
-    "get_device",
 ]
