@@ -253,3 +253,23 @@ def test_more_images_than_the_engine_takes_at_once_are_drawn_in_parts(rd, alpha_
 
     parts = torch.cat([draw(part) for part in start.split(300)])
     assert torch.allclose(draw(start), parts, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["ours", "the course's"])
+def test_a_seed_fixes_the_dropout_of_a_model_in_training_mode(rd, oracle, kind):
+    torch.manual_seed(0)
+    make = rd.DiffusionUNet if kind == "ours" else oracle.DiffusionUNet
+    model = make(**{**TINY, "dropout": 0.3}).train()
+    bars = torch.cumprod(1 - rd.cosine_beta_schedule(20), 0)
+
+    def draw():
+        return rd.ddim_sample(model, 2, (1, 16, 16), bars, "cpu", 3, seed=7, progress=False)
+
+    first = draw()
+    torch.rand(5)
+    state = torch.get_rng_state()
+    assert torch.equal(draw(), first)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not torch.equal(
+        rd.ddim_sample(model.eval(), 2, (1, 16, 16), bars, "cpu", 3, seed=7, progress=False), first
+    )

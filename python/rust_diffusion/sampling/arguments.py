@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.amp.autocast_mode import is_autocast_available
 
 from rust_diffusion import _native
@@ -16,7 +17,7 @@ from rust_diffusion.model.ema import EMA
 from rust_diffusion.model.network import Network
 from rust_diffusion.sampling import noise
 from rust_diffusion.sampling.sampler import Keywords
-from rust_diffusion.support import checks, graphs, guards
+from rust_diffusion.support import checks, graphs, guards, random
 
 PRECISIONS = _native.PRECISIONS
 #: Averaged weights that hold more than this of the initial ones draw noise rather than images.
@@ -45,6 +46,8 @@ class Arguments:
         if generator is not None and seed is not None:
             raise ValueError("give either generator or seed, not both")
         self.noise = noise.source(generator, seed, count, self.device)
+        in_training = isinstance(model, nn.Module) and model.training
+        self.dropout_seed = None if seed is None or not in_training else noise.seeds_of(seed, count)[0]
         self.x_T = None if x_T is None else _start(x_T, self.shape, self.device)
         precision = checks.choice("precision", keywords["precision"], PRECISIONS)
         if precision == PRECISIONS[0] and isinstance(model, Network):
@@ -64,9 +67,18 @@ class Arguments:
             "{0}, in several calls or by model.sample(..., batch_size={0}); with seed= they stay the same",
         )
 
-    def modes(self) -> contextlib.AbstractContextManager[None]:
-        """What holds while images are drawn: our network has modes of its own, another one keeps the caller's."""
-        return guards.own_modes(self.device) if isinstance(self.model, tuple) else contextlib.nullcontext()
+    @contextlib.contextmanager
+    def modes(self) -> Iterator[None]:
+        """What holds while images are drawn: our network has modes of its own, another one keeps the caller's.
+
+        A model in training mode draws dropout from torch's generator; with a seed, the same masks each time.
+        """
+        with contextlib.ExitStack() as stack:
+            if isinstance(self.model, tuple):
+                stack.enter_context(guards.own_modes(self.device))
+            if self.dropout_seed is not None:
+                stack.enter_context(random.seeded(self.dropout_seed, self.device))
+            yield
 
     def start(self) -> Tensor:
         if self.x_T is not None:

@@ -25,17 +25,21 @@ def source(
         return lambda shape: torch.randn(shape, generator=generator, device=device)
     if seed is None:
         return None
-    if isinstance(seed, (Sequence, range, torch.Tensor)) or hasattr(seed, "__iter__"):
-        seeds = checks.integers("seed", seed, -(2**63), 2**64 - 1)
-        if len(seeds) != count:
-            raise ValueError(f"seed must have one entry per image ({count}), got {len(seeds)}")
-    else:
-        first = checks.integer("seed", seed, -(2**63), 2**63 - 1)
-        seeds = [first + k for k in range(count)]
-    streams = [torch.Generator().manual_seed(s) for s in seeds]
+    streams = [torch.Generator().manual_seed(s) for s in seeds_of(seed, count)]
 
     def draw(shape: list[int]) -> Tensor:
         images = torch.stack([torch.randn(shape[1:], generator=stream) for stream in streams])
         return graphs.sent(images, device)
 
     return draw
+
+
+def seeds_of(seed: Any, count: int) -> list[int]:
+    """Return the seed of each image: those that are given, or the one that is and its successors."""
+    if isinstance(seed, (Sequence, range, torch.Tensor)) or hasattr(seed, "__iter__"):
+        seeds = checks.integers("seed", seed, -(2**63), 2**64 - 1)
+        if len(seeds) != count:
+            raise ValueError(f"seed must have one entry per image ({count}), got {len(seeds)}")
+        return seeds
+    first = checks.integer("seed", seed, -(2**63), 2**63 - 1)
+    return [first + k for k in range(count)]

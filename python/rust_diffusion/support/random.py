@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import operator
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -76,3 +77,14 @@ def check(state: Any) -> None:
 def draw_seed() -> int:
     """A seed out of torch's global generator of the CPU."""
     return int(torch.randint(2**62, ()).item())
+
+
+@contextlib.contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Let torch's global generators begin at `seed`, and put them back afterwards."""
+    before = capture(device, torch_only=True)
+    torch.manual_seed(seed)
+    try:
+        yield
+    finally:
+        restore(before, device)
