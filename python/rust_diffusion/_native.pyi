@@ -376,7 +376,7 @@ def train_network(
     The gradients of the usual batch, and the usual update, are captured in `graphs`.
     """
 
-FITS: list[str]
+FITS: tuple[str, ...]
 IMAGE_EXTENSIONS: list[str]
 MAX_PIXELS: int
 

@@ -9,7 +9,7 @@ from PIL import Image, ImageOps
 
 import images as pictures
 
-SHAPES = [(512, 512), (100, 300), (33, 47), (20, 200), (200, 20), (7, 5), (1, 90)]
+SHAPES = [(512, 512), (100, 300), (33, 47), (20, 200), (200, 20), (7, 5), (3, 90)]
 BILINEAR = Image.Resampling.BILINEAR
 #: What Pillow makes of an image for the same words; its sizes are (width, height).
 PILLOW = {
@@ -68,10 +68,10 @@ def test_eight_bit_files_are_not(rd, folder):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.uint8, torch.float16])
 def test_twelve_bits_in_sixteen_are_noticed_and_the_remedy_is_one(rd, twelve_bits, dtype):
     file, _ = twelve_bits
-    with pytest.warns(UserWarning, match=r"no value above 40\d\d.*window=\(2048, 4096\)"):
+    with pytest.warns(UserWarning, match=r"the lowest 4096 of 65536.*window=\(2048, 4096\)"):
         dark = rd.load_images(file, 64, dtype=dtype)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         bright = rd.load_images(file, 64, dtype=dtype, window=(2048, 4096))
     assert dark.max() < (-0.8 if dtype.is_floating_point else 20)
-    assert bright.max() == (1 if dtype.is_floating_point else 255)
+    assert bright.max() > (0.999 if dtype.is_floating_point else 254)

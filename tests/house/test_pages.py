@@ -43,11 +43,22 @@ def test_every_path_that_a_page_names_is_there(page):
 
 
 def test_a_path_that_is_gone_is_noticed():
-    assert list(named("see `data/{load,gone}.rs` and `x` (`f()`, `.venv/bin/python`)")) == ["data/load.rs", "data/gone.rs"]
-    assert list(named("```text\nsrc/core/   the core\n  data/{a,b}.rs   c\n```")) == ["src/core/", "data/a.rs", "data/b.rs"]
+    assert list(named("see `data/{load,gone}.rs` and `x` (`f()`, `.venv/bin/python`)")) == [
+        "data/load.rs",
+        "data/gone.rs",
+    ]
+    assert list(named("```text\nsrc/core/   the core\n  data/{a,b}.rs   c\n```")) == [
+        "src/core/",
+        "data/a.rs",
+        "data/b.rs",
+    ]
 
 
-@pytest.mark.parametrize("room", sorted(p.name for p in (ROOT / "python/rust_diffusion").iterdir() if p.is_dir()))
+@pytest.mark.parametrize(
+    "room", sorted(p.name for p in (ROOT / "python/rust_diffusion").iterdir() if p.is_dir())
+)
 def test_every_room_stands_in_the_tree(room):
     if not room.startswith("_"):
-        assert re.search(rf"^{room}/ ", (ROOT / "docs/architecture.md").read_text(encoding="utf-8"), re.MULTILINE)
+        assert re.search(
+            rf"^{room}/ ", (ROOT / "docs/architecture.md").read_text(encoding="utf-8"), re.MULTILINE
+        )

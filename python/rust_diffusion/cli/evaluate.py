@@ -48,7 +48,8 @@ def evaluate(
         images = read_images(context, "--samples", samples, size or COURSE_SIZE)
     else:
         images = draw(context, load_model(context))
-    comparison = compare_sets(images.cpu(), read_images(context, "--data", data, images.shape[-1]))
+    training = read_images(context, "--data", data, images.shape[-1])
+    comparison = compare_sets(images, training, names=("samples", "training images"))
     click.echo(str(comparison))
     if out is not None:
         outputs.write_figure(out, comparison.figure())

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 import torch
 
+from rust_diffusion import _native
 from rust_diffusion.cli.main import on_terminal
 from rust_diffusion.cli.options import NumberList, given, option_of, together
 from rust_diffusion.data.images import ON_ERROR, load_images
@@ -18,9 +19,15 @@ from rust_diffusion.model.network import Network
 
 SCHEDULE_NAMES = tuple(SCHEDULES)
 
-_ABOUT_IMAGES = ("channels", "on_error", "cache", "window")
+_ABOUT_IMAGES = ("channels", "fit", "on_error", "cache", "window")
 about_images = together(
     option_of(load_images, "channels", "1 is grey, 3 is RGB."),
+    option_of(
+        load_images,
+        "fit",
+        "About files of other proportions: stretch, crop, or pad with black.",
+        choices=_native.FITS,
+    ),
     option_of(
         load_images,
         "on_error",
@@ -36,7 +43,8 @@ about_images = together(
     option_of(
         load_images,
         "window",
-        "For DICOM files, which need it: level and width on the Hounsfield scale, for lungs about -600,1500.",
+        "Level and width of the values to show. For DICOM files, which need it, on the Hounsfield scale: for lungs "
+        "about -600,1500. For others of 16 bits in their own values.",
         type=NumberList(float),
     ),
 )

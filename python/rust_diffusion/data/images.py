@@ -22,8 +22,8 @@ DTYPES = (torch.float32, torch.uint8, torch.float16, torch.bfloat16, torch.float
 _SECONDS_BEFORE_BAR = 2.0
 # As many as an error message of the engine names.
 _NAMED_IN_WARNINGS = 10
-# Images of 16 bits whose values all lie below this are nearly black: theirs is 12- or 13-bit data.
-_DARK = -0.75
+# Images of 16 bits whose levels all lie below this are nearly black: theirs is 12- or 13-bit data.
+_DARK = 1 << 13
 
 
 def load_images(
@@ -158,14 +158,13 @@ def load_set(
 def _darkness(images: Tensor) -> str | None:
     """What to say of 16-bit files that use a corner of their range."""
     brightest = images.max().item()
-    if images.dtype == torch.uint8:
-        brightest = brightest / 127.5 - 1
-    if brightest >= _DARK:
+    # In levels of 16 bits; of 8 bits the lowest that is rounded to this one.
+    level = (brightest - 0.5) * 257 if images.dtype == torch.uint8 else (brightest + 1) * 32767.5
+    if level >= _DARK:
         return None
-    values = round((brightest + 1) * 32767.5) + 1
-    width = 1 << max(values - 1, 1).bit_length()
+    width = 1 << max(round(level), 1).bit_length()
     return (
-        f"the 16-bit files hold no value above {values - 1} of 65535, and the images are nearly black: "
+        f"the 16-bit files use only the lowest {width} of 65536 levels, and the images are nearly black: "
         f"window=({width // 2}, {width}) shows them from black to white"
     )
 

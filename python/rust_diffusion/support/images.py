@@ -86,13 +86,13 @@ def _from_numpy(name: str, array: np.ndarray[Any, Any]) -> Tensor:
     try:
         return torch.from_numpy(array)
     except TypeError:
-        raise TypeError(f"{name} must hold {_HOLDS}, got an array of {array.dtype}") from None
+        raise TypeError(f"{name} must be {_HOLDS}, got an array of {array.dtype}") from None
 
 
 def checked_dtype(name: str, images: Tensor) -> Tensor:
     """`images`, if they are floating or uint8."""
     if images.dtype != torch.uint8 and not images.is_floating_point():
-        raise TypeError(f"{name} must hold {_HOLDS}, got {images.dtype}")
+        raise TypeError(f"{name} must be {_HOLDS}, got {images.dtype}")
     return images
 
 

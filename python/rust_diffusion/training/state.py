@@ -13,7 +13,7 @@ from rust_diffusion.model.card import ModelCard
 from rust_diffusion.model.ema import EMA
 from rust_diffusion.model.unet import DiffusionUNet
 from rust_diffusion.model.variance import DataVariance
-from rust_diffusion.training.validation import normalised
+from rust_diffusion.support.images import as_values
 
 #: torch.optim.AdamW's own defaults, which the engine uses too.
 ADAM_BETAS, ADAM_EPS = (0.9, 0.999), 1e-8
@@ -48,7 +48,7 @@ class State:
         self._note(image_size=(height, width))
         if self._variance is not None:
             for part in images.split(_AT_A_TIME):
-                self._variance.add(normalised(part))
+                self._variance.add(as_values(part))
 
     def note_all_seen(self) -> None:
         """Fix the variance of the data, once each image was noted."""

@@ -9,6 +9,7 @@ from torch import Tensor
 from rust_diffusion import _native
 from rust_diffusion.model.unet import DiffusionUNet
 from rust_diffusion.support import random
+from rust_diffusion.support.images import as_values
 from rust_diffusion.training.batches import Batches
 
 #: The same timesteps and noise after every epoch, so that only the weights make a difference.
@@ -29,7 +30,7 @@ def validation_loss(model: DiffusionUNet, batches: Batches, betas: Tensor, objec
         generator = torch.Generator().manual_seed(_SEED)
         alpha_bars = torch.cumprod(1 - betas.detach().cpu().float(), 0)
         for share in batches.epoch(0, 0, lambda: None):
-            x0 = normalised(share.images).cpu()
+            x0 = as_values(share.images).cpu()
             t = torch.randint(len(alpha_bars), (len(x0),), generator=generator)
             noise = torch.randn(x0.shape, generator=generator)
             total += _error(model, x0, t, noise, alpha_bars, objective) * len(x0)
@@ -57,10 +58,3 @@ def _error(
         )
         target = signal * noise - spread * x0
     return F.mse_loss(model(x_t.to(device), t.to(device)).float(), target.to(device)).item()
-
-
-def normalised(images: Tensor) -> Tensor:
-    """Float32 in [-1, 1]; grey levels 0..255 become (x / 255 - 0.5) / 0.5."""
-    if images.dtype == torch.uint8:
-        return (images.float() / 255 - 0.5) / 0.5
-    return images.float()

@@ -7,6 +7,7 @@ use diffusion_core::data::{self, Bad, Fit, LoadOptions, OnBad, Size, Value, Wind
 use diffusion_core::Result;
 use numpy::{Element, PyArray1};
 use pyo3::prelude::*;
+use pyo3::types::PyTuple;
 
 use crate::detach::{attached, check_signals, detached};
 use crate::error::to_py;
@@ -116,7 +117,7 @@ fn report(on_progress: Option<&PyObject>, done: usize) -> Result<()> {
 
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add("IMAGE_EXTENSIONS", data::folder::EXTENSIONS.to_vec())?;
-    m.add("FITS", Fit::names())?;
+    m.add("FITS", PyTuple::new(m.py(), Fit::names())?)?;
     m.add("MAX_PIXELS", data::MAX_PIXELS)?;
     m.add_function(wrap_pyfunction!(list_images, m)?)?;
     m.add_function(wrap_pyfunction!(load_images, m)?)?;
