@@ -34,7 +34,12 @@ def boxes(figure):
 
 
 @pytest.mark.parametrize(
-    "n, options", [(12, {}), (7, dict(ncols=3, title="Slices")), (8, dict(ncols=4, captions="abcdefgh"))]
+    "n, options",
+    [
+        (12, dict(title="Two rows")),
+        (7, dict(ncols=3, title="Slices")),
+        (8, dict(ncols=4, captions="abcdefgh")),
+    ],
 )
 def test_nothing_touches_or_hides_anything_else(show, n, options):
     found = list(boxes(show(slices(n, size=16), **options)))
