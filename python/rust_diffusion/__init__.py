@@ -17,6 +17,7 @@ from rust_diffusion._native import (
 )
 from rust_diffusion.data import ImageSet, load_images, phantoms, shepp_logan
 from rust_diffusion.files import load
+from rust_diffusion.inverse import tv_reconstruct
 from rust_diffusion.model import EMA, DiffusionUNet, UNet2DModel, get_device
 from rust_diffusion.sampling import SamplerStep, ddim_sample, ddpm_sample
 from rust_diffusion.training import EpochInfo, TrainResult, train
@@ -50,4 +51,5 @@ __all__ = [
     "shepp_logan",
     "show_batch",
     "train",
+    "tv_reconstruct",
 ]

@@ -10,6 +10,7 @@ mod detach;
 mod device;
 mod diffusion;
 mod error;
+mod inverse;
 mod nn;
 mod sampler;
 mod tensor;
@@ -22,6 +23,7 @@ fn _native(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add("LINKED_TORCH", env!("LINKED_TORCH"))?;
     data::register(m)?;
     diffusion::register(m)?;
+    inverse::register(m)?;
     nn::register(m)?;
     sampler::register(m)?;
     train::register(m)
