@@ -15,6 +15,8 @@ import numpy.typing as npt
 from torch import Tensor
 
 __all__ = [
+    "BOUNDARIES",
+    "DOWNSCALE_MODES",
     "FITS",
     "IMAGE_EXTENSIONS",
     "LINKED_TORCH",
@@ -24,6 +26,7 @@ __all__ = [
     "OBJECTIVES",
     "PRECISIONS",
     "SPACINGS",
+    "LinearOperator",
     "Network",
     "Parameters",
     "Recording",
@@ -40,6 +43,7 @@ __all__ = [
     "linear_beta_schedule",
     "list_images",
     "load_images",
+    "metric",
     "phantoms",
     "predict_x0_from_eps",
     "python_calls",
@@ -413,3 +417,60 @@ def shepp_logan(size: int, threads: int) -> npt.NDArray[Any]:
 
 def grey_values(levels: Tensor) -> Tensor:
     """Turn uint8 grey levels into float32 values in [-1, 1]."""
+
+BOUNDARIES: tuple[str, ...]
+DOWNSCALE_MODES: tuple[str, ...]
+
+@final
+class LinearOperator:
+    """A linear operator on batches of images, float32 or float64; the engine's own, or Python's called back."""
+
+    @staticmethod
+    def identity(img_shape: Sequence[int]) -> LinearOperator: ...
+    @staticmethod
+    def blurring(kernel: _Array, boundary: str, img_shape: tuple[int, int]) -> LinearOperator: ...
+    @staticmethod
+    def downscaling(img_shape: tuple[int, int], factor: int, mode: str) -> LinearOperator: ...
+    @staticmethod
+    def inpainting(mask: _Array) -> LinearOperator: ...
+    @staticmethod
+    def gradient(img_shape: tuple[int, int]) -> LinearOperator: ...
+    @staticmethod
+    def matrix(a: _Array, img_shape: Sequence[int], out_shape: Sequence[int]) -> LinearOperator: ...
+    @staticmethod
+    def callback(
+        forward: Callable[[Tensor], Tensor],
+        adjoint: Callable[[Tensor], Tensor],
+        img_shape: Sequence[int],
+        out_shape: Sequence[int],
+    ) -> LinearOperator:
+        """Take two functions of batches for an operator and its adjoint."""
+    @staticmethod
+    def stack(parts: Sequence[LinearOperator]) -> LinearOperator: ...
+    def followed_by(self, outer: LinearOperator) -> LinearOperator: ...
+    def scaled(self, factor: float) -> LinearOperator: ...
+    def transposed(self) -> LinearOperator: ...
+    @property
+    def img_shape(self) -> tuple[int, ...]:
+        """(H, W), or (C, H, W) where the number of channels is the operator's own."""
+    @property
+    def out_shape(self) -> tuple[int, ...]:
+        """The same for measurements."""
+    def apply(self, x: _Array) -> Tensor: ...
+    def adjoint(self, y: _Array) -> Tensor: ...
+    def prox(self, z: Tensor, y: Tensor, gamma: Tensor) -> Tensor: ...
+    def pinv(self, y: Tensor, cutoff: float) -> Tensor: ...
+    def sample_gaussian(
+        self,
+        z: Tensor,
+        y: Tensor,
+        sigma: Tensor,
+        r: Tensor,
+        noise: Callable[[list[int]], Tensor] | None = None,
+    ) -> Tensor: ...
+    def tv(self, y: Tensor, lambda_: float, iterations: int) -> Tensor: ...
+    def norm(self) -> float: ...
+    def adjoint_error(self) -> float: ...
+
+def metric(which: str, x: Tensor, x_true: Tensor) -> Tensor:
+    """One number per image, float64: "PSNR", "SSIM", "RE" or "RMSE"."""

@@ -18,6 +18,8 @@ BELOW = {
     "cli": {"support", "model", "sampling", "inverse", "data", "view", "files", "training"},
 }
 MOST_MODULES = 10
+#: Modules of the course's library, under its names: they hand on what stands in the rooms.
+ALIASES = {"operators", "utilities", "nn", "nn.diffusion"}
 UNDERSCORED = {"__init__", "__main__", "_native"}
 
 
@@ -87,9 +89,10 @@ class House:
             done.add(name)
 
     def outside(self):
-        """Modules in no room, but for the two doors."""
+        """Modules in no room, but for the two doors and the aliases."""
         for name, path in self.files.items():
-            if self.room(name) is None and name not in (self.name, f"{self.name}.__main__"):
+            doors = {self.name, f"{self.name}.__main__", *(f"{self.name}.{alias}" for alias in ALIASES)}
+            if self.room(name) is None and name not in doors:
                 yield path.relative_to(path.parents[name.count(".")]).as_posix()
 
     def crowded(self):

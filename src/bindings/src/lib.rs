@@ -10,6 +10,7 @@ mod detach;
 mod device;
 mod diffusion;
 mod error;
+mod inverse;
 mod nn;
 mod sampler;
 mod table;
@@ -24,6 +25,7 @@ fn _native(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(detach::python_calls, m)?)?;
     data::register(m)?;
     diffusion::register(m)?;
+    inverse::register(m)?;
     nn::register(m)?;
     table::register(m)?;
     sampler::register(m)?;

@@ -116,7 +116,7 @@ impl Drop for Borrowed {
     }
 }
 
-fn noise_source(noise: Option<PyObject>) -> Box<dyn Noise + Send> {
+pub fn noise_source(noise: Option<PyObject>) -> Box<dyn Noise + Send> {
     match noise {
         Some(call) => Box::new(PythonNoise(call)),
         None => Box::new(TorchNoise),

@@ -27,6 +27,10 @@ impl Plain for f32 {
     const KIND: Kind = Kind::Float;
 }
 
+impl Plain for f64 {
+    const KIND: Kind = Kind::Double;
+}
+
 impl Plain for bf16 {
     const KIND: Kind = Kind::BFloat16;
 }

@@ -9,7 +9,7 @@ mod threads;
 
 use std::ffi::{c_char, c_int, CStr};
 
-pub use memory::{adamw_in_place, slice, slice_mut, InPlace, Stored};
+pub use memory::{adamw_in_place, slice, slice_mut, InPlace, Plain, Stored};
 pub use ops::{
     adamw, add_each, convolution_backward, laid_out, move_each_towards, AutocastOff, ConvolutionGradients, Layout,
     Moving, OnDevice,

@@ -1,0 +1,363 @@
+"""Linear operators: what an imaging system does to images, with its exact adjoint, for torch's autograd too."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.amp.autocast_mode import is_autocast_available
+from torch.autograd.function import Function
+
+from rust_diffusion import _native
+from rust_diffusion.sampling import noise
+from rust_diffusion.support import checks
+
+#: Singular values below this share of the largest do not count in `Operator.pinv`.
+CUTOFF = 1e-3
+
+_SIZES = ("img_shape", "out_shape", "nx", "ny", "mx", "my")
+
+
+class Operator:
+    """A linear operator K on batches of images (N, C, H, W), float32 or float64.
+
+    ``K(x)`` and ``K @ x`` apply it, ``K.T`` is its adjoint, an operator too; torch's autograd goes through both, twice
+    if asked. NumPy arrays are taken without a copy. ``K2 @ K1`` and ``a * K`` are operators.
+
+    Subclasses of your own define ``_matvec(x)`` and ``_adjoint(y)`` on one image, (1, C, H, W), and set ``img_shape``,
+    or ``nx`` and ``ny``, in ``__init__``.
+
+    Attributes
+    ----------
+    img_shape, out_shape : tuple of int
+        Of images and of measurements, without the batch: (H, W) where every channel is treated for itself, (C, H, W)
+        where the number of channels is the operator's own.
+    nx, ny, mx, my : int
+        Height and width of images, and of measurements.
+    """
+
+    img_shape: tuple[int, ...]
+    out_shape: tuple[int, ...]
+    nx: int
+    ny: int
+    mx: int
+    my: int
+    _held: _native.LinearOperator | None = None
+    _transposed: Operator | None = None
+    _tried: bool
+
+    def __init__(self) -> None:
+        """Nothing is needed here; subclasses say what they are made of."""
+
+    def _hold(self, core: _native.LinearOperator) -> None:
+        """Be the engine's operator `core`."""
+        self._held = core
+        self.img_shape, self.out_shape = core.img_shape, core.out_shape
+        self.nx, self.ny = core.img_shape[-2:]
+        self.mx, self.my = core.out_shape[-2:]
+
+    @property
+    def _core(self) -> _native.LinearOperator:
+        """The engine's operator: a subclass of the user's is called back from there."""
+        if self._held is None:
+            image, out = _shapes(self)
+            core = _native.LinearOperator.callback(
+                _one_by_one(self._matvec), _one_by_one(self._adjoint), image, out
+            )
+            self._hold(core)
+        assert self._held is not None
+        return self._held
+
+    def __getattr__(self, name: str) -> Any:
+        """Sizes that a subclass has not set follow from those that it has."""
+        if name in _SIZES and self._held is None and "_tried" not in self.__dict__:
+            self._tried = True  # what is missing while a subclass is tried out, it must set itself
+            try:
+                return self._core and self.__dict__[name]
+            finally:
+                del self._tried
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def _matvec(self, x: Tensor) -> Tensor:
+        """K x of one image (1, C, H, W); for subclasses to define."""
+        return self(x)
+
+    def _adjoint(self, y: Tensor) -> Tensor:
+        """K' y of one measurement; for subclasses to define."""
+        return self.T(y)
+
+    def _shift(self, like: Tensor) -> Tensor | None:
+        """What is added to K x: nothing, unless the operator is affine."""
+        return None
+
+    def __call__(self, x: Any) -> Tensor:
+        """K x.
+
+        Parameters
+        ----------
+        x : Tensor or array
+            (N, C, H, W), float32 or float64; NumPy arrays are not copied.
+
+        Returns
+        -------
+        Tensor
+            (N, C, mx, my), of the dtype and device of `x`.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If shape or dtype do not fit.
+        """
+        x = checks.tensor("x", x)
+        y = applied(self._core, x, False)
+        shift = self._shift(x)
+        return y if shift is None else y + shift
+
+    def __matmul__(self, other: Any) -> Any:
+        """K @ x is K(x); K2 @ K1 applies K1 first."""
+        if isinstance(other, Operator):
+            return Derived(other._core.followed_by(self._core))
+        return self(other)
+
+    def __mul__(self, factor: Any) -> Operator:
+        """K * a, as a * K."""
+        return Derived(self._core.scaled(checks.number("a", factor)))
+
+    def __rmul__(self, factor: Any) -> Operator:
+        """A * K: the measurements times a number."""
+        return self * factor
+
+    def __neg__(self) -> Operator:
+        return self * -1.0
+
+    @property
+    def T(self) -> Operator:
+        """The adjoint K', an operator; ``K.T.T is K``."""
+        if self._transposed is None:
+            self._transposed = Transposed(self)
+        return self._transposed
+
+    def pinv(self, y: Any, cutoff: float = CUTOFF) -> Tensor:
+        """K^+ y, the shortest x among those that come closest to y.
+
+        In closed form for masks, means, every other pixel, circular blur and matrices: singular values up to `cutoff`
+        times the largest count as zero. For other operators they are damped: (K'K + (cutoff |K|)^2 I)^-1 K' y by
+        conjugate gradients.
+
+        Parameters
+        ----------
+        y : Tensor or array
+            Measurements, (N, C, mx, my).
+        cutoff : float
+            Between 0 and 1.
+
+        Returns
+        -------
+        Tensor
+            (N, C, H, W).
+
+        Raises
+        ------
+        ValueError, TypeError
+            If an argument does not fit.
+        """
+        cutoff = checks.number("cutoff", cutoff, 0.0, 1.0)
+        return self._core.pinv(self._linear(checks.tensor("y", y)), cutoff)
+
+    def prox(self, z: Any, y: Any, gamma: Any) -> Tensor:
+        """Find the x that minimises 1/2 |K x - y|^2 + 1/(2 gamma) |x - z|^2.
+
+        In closed form for identity, masks, means, every other pixel, circular blur and matrices, by conjugate gradients
+        otherwise.
+
+        Parameters
+        ----------
+        z : Tensor or array
+            Images, (N, C, H, W).
+        y : Tensor or array
+            Measurements, (N, C, mx, my).
+        gamma : float or Tensor
+            Above 0: one number, or one per image, (N,).
+
+        Returns
+        -------
+        Tensor
+            (N, C, H, W), of the dtype of `z`.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If an argument does not fit.
+        """
+        z, y = self._pair(z, y)
+        return self._core.prox(z, y, _per_image("gamma", gamma, z))
+
+    def sample_gaussian(
+        self,
+        z: Any,
+        y: Any,
+        sigma: Any,
+        r: Any,
+        generator: torch.Generator | None = None,
+        *,
+        seed: Any = None,
+    ) -> Tensor:
+        """Draw x from the density in proportion to exp(-|K x - y|^2 / (2 sigma^2) - |x - z|^2 / (2 r^2)).
+
+        That is the posterior of an image with prior N(z, r^2 I), measured with noise sigma. Exact: in closed form, or
+        by solving with perturbed z and y (Papandreou and Yuille 2010).
+
+        Parameters
+        ----------
+        z : Tensor or array
+            Images, (N, C, H, W).
+        y : Tensor or array
+            Measurements, (N, C, mx, my).
+        sigma, r : float or Tensor
+            Above 0: one number, or one per image, (N,).
+        generator : torch.Generator, optional
+            Source of the draws; torch's global one otherwise.
+        seed : int or sequence of int, optional
+            A stream of its own for each image, as in `ddim_sample`.
+
+        Returns
+        -------
+        Tensor
+            (N, C, H, W), of the dtype of `z`.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If an argument does not fit.
+        """
+        z, y = self._pair(z, y)
+        if generator is not None and seed is not None:
+            raise ValueError("give either generator or seed, not both")
+        source = noise.source(generator, seed, len(z), z.device)
+        sigma, r = _per_image("sigma", sigma, z), _per_image("r", r, z)
+        return self._core.sample_gaussian(z, y, sigma, r, source)
+
+    def norm(self) -> float:
+        """Return the largest singular value."""
+        return self._core.norm()
+
+    def adjoint_error(self) -> float:
+        """How far <K x, y> and <x, K' y> are apart, as a share of |K x| |y|; rounding, if the adjoint is one."""
+        return self._core.adjoint_error()
+
+    def on_unit_range(self) -> Operator:
+        """K for images in [-1, 1] of an operator meant for [0, 1]: x -> K((x + 1) / 2)."""
+        return UnitRange(self)
+
+    def _linear(self, y: Tensor) -> Tensor:
+        """What of the measurements is linear in x."""
+        shift = self._shift(y)
+        return y if shift is None else y - shift
+
+    def _pair(self, z: Any, y: Any) -> tuple[Tensor, Tensor]:
+        z, y = checks.tensor("z", z), checks.tensor("y", y)
+        return z, self._linear(y).to(z.dtype)
+
+
+class Derived(Operator):
+    """An operator made of others."""
+
+    def __init__(self, core: _native.LinearOperator) -> None:
+        super().__init__()
+        self._hold(core)
+
+
+class Transposed(Derived):
+    """K', of an operator K."""
+
+    def __init__(self, of: Operator) -> None:
+        super().__init__(of._core.transposed())
+        self._transposed = of
+
+
+class UnitRange(Derived):
+    """x -> K((x + 1) / 2): affine; `T` is the adjoint of its linear part, K / 2."""
+
+    def __init__(self, of: Operator) -> None:
+        super().__init__(of._core.scaled(0.5))
+        self._of = of
+
+    def _shift(self, like: Tensor) -> Tensor:
+        channels = [like.shape[1]] if len(self.img_shape) == 2 else []
+        grey = torch.full((1, *channels, *self.img_shape), 0.5, dtype=like.dtype, device=like.device)
+        return self._of(grey)
+
+
+class _Apply(Function):
+    """K or K' as a node of the graph; its derivative is the other one, as a node again."""
+
+    @staticmethod
+    def forward(x: Tensor, core: _native.LinearOperator, transposed: bool) -> Tensor:
+        return core.adjoint(x) if transposed else core.apply(x)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _, ctx.core, ctx.transposed = inputs
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        return applied(ctx.core, gradient, not ctx.transposed), None, None
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, *_: Any) -> Tensor:
+        return applied(ctx.core, tangent, ctx.transposed)
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: tuple[Any, ...], x: Tensor, core: _native.LinearOperator, transposed: bool
+    ) -> tuple[Tensor, int]:
+        batches = x.movedim(in_dims[0], 0)
+        made = applied(core, batches.flatten(0, 1), transposed)
+        return made.unflatten(0, batches.shape[:2]), 0
+
+
+def applied(core: _native.LinearOperator, x: Tensor, transposed: bool) -> Tensor:
+    """K x or K' x, recorded by autograd; autocast does not reach in."""
+    if not isinstance(x, Tensor) or not is_autocast_available(x.device.type):
+        return _Apply.apply(x, core, transposed)  # type: ignore[no-untyped-call]
+    with torch.autocast(x.device.type, enabled=False):
+        return _Apply.apply(x, core, transposed)  # type: ignore[no-untyped-call]
+
+
+def _one_by_one(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """`function` of single images as one of batches."""
+    return lambda batch: torch.cat([function(batch[i : i + 1]) for i in range(len(batch))])
+
+
+def _shapes(operator: Operator) -> tuple[list[int], list[int]]:
+    """The shapes of a subclass's images and measurements; it is tried out on an empty image."""
+    own = operator.__dict__
+    kind = type(operator)
+    for method in ("_matvec", "_adjoint"):
+        if getattr(kind, method) is getattr(Operator, method):
+            raise TypeError(f"{kind.__name__} must define _matvec(x) and _adjoint(y); it has no {method}")
+    if "img_shape" not in own and not {"nx", "ny"} <= own.keys():
+        raise TypeError(f"{kind.__name__} must set img_shape, or nx and ny, in __init__")
+    image = checks.integers("img_shape", own.get("img_shape", (own.get("nx"), own.get("ny"))), 1)
+    channels, plane = (image[0] if len(image) == 3 else 1), image[-2:]
+    with torch.no_grad():
+        made = operator._matvec(torch.zeros(1, channels, *plane))
+    if not isinstance(made, Tensor) or made.ndim != 4 or made.shape[0] != 1:
+        got = tuple(made.shape) if isinstance(made, Tensor) else type(made).__name__
+        raise ValueError(f"{kind.__name__}._matvec must return one image (1, C, H, W), got {got}")
+    if len(image) == 2 and made.shape[1] == 1:
+        return image, list(made.shape[2:])
+    return [channels, *plane], list(made.shape[1:])
+
+
+def _per_image(name: str, value: Any, images: Tensor) -> Tensor:
+    """One number, or one per image, as a float64 tensor that broadcasts over the batch."""
+    numbers = torch.as_tensor(value, dtype=torch.float64).detach().reshape(-1).cpu()
+    if len(numbers) not in (1, len(images)):
+        raise ValueError(f"{name} must be one number or one per image ({len(images)}), got {len(numbers)}")
+    if not all(math.isfinite(number) and number > 0 for number in numbers.tolist()):
+        raise ValueError(f"{name} must be finite and above 0, got {value!r}")
+    return numbers.to(images.device).view(-1, 1, 1, 1)

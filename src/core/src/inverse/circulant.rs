@@ -1,0 +1,46 @@
+//! The spectrum of a correlation on a torus: Fourier modes.
+
+use tch::Tensor;
+
+use super::constant::Constant;
+use super::spectrum::{precise, Function, Spectrum};
+use crate::error::Result;
+
+/// K'K for K a correlation with circular boundary.
+pub struct Circulant {
+    /// |transfer function|^2, (H, W / 2 + 1), float64 on the CPU.
+    squares: Constant,
+}
+
+impl Circulant {
+    /// Of a kernel (k, l), float64, no larger than the image. Where it is anchored turns phases only, which K'K has not.
+    pub fn new(kernel: &Tensor, height: i64, width: i64) -> Result<Self> {
+        let transfer = kernel.f_fft_rfft2([height, width].as_slice(), [-2, -1], "backward")?;
+        Ok(Self { squares: Constant::new(transfer.f_abs()?.f_square()?) })
+    }
+}
+
+impl Spectrum for Circulant {
+    fn filter(&self, x: &Tensor, f: &Function) -> Result<Tensor> {
+        let size = x.size();
+        let plane = [size[2], size[3]];
+        let kind = precise(x);
+        let squares = self.squares.like(x, kind)?.f_view([1, 1, plane[0], plane[1] / 2 + 1])?;
+        let factors = f(&squares)?;
+        let one = |image: &Tensor, factors: &Tensor| {
+            let modes = image.f_to_kind(kind)?.f_fft_rfft2(plane.as_slice(), [-2, -1], "backward")?;
+            modes.f_mul(factors)?.f_fft_irfft2(plane.as_slice(), [-2, -1], "backward")
+        };
+        // one after another: a transform of many at once may take another path, and give other bits, than that of one
+        let filtered = (0..size[0]).map(|i| {
+            let own = if factors.size()[0] > 1 { i } else { 0 };
+            Ok(one(&x.f_narrow(0, i, 1)?, &factors.f_narrow(0, own, 1)?)?)
+        });
+        let filtered = filtered.collect::<Result<Vec<_>>>()?;
+        Ok(Tensor::f_cat(&filtered, 0)?.f_to_kind(x.kind())?)
+    }
+
+    fn largest(&self) -> Result<f64> {
+        Ok(self.squares.get().f_max()?.f_double_value(&[])?)
+    }
+}
