@@ -5,6 +5,7 @@
 
 #![deny(unsafe_code)]
 
+mod ct;
 mod data;
 mod detach;
 mod device;
@@ -24,6 +25,7 @@ fn _native(m: &Bound<'_, PyModule>) -> PyResult<()> {
     data::register(m)?;
     diffusion::register(m)?;
     inverse::register(m)?;
+    ct::register(m)?;
     nn::register(m)?;
     sampler::register(m)?;
     train::register(m)
