@@ -474,3 +474,24 @@ class LinearOperator:
 
 def metric(which: str, x: Tensor, x_true: Tensor) -> Tensor:
     """One number per image, float64: "PSNR", "SSIM", "RE" or "RMSE"."""
+
+CT_GEOMETRIES: tuple[str, ...]
+FBP_FILTERS: tuple[str, ...]
+
+@final
+class CtProjector:
+    """The geometry of a scan."""
+
+    def __new__(
+        cls,
+        img_shape: list[int],
+        angles: list[float],
+        det_size: int,
+        geometry: str,
+        source_origin: float,
+        origin_det: float,
+    ) -> CtProjector: ...
+    def operator(self) -> LinearOperator:
+        """Return the projector as an operator like any other."""
+    def fbp(self, y: Tensor, filter: str) -> Tensor:
+        """Filtered back projection, in torch's operations."""

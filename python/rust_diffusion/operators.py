@@ -2,6 +2,7 @@
 
 from rust_diffusion.inverse import (
     Blurring,
+    CTProjector,
     DownScaling,
     FunctionOperator,
     Gradient,
@@ -17,6 +18,7 @@ from rust_diffusion.inverse import (
 
 __all__ = [
     "Blurring",
+    "CTProjector",
     "DownScaling",
     "FunctionOperator",
     "Gradient",

@@ -5,6 +5,7 @@
 
 #![deny(unsafe_code)]
 
+mod ct;
 mod data;
 mod detach;
 mod device;
@@ -26,6 +27,7 @@ fn _native(m: &Bound<'_, PyModule>) -> PyResult<()> {
     data::register(m)?;
     diffusion::register(m)?;
     inverse::register(m)?;
+    ct::register(m)?;
     nn::register(m)?;
     table::register(m)?;
     sampler::register(m)?;

@@ -24,6 +24,8 @@
 //! | [`conv::convolve`] | y = filter * source + bias(C) + residual(N, H, W, C), both addends optional |
 //! | [`conv::weight_gradient`] | from the source and dy: dw (O, I, 3, 3) and, if asked for, dbias (both written) |
 //! | [`correlate::correlate`] | single-channel images, of f32 or f64, correlated with a small kernel |
+//! | [`projector::Projector::forward`] | sinograms (N, angles, bins) of images (N, H, W), parallel or fan beam; f32 or f64 |
+//! | [`projector::Projector::adjoint`] | its exact transpose |
 
 #![forbid(unsafe_code)]
 
@@ -35,6 +37,7 @@ pub mod norm;
 pub mod optim;
 pub mod pool;
 mod product;
+pub mod projector;
 pub mod simd;
 pub mod source;
 #[cfg(test)]

@@ -54,6 +54,8 @@ pub trait Simd: Copy {
     fn fma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
     /// 2^n for integral n in [-126, 127].
     fn pow2(self, n: Self::V) -> Self::V;
+    /// table[index - less] of each lane, modulo 32.
+    fn lookup(self, table: &[f32; 2 * LANES], index: &[u32; LANES], less: u32) -> Self::V;
 }
 
 /// Work that can run on any instruction set: `run` must be `#[inline(always)]`, as must all it calls.

@@ -49,6 +49,10 @@ impl Simd for Portable {
             *t = bf16::from_f32(x);
         }
     }
+    #[inline(always)]
+    fn lookup(self, table: &[f32; 2 * LANES], index: &[u32; LANES], less: u32) -> Self::V {
+        index.map(|i| table[i.wrapping_sub(less) as usize % (2 * LANES)])
+    }
     portable! {
         add(a, b) = a + b;
         sub(a, b) = a - b;

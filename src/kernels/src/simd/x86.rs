@@ -65,6 +65,11 @@ impl Simd for V4 {
             let biased = s._mm512_add_epi32(s._mm512_cvtps_epi32(n), s._mm512_set1_epi32(127));
             s._mm512_castsi512_ps(s._mm512_slli_epi32::<23>(biased))
         };
+        lookup(table: &[f32; 2 * LANES], index: &[u32; LANES], less: u32) -> __m512 = |s| {
+            let [low, high]: [__m512; 2] = cast(*table);
+            let index = s.avx512f._mm512_sub_epi32(cast(*index), s.avx512f._mm512_set1_epi32(less as i32));
+            s.avx512f._mm512_permutex2var_ps(low, index, high)
+        };
     }
 }
 
@@ -102,6 +107,32 @@ impl Simd for V3 {
     #[inline(always)]
     fn store_bf16(self, to: &mut [bf16; LANES], v: Self::V) {
         Portable.store_bf16(to, cast(v));
+    }
+    /// Eight numbers at a time can be picked from; bits 3 and 4 of the index say from which eight.
+    #[inline(always)]
+    fn lookup(self, table: &[f32; 2 * LANES], index: &[u32; LANES], less: u32) -> Self::V {
+        let eights: [__m256; 4] = cast(*table);
+        let halves: [__m256i; 2] = cast(*index);
+        let less = self.avx._mm256_set1_epi32(less as i32);
+        let mut out = [self.avx._mm256_setzero_ps(); 2];
+        for (out, index) in out.iter_mut().zip(halves) {
+            let index = self.avx2._mm256_sub_epi32(index, less);
+            let bit3 = self.avx._mm256_castsi256_ps(self.avx2._mm256_slli_epi32::<28>(index));
+            let bit4 = self.avx._mm256_castsi256_ps(self.avx2._mm256_slli_epi32::<27>(index));
+            let [a, b, c, d] = eights;
+            let low = self.avx._mm256_blendv_ps(
+                self.avx2._mm256_permutevar8x32_ps(a, index),
+                self.avx2._mm256_permutevar8x32_ps(b, index),
+                bit3,
+            );
+            let high = self.avx._mm256_blendv_ps(
+                self.avx2._mm256_permutevar8x32_ps(c, index),
+                self.avx2._mm256_permutevar8x32_ps(d, index),
+                bit3,
+            );
+            *out = self.avx._mm256_blendv_ps(low, high, bit4);
+        }
+        out
     }
     halves! {
         add(a, b) = |s| s.avx._mm256_add_ps(a, b);

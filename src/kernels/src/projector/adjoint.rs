@@ -1,0 +1,82 @@
+//! From sinograms to images: a task has some lines of a group of images, and goes through the views.
+
+use std::ops::Range;
+
+use super::cell::{Cell, Real};
+use super::pack::{Layout, Lines};
+use super::view::Axis;
+use super::weights::Table;
+use super::Projector;
+use crate::error::Result;
+use crate::pool::scratch::filled;
+use crate::pool::split::Split;
+use crate::pool::{self, Pool};
+use crate::simd::{dispatch, Kernel, Simd};
+
+/// Lines that go through a view while it is in the first-level cache.
+const LINES: usize = 4;
+
+pub fn run<C: Cell>(p: &Projector, pool: &dyn Pool, images: usize, y: &[C::Number], x: &mut [C::Number]) -> Result {
+    let index = |view, bin| view * p.bins + bin;
+    let layout = Layout { lines: p.views.len(), length: p.bins, margin: 2 * p.reach, index };
+    let sinograms = Lines::<C>::pack(pool, images, y, layout)?;
+    let groups = images.div_ceil(C::IMAGES);
+    let rows = along(p, pool, groups, &sinograms, Axis::Rows)?;
+    let columns = along(p, pool, groups, &sinograms, Axis::Columns)?;
+    let pieces = Split::new(x, images * p.height, |i| (i + 1) * p.width);
+    pool::run(pool, images * p.height, |i| {
+        let (image, row) = (i / p.height, i % p.height);
+        let (group, number) = (image / C::IMAGES * p.pixels(), image % C::IMAGES);
+        for (column, x) in pieces.take(i).iter_mut().enumerate() {
+            let along_rows = rows[group + row * p.width + column].numbers()[number];
+            *x = along_rows.plus(columns[group + column * p.height + row].numbers()[number]);
+        }
+        Ok(())
+    })
+}
+
+/// What the views whose rays are followed along `axis` give, line by line.
+fn along<C: Cell>(p: &Projector, pool: &dyn Pool, groups: usize, sinograms: &Lines<C>, axis: Axis) -> Result<Vec<C>> {
+    let (lines, length) = (p.lines(axis), p.length(axis));
+    let mut sums = filled(C::ZERO, groups * lines * length)?;
+    let blocks = lines.div_ceil(LINES);
+    let pieces = Split::new(&mut sums, groups * blocks, |i| {
+        (i / blocks * lines + ((i % blocks + 1) * LINES).min(lines)) * length
+    });
+    pool::run(pool, groups * blocks, |i| {
+        let (group, first) = (i / blocks, i % blocks * LINES);
+        let lines = first..lines.min(first + LINES);
+        dispatch(Block { p, sinograms, axis, group, lines, sums: pieces.take(i) })
+    })?;
+    Ok(sums)
+}
+
+struct Block<'a, C> {
+    p: &'a Projector,
+    sinograms: &'a Lines<C>,
+    axis: Axis,
+    group: usize,
+    lines: Range<usize>,
+    /// (lines, length)
+    sums: &'a mut [C],
+}
+
+impl<C: Cell> Kernel for Block<'_, C> {
+    type Out = Result;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> Result {
+        let Block { p, sinograms, axis, group, lines, sums } = self;
+        let length = p.length(axis);
+        let mut table = Table::new(2 * p.reach, length)?;
+        for (v, view) in p.views.iter().enumerate() {
+            let Some(rays) = view.rays(axis) else { continue };
+            let from = sinograms.line(group, v);
+            for (line, sums) in lines.clone().zip(sums.chunks_exact_mut(length)) {
+                table.fill_pixels(rays, line, length, p.bins);
+                C::gather(s, &table, from, sums);
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,232 @@
+//! What one place of a line holds: the pixels of several images there, or of one.
+
+#![allow(clippy::needless_range_loop)] // the indices are the formulas'
+
+use super::weights::Table;
+use crate::simd::{Line, Simd, LANES};
+
+/// Numbers that the projector computes in.
+pub trait Real: Copy + Default + Send + Sync + 'static {
+    /// One image.
+    type Single: Cell<Number = Self>;
+    /// Several.
+    type Batch: Cell<Number = Self>;
+    const ZERO: Self;
+    fn from_f64(x: f64) -> Self;
+    fn plus(self, other: Self) -> Self;
+}
+
+impl Real for f32 {
+    type Single = f32;
+    type Batch = Line;
+    const ZERO: f32 = 0.0;
+    #[inline(always)]
+    fn from_f64(x: f64) -> f32 {
+        x as f32
+    }
+    #[inline(always)]
+    fn plus(self, other: f32) -> f32 {
+        self + other
+    }
+}
+
+impl Real for f64 {
+    type Single = f64;
+    type Batch = f64;
+    const ZERO: f64 = 0.0;
+    #[inline(always)]
+    fn from_f64(x: f64) -> f64 {
+        x
+    }
+    #[inline(always)]
+    fn plus(self, other: f64) -> f64 {
+        self + other
+    }
+}
+
+/// The images' numbers at one place, side by side.
+pub trait Cell: Copy + Send + Sync + 'static {
+    type Number: Real;
+    const IMAGES: usize;
+    const ZERO: Self;
+    /// Zeros behind the margin of each line: one, or as many places as are read at once.
+    const BEHIND: usize;
+    fn numbers(&self) -> &[Self::Number];
+    fn numbers_mut(&mut self) -> &mut [Self::Number];
+
+    /// While it is added up.
+    type Sum<S: Simd>: Copy;
+    fn load<S: Simd>(s: S, from: &Self) -> Self::Sum<S>;
+    fn store<S: Simd>(s: S, to: &mut Self, sum: Self::Sum<S>);
+    /// sum + weight x.
+    fn plus<S: Simd>(s: S, sum: Self::Sum<S>, weight: Self::Number, x: &Self) -> Self::Sum<S>;
+
+    /// The one loop: to[k] += sum over the taps of weight[k] * from[first[k] + tap].
+    #[inline(always)]
+    fn gather<S: Simd>(s: S, table: &Table<Self::Number>, from: &[Self], to: &mut [Self]) {
+        match table.taps() {
+            2 => gather_images(s, table, 2, from, to),
+            taps => gather_images(s, table, taps, from, to),
+        }
+    }
+}
+
+/// Always inlined, so that it is compiled anew for taps that are known.
+#[inline(always)]
+fn gather_images<S: Simd, C: Cell>(s: S, table: &Table<C::Number>, taps: usize, from: &[C], to: &mut [C]) {
+    let (first, weights) = table.parts();
+    let to = &mut to[..first.len()];
+    for k in 0..first.len() {
+        let sources = &from[first[k] as usize..][..taps];
+        let mut sum = C::load(s, &to[k]);
+        for tap in 0..taps {
+            sum = C::plus(s, sum, weights[tap * table.room() + k], &sources[tap]);
+        }
+        C::store(s, &mut to[k], sum);
+    }
+}
+
+/// 16 images in float32.
+impl Cell for Line {
+    type Number = f32;
+    type Sum<S: Simd> = S::V;
+    const IMAGES: usize = LANES;
+    const ZERO: Self = Line::ZERO;
+    const BEHIND: usize = 1;
+    #[inline(always)]
+    fn numbers(&self) -> &[f32] {
+        &self.0
+    }
+    #[inline(always)]
+    fn numbers_mut(&mut self) -> &mut [f32] {
+        &mut self.0
+    }
+    #[inline(always)]
+    fn load<S: Simd>(s: S, from: &Self) -> S::V {
+        s.load(&from.0)
+    }
+    #[inline(always)]
+    fn store<S: Simd>(s: S, to: &mut Self, sum: S::V) {
+        s.store(&mut to.0, sum);
+    }
+    #[inline(always)]
+    fn plus<S: Simd>(s: S, sum: S::V, weight: f32, x: &Self) -> S::V {
+        s.fma(s.splat(weight), s.load(&x.0), sum)
+    }
+}
+
+/// One image in float64.
+impl Cell for f64 {
+    type Number = f64;
+    type Sum<S: Simd> = Self;
+    const IMAGES: usize = 1;
+    const ZERO: Self = 0.0;
+    const BEHIND: usize = 1;
+    #[inline(always)]
+    fn numbers(&self) -> &[f64] {
+        std::slice::from_ref(self)
+    }
+    #[inline(always)]
+    fn numbers_mut(&mut self) -> &mut [f64] {
+        std::slice::from_mut(self)
+    }
+    #[inline(always)]
+    fn load<S: Simd>(_s: S, from: &Self) -> Self {
+        *from
+    }
+    #[inline(always)]
+    fn store<S: Simd>(_s: S, to: &mut Self, sum: Self) {
+        *to = sum;
+    }
+    #[inline(always)]
+    fn plus<S: Simd>(_s: S, sum: Self, weight: f64, x: &Self) -> Self {
+        sum + weight * x
+    }
+}
+
+/// One image in float32: 16 targets side by side instead.
+impl Cell for f32 {
+    type Number = f32;
+    type Sum<S: Simd> = Self;
+    const IMAGES: usize = 1;
+    const ZERO: Self = 0.0;
+    const BEHIND: usize = 2 * LANES;
+    #[inline(always)]
+    fn numbers(&self) -> &[f32] {
+        std::slice::from_ref(self)
+    }
+    #[inline(always)]
+    fn numbers_mut(&mut self) -> &mut [f32] {
+        std::slice::from_mut(self)
+    }
+    #[inline(always)]
+    fn load<S: Simd>(_s: S, from: &Self) -> Self {
+        *from
+    }
+    #[inline(always)]
+    fn store<S: Simd>(_s: S, to: &mut Self, sum: Self) {
+        *to = sum;
+    }
+    #[inline(always)]
+    fn plus<S: Simd>(_s: S, sum: Self, weight: f32, x: &Self) -> Self {
+        sum + weight * x
+    }
+
+    #[inline(always)]
+    fn gather<S: Simd>(s: S, table: &Table<f32>, from: &[f32], to: &mut [f32]) {
+        match table.taps() {
+            2 => gather_targets(s, table, 2, from, to),
+            taps => gather_targets(s, table, taps, from, to),
+        }
+    }
+}
+
+#[inline(always)]
+fn gather_targets<S: Simd>(s: S, table: &Table<f32>, taps: usize, from: &[f32], to: &mut [f32]) {
+    let first = table.parts().0;
+    let whole = first.len() - first.len() % LANES;
+    let (to, rest) = to[..first.len()].split_at_mut(whole);
+    for (block, to) in to.chunks_exact_mut(LANES).enumerate() {
+        let first = &first[block * LANES..];
+        if let (Some(to), Some(first)) = (to.first_chunk_mut(), first.first_chunk()) {
+            gather_block(s, table, block, taps, from, first, to);
+        }
+    }
+    if let Some(&last) = first[whole..].last() {
+        let (mut targets, mut sums) = ([last; LANES], [0.0; LANES]);
+        targets[..rest.len()].copy_from_slice(&first[whole..]);
+        sums[..rest.len()].copy_from_slice(rest);
+        gather_block(s, table, whole / LANES, taps, from, &targets, &mut sums);
+        rest.copy_from_slice(&sums[..rest.len()]);
+    }
+}
+
+/// 16 targets, whose sources ascend or descend and lie side by side as a rule.
+#[inline(always)]
+fn gather_block<S: Simd>(
+    s: S,
+    table: &Table<f32>,
+    block: usize,
+    taps: usize,
+    from: &[f32],
+    first: &[u32; LANES],
+    to: &mut [f32; LANES],
+) {
+    let (a, b) = (first[0] as usize, first[LANES - 1] as usize);
+    let (start, end) = (a.min(b), a.max(b) + taps);
+    let window = from.get(start..).and_then(<[f32]>::first_chunk).filter(|window| end - start <= window.len());
+    let mut sum = s.load(to);
+    for tap in 0..taps {
+        let x = if let Some(window) = window {
+            s.lookup(window, first, start.wrapping_sub(tap) as u32)
+        } else {
+            let mut x = [0.0; LANES];
+            for lane in 0..LANES {
+                x[lane] = from[first[lane] as usize + tap];
+            }
+            s.load(&x)
+        };
+        sum = s.fma(s.load(table.block(tap, block)), x, sum);
+    }
+    s.store(to, sum);
+}

@@ -1,0 +1,73 @@
+//! From images to sinograms: a task has some views of a group of images, and goes through the lines.
+
+use std::ops::Range;
+
+use super::cell::Cell;
+use super::pack::{Layout, Lines};
+use super::view::Axis;
+use super::weights::Table;
+use super::Projector;
+use crate::error::Result;
+use crate::pool::scratch::filled;
+use crate::pool::split::Split;
+use crate::pool::{self, Pool};
+use crate::simd::{dispatch, Kernel, Simd};
+
+/// Views that go through a line while it is in the first-level cache, at most.
+const VIEWS: usize = 4;
+
+pub fn run<C: Cell>(p: &Projector, pool: &dyn Pool, images: usize, x: &[C::Number], y: &mut [C::Number]) -> Result {
+    let pack = |axis| {
+        let index = move |line, place| p.pixel(axis, line, place);
+        Lines::<C>::pack(pool, images, x, Layout { lines: p.lines(axis), length: p.length(axis), margin: 1, index })
+    };
+    let lines = [pack(Axis::Rows)?, pack(Axis::Columns)?];
+    let (views, groups) = (p.views.len(), images.div_ceil(C::IMAGES));
+    let each = (views * groups / (8 * pool.threads())).clamp(1, VIEWS);
+    let blocks = views.div_ceil(each);
+    let rows = Split::new(y, images * views, |i| (i + 1) * p.bins);
+    pool::run(pool, groups * blocks, |i| {
+        let (group, first) = (i / blocks, i % blocks * each);
+        let views = first..views.min(first + each);
+        let mut sums = filled(C::ZERO, views.len() * p.bins)?;
+        dispatch(Views { p, lines: &lines, group, views: views.clone(), sums: &mut sums })?;
+        let images = (group * C::IMAGES..images).take(C::IMAGES);
+        for (number, image) in images.enumerate() {
+            for (view, sums) in views.clone().zip(sums.chunks_exact(p.bins)) {
+                let row = rows.take(image * p.views.len() + view);
+                row.iter_mut().zip(sums).for_each(|(y, sum)| *y = sum.numbers()[number]);
+            }
+        }
+        Ok(())
+    })
+}
+
+struct Views<'a, C> {
+    p: &'a Projector,
+    lines: &'a [Lines<C>; 2],
+    group: usize,
+    views: Range<usize>,
+    /// (views, bins)
+    sums: &'a mut [C],
+}
+
+impl<C: Cell> Kernel for Views<'_, C> {
+    type Out = Result;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> Result {
+        let Views { p, lines, group, views, sums } = self;
+        let mut table = Table::new(2, p.bins)?;
+        for (axis, lines) in Axis::BOTH.into_iter().zip(lines) {
+            for line in 0..p.lines(axis) {
+                let from = lines.line(group, line);
+                for (view, sums) in p.views[views.clone()].iter().zip(sums.chunks_exact_mut(p.bins)) {
+                    let Some(rays) = view.rays(axis) else { continue };
+                    let bins = table.fill_bins(rays, line, p.length(axis), p.bins);
+                    C::gather(s, &table, from, &mut sums[bins]);
+                }
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,157 @@
+//! X-ray projection of images, and its exact transpose, by Joseph's method (Joseph 1982, IEEE Trans. Med. Imaging 1).
+//!
+//! A ray is followed from line to line of the image: rows where it runs mostly down, columns where it runs mostly across.
+//! On each line it meets two pixels, weighted linearly by their distance and by the ray's length from line to line.
+//!
+//! Projection and back projection are one loop ([`cell::Cell::gather`]) with one weight function ([`weights`]), run in two
+//! directions: a bin gathers the pixels that its ray meets on a line, or a pixel gathers the bins whose rays meet it.
+//! Nothing is scattered, so results are the same for any number of threads; images never meet, so for any batch too.
+
+mod adjoint;
+mod cell;
+mod forward;
+mod pack;
+#[cfg(test)]
+mod tests;
+mod view;
+mod weights;
+
+use crate::error::{check_len, Error, Result};
+use crate::pool::Pool;
+pub use cell::Real;
+use view::{Axis, View};
+use weights::Table;
+
+/// How rays reach a flat detector whose bins are one pixel wide.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Beam {
+    Parallel,
+    /// From a source that turns with the detector; distances in pixels from the centre of rotation.
+    Fan {
+        source: f64,
+        detector: f64,
+    },
+}
+
+/// The geometry of a scan: images of height x width pixels, one view per angle. At angle 0 the detector's bins run along
+/// the columns of the image; angles, in radians, turn it counter-clockwise.
+#[derive(Clone, Debug)]
+pub struct Projector {
+    height: usize,
+    width: usize,
+    bins: usize,
+    views: Vec<View>,
+    /// No ray meets a pixel whose shadow on the detector is this many bins away, or more.
+    reach: usize,
+}
+
+impl Projector {
+    /// Sizes beyond this are a mistyped argument.
+    pub const MAX_SIZE: usize = 1 << 16;
+
+    /// # Errors
+    /// When a size is 0 or absurd, there is no angle, one is not finite, or the source stands within the image.
+    pub fn new(height: usize, width: usize, bins: usize, angles: &[f64], beam: Beam) -> Result<Self> {
+        for (name, size) in [("height", height), ("width", width), ("bins", bins), ("number of angles", angles.len())] {
+            if !(1..=Self::MAX_SIZE).contains(&size) {
+                return Err(Error::Misfit(format!("{name} is {size}; it must be between 1 and {}", Self::MAX_SIZE)));
+            }
+        }
+        if let Some(i) = angles.iter().position(|angle| !angle.is_finite()) {
+            return Err(Error::Misfit(format!("angle {i} is {}; it must be finite", angles[i])));
+        }
+        let reach = view::reach(height, width, beam)?;
+        let views = angles.iter().map(|&angle| View::new([height, width], bins, angle, beam)).collect();
+        Ok(Projector { height, width, bins, views, reach })
+    }
+
+    /// Pixels of an image.
+    pub fn pixels(&self) -> usize {
+        self.height * self.width
+    }
+
+    /// Numbers of a sinogram.
+    pub fn rays(&self) -> usize {
+        self.views.len() * self.bins
+    }
+
+    /// y = K x: of images (N, height, width) the sinograms (N, angles, bins), written.
+    ///
+    /// # Errors
+    /// When a length does not fit, or memory runs out.
+    pub fn forward<T: Real>(&self, pool: &dyn Pool, images: usize, x: &[T], y: &mut [T]) -> Result {
+        self.check(images, x.len(), y.len())?;
+        match images {
+            1 => forward::run::<T::Single>(self, pool, images, x, y),
+            _ => forward::run::<T::Batch>(self, pool, images, x, y),
+        }
+    }
+
+    /// x = K' y: of sinograms (N, angles, bins) the images (N, height, width), written.
+    ///
+    /// # Errors
+    /// When a length does not fit, or memory runs out.
+    pub fn adjoint<T: Real>(&self, pool: &dyn Pool, images: usize, y: &[T], x: &mut [T]) -> Result {
+        self.check(images, x.len(), y.len())?;
+        match images {
+            1 => adjoint::run::<T::Single>(self, pool, images, y, x),
+            _ => adjoint::run::<T::Batch>(self, pool, images, y, x),
+        }
+    }
+
+    fn check(&self, images: usize, x: usize, y: usize) -> Result {
+        check_len("x", x, images * self.pixels())?;
+        check_len("y", y, images * self.rays())
+    }
+
+    /// Calls `each(ray, pixel, weight)` for every weight above `least`, by ascending ray and pixel.
+    ///
+    /// # Errors
+    /// When memory runs out.
+    pub fn entries(&self, least: f64, mut each: impl FnMut(usize, usize, f64)) -> Result {
+        let mut table = Table::<f64>::new(2, self.bins)?;
+        let mut found = Vec::new();
+        for (v, view) in self.views.iter().enumerate() {
+            for axis in Axis::BOTH {
+                let Some(rays) = view.rays(axis) else { continue };
+                for line in 0..self.lines(axis) {
+                    let first = table.fill_bins(rays, line, self.length(axis), self.bins).start;
+                    // places are counted from the zero in front of the line
+                    let within = 1..=self.length(axis);
+                    let entries = table.entries().filter(|(_, place, w)| *w > least && within.contains(place));
+                    found.extend(entries.map(|(k, place, weight)| {
+                        (v * self.bins + first + k, self.pixel(axis, line, place - 1), weight)
+                    }));
+                }
+            }
+            found.sort_unstable_by_key(|&(ray, pixel, _)| (ray, pixel));
+            found.drain(..).for_each(|(ray, pixel, weight)| each(ray, pixel, weight));
+        }
+        Ok(())
+    }
+
+    /// Lines along an axis.
+    fn lines(&self, axis: Axis) -> usize {
+        match axis {
+            Axis::Rows => self.height,
+            Axis::Columns => self.width,
+        }
+    }
+
+    /// Pixels on each of them.
+    fn length(&self, axis: Axis) -> usize {
+        match axis {
+            Axis::Rows => self.width,
+            Axis::Columns => self.height,
+        }
+    }
+
+    /// Where a pixel of a line stands in the image.
+    #[inline(always)]
+    fn pixel(&self, axis: Axis, line: usize, place: usize) -> usize {
+        match axis {
+            Axis::Rows => line * self.width + place,
+            Axis::Columns => place * self.width + line,
+        }
+    }
+}
