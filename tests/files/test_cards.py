@@ -127,7 +127,7 @@ def test_the_variance_of_the_data_is_measured_whatever_their_form(rd, kind):
 
 
 def test_the_variance_is_that_of_gaussian_images():
-    from rust_diffusion.model.variance import DataVariance
+    from rust_diffusion.data.variance import DataVariance
 
     mean, variance = torch.linspace(-0.5, 0.5, 64).view(1, 8, 8), DataVariance()
     assert variance.value() is None

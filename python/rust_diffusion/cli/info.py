@@ -31,7 +31,6 @@ def info(weights: Path | None) -> None:
 
 def about() -> dict[str, str]:
     """Collect versions, device, threads and what the extension was linked with, as text by name."""
-    kernels = getattr(_native, "kernels", None)
     facts = {
         "rust-diffusion": version("rust-diffusion"),
         "linked with torch": _native.LINKED_TORCH,
@@ -40,7 +39,7 @@ def about() -> dict[str, str]:
         "extension": str(_native.__file__),
         "device": get_device(),
         "CPU cores": f"{os.cpu_count()}",
-        **({} if kernels is None else {"kernels": str(kernels())}),
+        "kernels": _native.kernels(),
         "torch's kernels": torch.backends.cpu.get_cpu_capability(),
         "torch threads": str(torch.get_num_threads()),
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "not set"),

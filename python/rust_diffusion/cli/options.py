@@ -41,12 +41,13 @@ def option_of(
 ) -> Decorator:
     """Declare the option for the argument `name` of `function`, with the default that the function has.
 
-    The type is that of the default; where the default is None, or one out of `choices`, it is given.
+    The type is that of the default; where the default is None, or one out of `choices`, it is given. A bool is a flag
+    and its contrary.
     """
     default = inspect.signature(function).parameters[name].default
     flag = f"--{name.replace('_', '-')}"
-    if isinstance(default, bool):
-        flag = f"{flag}/--no-{flag[2:]}"
+    if type is bool or isinstance(default, bool):
+        flag, type = f"{flag}/--no-{flag[2:]}", None
     elif isinstance(default, tuple):
         type, default = NumberList(int), ",".join(map(str, default))
     elif choices:

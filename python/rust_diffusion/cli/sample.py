@@ -14,25 +14,21 @@ from rust_diffusion import _native
 from rust_diffusion.cli import outputs
 from rust_diffusion.cli.inputs import about_weights, load_model
 from rust_diffusion.cli.main import command, on_terminal
-from rust_diffusion.cli.options import DEVICE, PATH, NumberList, given, option_of, together
-from rust_diffusion.model.unet import DiffusionUNet
+from rust_diffusion.cli.options import DEVICE, PATH, NumberList, arguments_of, given, option_of, together
+from rust_diffusion.model.network import Network
 from rust_diffusion.sampling.arguments import PRECISIONS
 from rust_diffusion.sampling.samplers import SAMPLERS, ddim_sample
 from rust_diffusion.view.pictures import Frames
 
-#: What DDPM has no use for.
-_DDIM_ONLY = ("sample_steps", "eta", "timesteps", "spacing")
-#: What both samplers take.
-_OF_BOTH = ("seed", "batch_size", "precision")
+#: Arguments of the samplers; not each of them takes each.
+_OF_SAMPLERS = ("sample_steps", "eta", "timesteps", "spacing", "precision", "clip", "cuda_graphs")
 #: What only matters where images are drawn.
-DRAWING = (*_DDIM_ONLY, *_OF_BOTH, "sampler", "num_samples")
+DRAWING = (*_OF_SAMPLERS, "seed", "batch_size", "sampler", "num_samples")
 
 about_drawing = together(
-    option_of(DiffusionUNet.sample, "sampler", "How to draw.", choices=tuple(SAMPLERS)),
-    option_of(
-        DiffusionUNet.sample, "seed", "Image k is drawn with seed + k, whatever the batch size.", type=int
-    ),
-    option_of(DiffusionUNet.sample, "batch_size", "Images drawn at a time.  [default: all]", type=int),
+    option_of(Network.sample, "sampler", "How to draw.", choices=tuple(SAMPLERS)),
+    option_of(Network.sample, "seed", "Image k is drawn with seed + k, whatever the batch size.", type=int),
+    option_of(Network.sample, "batch_size", "Images drawn at a time.  [default: all]", type=int),
     option_of(ddim_sample, "sample_steps", "Steps of DDIM, between 1 and T.", alias="--steps"),
     option_of(ddim_sample, "eta", "0 draws no noise after the start, 1 has the variance of DDPM."),
     option_of(
@@ -47,6 +43,13 @@ about_drawing = together(
         "precision",
         "What convolutions and matrix products are computed in; fp16 is for GPUs.",
         choices=PRECISIONS,
+    ),
+    option_of(ddim_sample, "clip", "Clamp each estimate of the clean image, and the result, to [-1, 1]."),
+    option_of(
+        ddim_sample,
+        "cuda_graphs",
+        "Capture the network's pass on a GPU and replay it.  [default: RUST_DIFFUSION_CUDA_GRAPHS]",
+        type=bool,
     ),
     click.option("--size", type=int, help="Height and width.  [default: what it was trained on]"),
 )
@@ -85,18 +88,16 @@ def sample(context: click.Context, /, out: Sequence[Path], num_samples: int, sam
         click.echo(f"Wrote {path}")
 
 
-def draw(context: click.Context, model: DiffusionUNet, frames: Frames | None = None) -> torch.Tensor:
+def draw(context: click.Context, model: Network, frames: Frames | None = None) -> torch.Tensor:
     """Draw the images that the options of `sample` and `evaluate` ask for."""
-    options = given(context, _DDIM_ONLY)
-    sampler = context.params["sampler"]
-    if sampler == "ddpm" and options:
-        raise click.UsageError(
-            f"{', '.join(options)}: only for --sampler ddim; DDPM takes every step as it is"
-        )
+    sampler, options = context.params["sampler"], given(context, _OF_SAMPLERS)
+    for name in options.keys() - arguments_of(SAMPLERS[sampler]):
+        others = [other for other, function in SAMPLERS.items() if name in arguments_of(function)]
+        raise click.UsageError(f"{name} is not for --sampler {sampler}, only for {', '.join(others)}")
     return model.sample(
         context.params["num_samples"],
         sampler,
-        **given(context, _OF_BOTH),
+        **given(context, ("seed", "batch_size")),
         image_size=context.params["size"],
         progress=on_terminal(),
         callback=frames,

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from rust_diffusion import _native
+from rust_diffusion.data.variance import DataVariance
 from rust_diffusion.files import checkpoint
 from rust_diffusion.model.card import ModelCard
 from rust_diffusion.model.ema import EMA
 from rust_diffusion.model.unet import DiffusionUNet
-from rust_diffusion.model.variance import DataVariance
 from rust_diffusion.support.images import as_values
 
 #: torch.optim.AdamW's own defaults, which the engine uses too.
