@@ -43,7 +43,7 @@ def split_by_folder(
     >>> files = [f"{patient}/{k}.png" for patient in "ABC" for k in range(2)]
     >>> train, held_out = rd.split_by_folder(files, share=0.3)
     >>> [file.as_posix() for file in held_out]
-    ['B/0.png', 'B/1.png']
+    ['A/0.png', 'A/1.png']
     """
     share = checks.number("share", share, 0, 1)
     seed = checks.integer("seed", seed, 0)
