@@ -18,7 +18,7 @@ from rust_diffusion._native import (
 from rust_diffusion.data import ImageSet, load_images, phantoms, shepp_logan, split_by_folder
 from rust_diffusion.files import load
 from rust_diffusion.inverse import tv_reconstruct
-from rust_diffusion.model import EMA, DiffusionUNet, UNet2DModel
+from rust_diffusion.model import EMA, DiffusionUNet, ModelCard, UNet2DModel
 from rust_diffusion.sampling import SamplerStep, ddim_sample, ddpm_sample
 from rust_diffusion.support.device import get_device
 from rust_diffusion.training import EpochInfo, TrainResult, train
@@ -31,6 +31,7 @@ __all__ = [
     "DiffusionUNet",
     "EpochInfo",
     "ImageSet",
+    "ModelCard",
     "SamplerStep",
     "SetComparison",
     "TrainResult",
