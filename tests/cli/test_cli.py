@@ -229,8 +229,9 @@ def test_train_takes_validation_data_and_says_how_to_read_images(cli, tmp_path):
         "--log-dir",
         tmp_path / "log",
     ]
-    status, _, err = cli(*TRAIN, *words, "--channels", 1, "--out", tmp_path / "run")
+    status, out, err = cli(*TRAIN, *words, "--channels", 1, "--out", tmp_path / "run")
     assert status == 0, err
+    assert re.search(r"^epoch 1/\d+  loss \d\.\d+  validation \d\.\d+  lr ", out, re.MULTILINE), out
     table = (tmp_path / "log" / "DDPMDenoiser.csv").read_text().splitlines()
     row = dict(zip(table[0].split(","), table[1].split(","), strict=True))
     assert float(row["val_loss"]) > 0
