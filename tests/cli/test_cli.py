@@ -206,6 +206,20 @@ def test_evaluate_tells_sets_apart(cli, rd, weights, tmp_path):
     assert len(set(reports.values())) == 2
 
 
+@pytest.mark.parametrize("suffix", [".npy", ".pt"])
+def test_evaluate_takes_the_values_that_sample_wrote(cli, rd, weights, tmp_path, suffix):
+    drawn, training = tmp_path / f"drawn{suffix}", ("--data", "phantoms:9")
+    words = ["--weights", weights, "--num-samples", 4, "--seed", 0, "--steps", 3]
+    assert cli("sample", *words, "--out", drawn)[0] == 0
+    status, out, err = cli("evaluate", "--samples", drawn, *training)
+    assert status == 0, err
+    assert "samples (4 images) against training images (9)" in out and "told from training images" in out
+    drawn.write_bytes(drawn.read_bytes()[:70])
+    for name in (drawn, tmp_path / f"gone{suffix}"):
+        status, _, err = cli("evaluate", "--samples", name, *training)
+        assert status == 1 and name.name in err and err.startswith("Error: "), err
+
+
 def test_precision_reaches_the_sampler(cli, weights, tmp_path):
     drawn = {}
     for precision in ("fp32", "bf16"):
