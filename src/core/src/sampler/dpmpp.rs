@@ -1,4 +1,4 @@
-//! DPM-Solver++ as a multistep method, Lu et al. 2022b: section 4 and appendix B, and its form for the stochastic equation.
+//! DPM-Solver++ as a multistep method, Lu et al. 2022, section 4 and appendix B, and its form for the stochastic equation.
 
 use super::path::Path;
 use super::table::{Row, Said, Table};
