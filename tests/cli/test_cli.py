@@ -316,7 +316,7 @@ WRONG = [
         2,
         "only for",
     ),
-    (["sample", "--weights", "{weights}", "--sampler", "euler", "--out", "x.png"], 2, "euler"),
+    (["sample", "--weights", "{weights}", "--sampler", "rk45", "--out", "x.png"], 2, "rk45"),
     (["sample", "--weights", "{weights}", "--num-heads", "3", "--out", "x.png"], 1, "num_heads"),
     (["sample", "--weights", "{weights}", "--device", "tpu", "--out", "x.png"], 1, "device"),
     (["sample", "--out", "x.png"], 2, "--weights"),
