@@ -1,5 +1,6 @@
 //! Drawing images: a table for each sampler, the one loop that follows it, and where it can be corrected.
 
+mod between;
 mod correction;
 mod ddim;
 mod ddpm;
@@ -17,6 +18,7 @@ mod table;
 mod testing;
 mod unipc;
 
+pub use between::{between, Known};
 pub use correction::{At, Correction, Means};
 pub use ddim::ddim;
 pub use ddpm::ddpm;
