@@ -19,7 +19,19 @@ from rust_diffusion.data import ImageSet, load_images, phantoms, shepp_logan, sp
 from rust_diffusion.files import load
 from rust_diffusion.inverse import tv_reconstruct
 from rust_diffusion.model import EMA, DiffusionUNet, ModelCard, UNet2DModel
-from rust_diffusion.sampling import SamplerStep, ddim_sample, ddpm_sample
+from rust_diffusion.sampling import (
+    SamplerStep,
+    ddim_invert,
+    ddim_sample,
+    ddpm_sample,
+    dpmpp_sample,
+    euler_sample,
+    flow_sample,
+    heun_sample,
+    interpolate,
+    log_likelihood,
+    unipc_sample,
+)
 from rust_diffusion.support.device import get_device
 from rust_diffusion.training import EpochInfo, TrainResult, train
 from rust_diffusion.view import SetComparison, compare_sets, show_batch
@@ -39,14 +51,21 @@ __all__ = [
     "__version__",
     "compare_sets",
     "cosine_beta_schedule",
+    "ddim_invert",
     "ddim_sample",
     "ddpm_sample",
     "denormalize_to_01",
+    "dpmpp_sample",
+    "euler_sample",
     "extract",
+    "flow_sample",
     "get_device",
+    "heun_sample",
+    "interpolate",
     "linear_beta_schedule",
     "load",
     "load_images",
+    "log_likelihood",
     "phantoms",
     "predict_x0_from_eps",
     "q_sample",
@@ -55,4 +74,5 @@ __all__ = [
     "split_by_folder",
     "train",
     "tv_reconstruct",
+    "unipc_sample",
 ]

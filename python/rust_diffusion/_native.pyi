@@ -18,6 +18,7 @@ __all__ = [
     "BOUNDARIES",
     "DOWNSCALE_MODES",
     "FITS",
+    "FLOW_SOLVERS",
     "IMAGE_EXTENSIONS",
     "LINKED_TORCH",
     "LR_SCHEDULES",
@@ -25,12 +26,14 @@ __all__ = [
     "MAX_STEPS",
     "OBJECTIVES",
     "PRECISIONS",
+    "SOLVERS",
     "SPACINGS",
     "LinearOperator",
     "Network",
     "Parameters",
     "Recording",
     "Table",
+    "between",
     "check_betas",
     "cosine_beta_schedule",
     "denormalize_to_01",
@@ -43,6 +46,7 @@ __all__ = [
     "linear_beta_schedule",
     "list_images",
     "load_images",
+    "log_density",
     "metric",
     "phantoms",
     "predict_x0_from_eps",
@@ -63,6 +67,8 @@ MAX_STEPS: int
 OBJECTIVES: tuple[str, ...]
 PRECISIONS: tuple[str, ...]
 SPACINGS: tuple[str, ...]
+SOLVERS: tuple[str, ...]
+FLOW_SOLVERS: tuple[str, ...]
 LR_SCHEDULES: tuple[str, ...]
 """What can be chosen by name, the default first."""
 
@@ -343,6 +349,27 @@ class Table:
     def ddpm(betas: _Array, alphas: _Array, alpha_bars: _Array) -> Table: ...
     @staticmethod
     def ddim(alpha_bars: _Array, timesteps: Sequence[int], eta: float) -> Table: ...
+    @staticmethod
+    def euler(alpha_bars: _Array, timesteps: Sequence[int], ancestral: bool) -> Table: ...
+    @staticmethod
+    def heun(alpha_bars: _Array, timesteps: Sequence[int], churn: float) -> Table: ...
+    @staticmethod
+    def dpmpp(
+        alpha_bars: _Array,
+        timesteps: Sequence[int],
+        order: int,
+        solver: str,
+        sde: bool,
+        lower_order_final: bool,
+    ) -> Table: ...
+    @staticmethod
+    def unipc(alpha_bars: _Array, timesteps: Sequence[int], order: int) -> Table: ...
+    @staticmethod
+    def ddim_invert(alpha_bars: _Array, timesteps: Sequence[int], from_clean: bool) -> Table: ...
+    @staticmethod
+    def flow_up(alpha_bars: _Array, timesteps: Sequence[int]) -> Table: ...
+    @staticmethod
+    def flow(steps: int, solver: str, shift: float) -> Table: ...
 
 def sample(model: Any, x_t: Tensor, table: Table, settings: dict[str, Any]) -> Tensor:
     """Draw images from the noise `x_t` along `table`.
@@ -351,6 +378,12 @@ def sample(model: Any, x_t: Tensor, table: Table, settings: dict[str, Any]) -> T
     `callback` (called after every step) and `show` (called with the number of steps done, at a pace that can be
     read); None for both means that Python is called for signals alone.
     """
+
+def log_density(model: Any, x: Tensor, table: Table, settings: dict[str, Any], probes: int) -> Tensor:
+    """Compute the logarithm of each image's density, float64 of shape (N,), along `Table.flow_up`."""
+
+def between(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor], alpha_bar: float, count: int) -> Tensor:
+    """Mix `count` noisy images from one to another, each given as (clean, noisy)."""
 
 def python_calls() -> int:
     """Count the engine's calls back into Python since it was loaded."""

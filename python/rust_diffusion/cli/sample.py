@@ -17,11 +17,17 @@ from rust_diffusion.cli.main import command, on_terminal
 from rust_diffusion.cli.options import DEVICE, PATH, NumberList, arguments_of, given, option_of, together
 from rust_diffusion.model.network import Network
 from rust_diffusion.sampling.arguments import PRECISIONS
-from rust_diffusion.sampling.samplers import SAMPLERS, ddim_sample
+from rust_diffusion.sampling.sampler import SAMPLERS
+from rust_diffusion.sampling.samplers import ddim_sample
+from rust_diffusion.sampling.solvers import dpmpp_sample, euler_sample, heun_sample
+from rust_diffusion.sampling.straight import flow_sample
 from rust_diffusion.view.pictures import Frames
 
 #: Arguments of the samplers; not each of them takes each.
-_OF_SAMPLERS = ("sample_steps", "eta", "timesteps", "spacing", "precision", "clip", "cuda_graphs")
+_OF_SAMPLERS = (
+    *("sample_steps", "timesteps", "spacing", "precision", "clip", "cuda_graphs", "eta", "order", "solver", "sde"),
+    *("lower_order_final", "churn", "ancestral", "shift"),
+)
 #: What only matters where images are drawn.
 DRAWING = (*_OF_SAMPLERS, "seed", "batch_size", "sampler", "num_samples")
 
@@ -29,8 +35,12 @@ about_drawing = together(
     option_of(Network.sample, "sampler", "How to draw.", choices=tuple(SAMPLERS)),
     option_of(Network.sample, "seed", "Image k is drawn with seed + k, whatever the batch size.", type=int),
     option_of(Network.sample, "batch_size", "Images drawn at a time.  [default: all]", type=int),
-    option_of(ddim_sample, "sample_steps", "Steps of DDIM, between 1 and T.", alias="--steps"),
-    option_of(ddim_sample, "eta", "0 draws no noise after the start, 1 has the variance of DDPM."),
+    click.option(
+        *("--sample-steps", "--steps", "sample_steps"),
+        type=int,
+        help="Steps, between 1 and T; ddpm takes all.  [default: as many as the sampler usually takes]",
+    ),
+    option_of(ddim_sample, "eta", "ddim: 0 draws no noise after the start, 1 has the variance of DDPM."),
     option_of(
         ddim_sample,
         "timesteps",
@@ -51,6 +61,17 @@ about_drawing = together(
         "Capture the network's pass on a GPU and replay it.  [default: RUST_DIFFUSION_CUDA_GRAPHS]",
         type=bool,
     ),
+    option_of(dpmpp_sample, "order", "dpmpp, unipc: 1 to 3."),
+    click.option(
+        "--solver",
+        type=click.Choice(sorted({*_native.SOLVERS, *_native.FLOW_SOLVERS})),
+        help="dpmpp: midpoint or heun; flow: euler or heun.  [default: the first of them]",
+    ),
+    option_of(dpmpp_sample, "sde", "dpmpp: solve the stochastic equation."),
+    option_of(dpmpp_sample, "lower_order_final", "dpmpp: let short runs end in lower orders."),
+    option_of(heun_sample, "churn", "heun: raise the noise before each step, by as much over the run."),
+    option_of(euler_sample, "ancestral", "euler: draw fresh noise in each step."),
+    option_of(flow_sample, "shift", "flow: above 1, more of the steps are spent on much noise."),
     click.option("--size", type=int, help="Height and width.  [default: what it was trained on]"),
 )
 

@@ -16,7 +16,7 @@ from rust_diffusion.model.card import OBJECTIVES, card_of
 from rust_diffusion.model.ema import EMA
 from rust_diffusion.model.network import Network
 from rust_diffusion.sampling import noise
-from rust_diffusion.sampling.sampler import Keywords
+from rust_diffusion.sampling.sampler import Keywords, completed
 from rust_diffusion.support import checks, graphs, guards, random
 
 PRECISIONS = _native.PRECISIONS
@@ -28,8 +28,9 @@ class Arguments:
     """The checked arguments that all samplers share."""
 
     def __init__(
-        self, model: Any, num_samples: Any, image_shape: Any, device: Any, keywords: Keywords
+        self, model: Any, num_samples: Any, image_shape: Any, device: Any, keywords: Keywords, caller: str
     ) -> None:
+        keywords = completed(caller, keywords)
         self.device = checks.device("device", device)
         count = checks.integer("num_samples", num_samples, 1)
         shape = checks.integers("image_shape", image_shape, 1)
@@ -90,14 +91,15 @@ class Arguments:
 
 def timesteps_of(alpha_bars: Any, sample_steps: Any, timesteps: Any, spacing: Any) -> list[int]:
     """Return the timesteps to visit, decreasing: those that are given, or `sample_steps` spread over the schedule."""
-    total = _schedule_length(alpha_bars)
+    total = schedule_length(alpha_bars)
     if timesteps is not None:
         return checks.integers("timesteps", timesteps)
     spacing = checks.choice("spacing", spacing, _native.SPACINGS)
     return _native.timestep_grid(total, checks.integer("sample_steps", sample_steps), spacing)
 
 
-def _schedule_length(alpha_bars: Any) -> int:
+def schedule_length(alpha_bars: Any) -> int:
+    """Return T, after a look at what is given for the schedule."""
     shape = getattr(alpha_bars, "shape", None)
     if shape is None:
         raise TypeError(

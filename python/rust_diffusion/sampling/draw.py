@@ -11,7 +11,7 @@ from torch import Tensor
 from rust_diffusion.model import verbs
 from rust_diffusion.model.card import schedule_of, size_of
 from rust_diffusion.model.network import Network
-from rust_diffusion.sampling.samplers import SAMPLERS
+from rust_diffusion.sampling.sampler import SAMPLERS
 from rust_diffusion.support import checks
 
 if Network.sample.__doc__ is not None:  # python -OO drops docstrings

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, TypedDict, TypeVar
 
@@ -20,7 +21,7 @@ SAMPLERS: dict[str, Callable[..., Tensor]] = {}
 
 
 class Keywords(TypedDict, total=False):
-    """The keywords that all samplers take; they are described in `_TEXT`."""
+    """The keywords that all samplers take; they are described in `_PIECES`."""
 
     generator: torch.Generator | None
     x_T: Tensor | None
@@ -31,6 +32,10 @@ class Keywords(TypedDict, total=False):
     progress: bool
     callback: Callable[[SamplerStep], Any] | None
     cuda_graphs: bool | None
+
+
+def _choices(names: Sequence[str]) -> str:
+    return "{" + ", ".join(f'"{name}"' for name in names) + "}"
 
 
 DEFAULTS = Keywords(
@@ -45,7 +50,32 @@ DEFAULTS = Keywords(
     cuda_graphs=None,
 )
 
-_TEXT = f"""\
+#: Pieces of the samplers' docstrings, by the names that stand for them in braces.
+_PIECES = {
+    "drawing": """\
+model : DiffusionUNet, EMA or callable
+    Called as ``model(x_t, t)`` with t of shape (B,): int64 timesteps, or float32 where a sampler or an objective asks
+    between them; gives eps, or what `objective` says. A network of the engine runs without Python between the steps;
+    its mode is left as it is.
+num_samples : int
+    How many images.
+image_shape : sequence of int
+    (C, H, W).
+alpha_bars : Tensor
+    The schedule, shape (T,).
+device : str or torch.device
+    Where to sample; the model must be there.""",
+    "steps": """\
+sample_steps : int
+    Between 1 and T.""",
+    "grid": f"""\
+timesteps : sequence of int, optional
+    A strictly decreasing list out of 0..T-1 to use instead of `sample_steps`. Each step leads to the next entry, the
+    last to the clean image.
+spacing : {_choices(_native.SPACINGS)}
+    How `sample_steps` timesteps are spread: "course" truncates linspace(T-1, 0, n), the others are as diffusers
+    names them.""",
+    "keywords": f"""\
 generator : torch.Generator, optional
     Source of all draws; torch's global generator of the device otherwise.
 x_T : Tensor, optional
@@ -53,11 +83,11 @@ x_T : Tensor, optional
 seed : int or sequence of int, optional
     A stream of its own for each image, on the CPU: image k has seed ``seed + k`` (or ``seed[k]``) and is the same
     whatever the batch size and the device.
-objective : {{{", ".join(f'"{name}"' for name in _native.OBJECTIVES)}}}, optional
+objective : {_choices(_native.OBJECTIVES)}, optional
     What the model predicts. Default: what it was trained for, "eps" if it does not say.
-precision : {{{", ".join(f'"{name}"' for name in _native.PRECISIONS)}}}
-    What a DiffusionUNet computes its convolutions and matrix products in; the sampler's own arithmetic and the
-    result stay float32. bf16 is the fastest on CPUs and GPUs that have it; fp16 is for GPUs. Under the caller's
+precision : {_choices(_native.PRECISIONS)}
+    What a network of the engine computes its convolutions and matrix products in; the sampler's own arithmetic and
+    the result stay float32. bf16 is the fastest on CPUs and GPUs that have it; fp16 is for GPUs. Under the caller's
     autocast, "fp32" gives way to its dtype.
 clip : bool
     Clamp each estimate of the clean image, and the result, to [-1, 1].
@@ -67,35 +97,67 @@ callback : callable, optional
     Called with a `SamplerStep` after each step.
 cuda_graphs : bool, optional
     Capture the network's pass in a CUDA graph and replay it, on a GPU. Default: off, unless the environment says
-    ``RUST_DIFFUSION_CUDA_GRAPHS=1``."""
+    ``RUST_DIFFUSION_CUDA_GRAPHS=1``.""",
+    "images": """\
+Returns
+-------
+Tensor
+    Images in [-1, 1] (if `clip`), float32, (num_samples, C, H, W).""",
+    "raises": """\
+Raises
+------
+ValueError, TypeError
+    If an argument cannot be used; the message names it.
+MemoryError
+    If the images do not fit; the message says how many to try.""",
+}
 
 
 def sampler(function: _F) -> _F:
-    """Register ``{name}_sample`` under its name; its docstring and signature get the shared keywords.
-
-    They take the place of ``{keywords}`` in the docstring, and of ``**keywords`` in the signature.
-    """
+    """Register ``{name}_sample`` under its name, and complete it as `with_keywords` does."""
     SAMPLERS[function.__name__.removesuffix("_sample")] = function
-    signature = inspect.signature(function)
-    own = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
-    shared = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=_annotation(name))
-        for name, default in DEFAULTS.items()
-    ]
-    function.__signature__ = signature.replace(parameters=[*own, *shared])  # type: ignore[attr-defined]
-    if function.__doc__ is not None:  # python -OO drops docstrings
-        indented = _TEXT.replace("\n", "\n    ")
-        function.__doc__ = function.__doc__.replace("{keywords}", indented)
-    return function
+    return with_keywords()(function)
+
+
+def with_keywords(*without: str) -> Callable[[_F], _F]:
+    """Give a function's signature and docstring the shared keywords, but for those it has no use for.
+
+    They take the place of ``**keywords`` in the signature. In docstrings, names of `_PIECES` in braces stand for texts.
+    """
+
+    def complete(function: _F) -> _F:
+        signature = inspect.signature(function)
+        own = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+        shared = [
+            inspect.Parameter(
+                name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=_annotation(name)
+            )
+            for name, default in DEFAULTS.items()
+            if name not in without
+        ]
+        function.__signature__ = signature.replace(parameters=[*own, *shared])  # type: ignore[attr-defined]
+        if function.__doc__ is not None:  # python -OO drops docstrings
+            function.__doc__ = _filled(function.__doc__, without)
+        return function
+
+    return complete
+
+
+def _filled(docstring: str, without: Sequence[str]) -> str:
+    for name, piece in _PIECES.items():
+        for left_out in without:
+            piece = re.sub(rf"^{left_out} : .*\n(?:    .*\n?)*", "", piece, flags=re.MULTILINE)
+        docstring = docstring.replace(f"{{{name}}}", piece.rstrip("\n").replace("\n", "\n    "))
+    return docstring
 
 
 def _annotation(name: str) -> str:
     return Keywords.__annotations__[name].__forward_arg__
 
 
-def completed(caller: str, keywords: Keywords) -> Keywords:
-    """Return all of the keywords; one that no sampler takes is refused as Python would refuse it."""
+def completed(caller: str, keywords: Keywords, without: Sequence[str] = ()) -> Keywords:
+    """Return all of the keywords; one that the caller does not take is refused as Python would refuse it."""
     for name in keywords:
-        if name not in DEFAULTS:
+        if name not in DEFAULTS or name in without:
             raise TypeError(f"{caller}() got an unexpected keyword argument {name!r}")
     return {**DEFAULTS, **keywords}

@@ -1,8 +1,7 @@
-"""The samplers that people call. Each makes its table of numbers; the loop that follows it is the engine's."""
+"""The course's samplers. Each makes its table of numbers; the loop that follows it is the engine's."""
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,12 +10,10 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from rust_diffusion import _native
-from rust_diffusion.sampling.arguments import Arguments, timesteps_of
-from rust_diffusion.sampling.progress import Progress
-from rust_diffusion.sampling.sampler import SAMPLERS, Keywords, completed, sampler
-from rust_diffusion.support import checks, guards
-
-__all__ = ["SAMPLERS", "ddim_sample", "ddpm_sample", "draw"]
+from rust_diffusion.sampling.arguments import timesteps_of
+from rust_diffusion.sampling.run import images_from_noise
+from rust_diffusion.sampling.sampler import Keywords, sampler
+from rust_diffusion.support import checks
 
 
 @sampler
@@ -37,44 +34,21 @@ def ddim_sample(
 
     Parameters
     ----------
-    model : DiffusionUNet, EMA or callable
-        Called as ``model(x_t, t)`` with t of shape (B,), int64; gives eps, or what `objective` says. A
-        DiffusionUNet runs without Python between the steps.
-    num_samples : int
-        How many images.
-    image_shape : sequence of int
-        (C, H, W).
-    alpha_bars : Tensor
-        The schedule, shape (T,).
-    device : str or torch.device
-        Where to sample; the model must be there.
-    sample_steps : int
-        Between 1 and T.
+    {drawing}
+    {steps}
     eta : float
         0 is deterministic (no noise is drawn after the start), 1 has the variance of DDPM. At least 0.
-    timesteps : sequence of int, optional
-        A strictly decreasing list out of 0..T-1 to use instead of `sample_steps`.
-    spacing : {"course", "leading", "linspace", "trailing"}
-        How `sample_steps` timesteps are spread: "course" truncates linspace(T-1, 0, n), the others are as diffusers
-        names them.
+    {grid}
     {keywords}
 
-    Returns
-    -------
-    Tensor
-        Images in [-1, 1], float32, (num_samples, C, H, W).
+    {images}
 
-    Raises
-    ------
-    ValueError, TypeError
-        If an argument cannot be used; the message names it.
-    MemoryError
-        If the images do not fit; the message says how many to try.
+    {raises}
     """
     eta = checks.number("eta", eta, 0.0)
     grid = timesteps_of(alpha_bars, sample_steps, timesteps, spacing)
     table = _native.Table.ddim(alpha_bars, grid, eta)
-    return draw("ddim", table, model, num_samples, image_shape, device, keywords)
+    return images_from_noise("ddim", table, model, num_samples, image_shape, device, keywords)
 
 
 @sampler
@@ -104,54 +78,9 @@ def ddpm_sample(
         Where to sample; the model must be there.
     {keywords}
 
-    Returns
-    -------
-    Tensor
-        Images in [-1, 1], float32, (num_samples, C, H, W).
+    {images}
 
-    Raises
-    ------
-    ValueError, TypeError
-        If an argument cannot be used; the message names it.
-    MemoryError
-        If the images do not fit; the message says how many to try.
+    {raises}
     """
     table = _native.Table.ddpm(betas, alphas, alpha_bars)
-    return draw("ddpm", table, model, num_samples, image_shape, device, keywords)
-
-
-def draw(
-    name: str,
-    table: _native.Table,
-    model: Any,
-    num_samples: Any,
-    image_shape: Any,
-    device: Any,
-    keywords: Keywords,
-) -> Tensor:
-    """Images from noise along a table: what all samplers do once they have theirs."""
-    run = Arguments(model, num_samples, image_shape, device, completed(f"{name}_sample", keywords))
-    bar = Progress(name.upper(), table.steps, run.progress, run.callback)
-    with guards.enough_memory(run.advice), run.modes(), bar:
-        settings = {
-            "objective": run.objective,
-            "clip": run.clip,
-            "noise": run.noise,
-            "callback": bar.callback,
-            "show": bar.show,
-        }
-        images = _native.sample(run.model, run.start(), table, settings)
-    return _warned_of_nan(images)
-
-
-def _warned_of_nan(images: Tensor) -> Tensor:
-    """The images, with a warning if some are no images at all."""
-    bad = int((~torch.isfinite(images).flatten(1).all(dim=1)).sum())
-    if bad:
-        warnings.warn(
-            f"{bad} of {len(images)} samples hold NaN or infinity: look at what the model returns "
-            f"(torch.isfinite of its weights and output) and at the schedule",
-            RuntimeWarning,
-            stacklevel=4,
-        )
-    return images
+    return images_from_noise("ddpm", table, model, num_samples, image_shape, device, keywords)

@@ -5,10 +5,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use diffusion_core::choice::Choice;
 use diffusion_core::device::Captured;
 use diffusion_core::diffusion::denoiser::by_autograd;
+use diffusion_core::diffusion::schedule::Level;
 use diffusion_core::diffusion::{Denoiser, Noise, Objective, TorchNoise, Vjp};
 use diffusion_core::nn::predictor::Predictor;
 use diffusion_core::nn::Precision;
-use diffusion_core::sampler::{self, Correction, Outside, Reading, Step};
+use diffusion_core::sampler::{self, Correction, Divergence, Known, Outside, Reading, Step};
 use diffusion_core::{Error, Result};
 use pyo3::prelude::*;
 use pyo3::types::{PyList, PyTuple};
@@ -178,8 +179,8 @@ pub fn draw<'py>(
     x_t: &Bound<'py, PyAny>,
     table: &Table,
     settings: Settings,
-    mut correction: Option<Box<dyn Correction + Send>>,
-) -> PyResult<Bound<'py, PyAny>> {
+    correction: Option<&mut (dyn Correction + Send)>,
+) -> PyResult<Tensor> {
     let x_t = from_python(x_t, "x_T")?;
     let mut model = model.denoiser(&x_t)?;
     let Settings { objective, clip, noise, callback, show } = settings;
@@ -193,17 +194,16 @@ pub fn draw<'py>(
         signals: Every::new(SIGNALS_EVERY),
         on_timesteps: table.on_timesteps(),
     };
-    let out = detached(py, move || {
+    detached(py, move || {
         let _guard = tch::no_grad_guard();
         let outside = Outside {
             model: model.as_mut(),
             noise: noise.as_mut(),
-            correction: correction.as_mut().map(|it| it.as_mut() as &mut dyn Correction),
+            correction: correction.map(|it| it as &mut dyn Correction),
             on_step: &mut |step| listeners.hear(step),
         };
         sampler::sample(table, reading, x_t, outside)
-    })?;
-    to_python(py, out)
+    })
 }
 
 /// Images from the noise `x_t`, by the sampler whose table it is.
@@ -215,11 +215,47 @@ fn sample<'py>(
     table: PyRef<'py, Table>,
     settings: Settings,
 ) -> PyResult<Bound<'py, PyAny>> {
-    draw(py, model, x_t, &table, settings, None)
+    let images = draw(py, model, x_t, &table, settings, None)?;
+    to_python(py, images)
+}
+
+/// The logarithm of each image's density, in float64: along `Table.flow_up`, with `probes` estimates of each trace.
+#[pyfunction]
+fn log_density<'py>(
+    py: Python<'py>,
+    model: Model<'py>,
+    x: &Bound<'py, PyAny>,
+    table: PyRef<'py, Table>,
+    settings: Settings,
+    probes: usize,
+) -> PyResult<Bound<'py, PyAny>> {
+    let mut divergence = Divergence::new(probes);
+    let noise = draw(py, model, x, &table, settings, Some(&mut divergence))?;
+    to_python(py, detached(py, move || divergence.log_density(&noise))?)
+}
+
+/// `count` noisy images from one to another, each given as (clean, noisy), at the level of noise of `alpha_bar`.
+#[pyfunction]
+fn between<'py>(
+    py: Python<'py>,
+    a: (Bound<'py, PyAny>, Bound<'py, PyAny>),
+    b: (Bound<'py, PyAny>, Bound<'py, PyAny>),
+    alpha_bar: f32,
+    count: i64,
+) -> PyResult<Bound<'py, PyAny>> {
+    let (clean_a, noisy_a) = (from_python(&a.0, "a")?, from_python(&a.1, "a")?);
+    let (clean_b, noisy_b) = (from_python(&b.0, "b")?, from_python(&b.1, "b")?);
+    let images = detached(py, move || {
+        let (a, b) = (Known { clean: &clean_a, noisy: &noisy_a }, Known { clean: &clean_b, noisy: &noisy_b });
+        sampler::between(&a, &b, Level::of_alpha_bar(alpha_bar), count)
+    })?;
+    to_python(py, images)
 }
 
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add("OBJECTIVES", PyTuple::new(m.py(), Objective::names())?)?;
     m.add("PRECISIONS", PyTuple::new(m.py(), Precision::names())?)?;
+    m.add_function(wrap_pyfunction!(log_density, m)?)?;
+    m.add_function(wrap_pyfunction!(between, m)?)?;
     m.add_function(wrap_pyfunction!(sample, m)?)
 }

@@ -3,7 +3,7 @@
 use diffusion_core::choice::Choice;
 use diffusion_core::diffusion::schedule::{alpha_bar_values, coefficients};
 use diffusion_core::diffusion::Schedule;
-use diffusion_core::sampler::{self, Spacing};
+use diffusion_core::sampler::{self, FlowSolver, Order, Path, Solver, Spacing};
 use diffusion_core::Result;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
@@ -21,6 +21,16 @@ pub struct Table {
 /// Made without the GIL.
 fn made(py: Python<'_>, table: impl FnOnce() -> Result<sampler::Table> + Send) -> PyResult<Table> {
     Ok(Table { inner: detached(py, table)? })
+}
+
+/// For the running products of a schedule.
+fn along(
+    py: Python<'_>,
+    alpha_bars: &Bound<'_, PyAny>,
+    table: impl FnOnce(&[f32]) -> Result<sampler::Table> + Send,
+) -> PyResult<Table> {
+    let alpha_bars = from_python(alpha_bars, "alpha_bars")?;
+    made(py, move || table(&alpha_bar_values(&alpha_bars)?))
 }
 
 #[pymethods]
@@ -57,8 +67,61 @@ impl Table {
 
     #[staticmethod]
     fn ddim(py: Python<'_>, alpha_bars: &Bound<'_, PyAny>, timesteps: Vec<i64>, eta: f64) -> PyResult<Self> {
-        let alpha_bars = from_python(alpha_bars, "alpha_bars")?;
-        made(py, move || sampler::ddim(&alpha_bar_values(&alpha_bars)?, &timesteps, eta))
+        along(py, alpha_bars, move |bars| sampler::ddim(bars, &timesteps, eta))
+    }
+
+    #[staticmethod]
+    fn euler(py: Python<'_>, alpha_bars: &Bound<'_, PyAny>, timesteps: Vec<i64>, ancestral: bool) -> PyResult<Self> {
+        along(py, alpha_bars, move |bars| Ok(sampler::euler(&Path::down(bars, &timesteps)?, ancestral)))
+    }
+
+    #[staticmethod]
+    fn heun(py: Python<'_>, alpha_bars: &Bound<'_, PyAny>, timesteps: Vec<i64>, churn: f64) -> PyResult<Self> {
+        along(py, alpha_bars, move |bars| {
+            let path = Path::down(bars, &timesteps)?;
+            Ok(if churn > 0.0 { sampler::heun_with_churn(&path, bars, churn) } else { sampler::heun(&path) })
+        })
+    }
+
+    #[staticmethod]
+    fn dpmpp(
+        py: Python<'_>,
+        alpha_bars: &Bound<'_, PyAny>,
+        timesteps: Vec<i64>,
+        order: usize,
+        solver: &str,
+        sde: bool,
+        lower_order_final: bool,
+    ) -> PyResult<Self> {
+        let solver = Solver::parse(solver).map_err(to_py)?;
+        let order = Order { highest: order, solver, sde, lower_order_final };
+        along(py, alpha_bars, move |bars| sampler::dpmpp(&Path::down(bars, &timesteps)?, order))
+    }
+
+    #[staticmethod]
+    fn unipc(py: Python<'_>, alpha_bars: &Bound<'_, PyAny>, timesteps: Vec<i64>, order: usize) -> PyResult<Self> {
+        along(py, alpha_bars, move |bars| sampler::unipc(&Path::down(bars, &timesteps)?, order))
+    }
+
+    #[staticmethod]
+    fn ddim_invert(
+        py: Python<'_>,
+        alpha_bars: &Bound<'_, PyAny>,
+        timesteps: Vec<i64>,
+        from_clean: bool,
+    ) -> PyResult<Self> {
+        along(py, alpha_bars, move |bars| Ok(sampler::ddim_invert(Path::down(bars, &timesteps)?, from_clean)))
+    }
+
+    #[staticmethod]
+    fn flow_up(py: Python<'_>, alpha_bars: &Bound<'_, PyAny>, timesteps: Vec<i64>) -> PyResult<Self> {
+        along(py, alpha_bars, move |bars| Ok(sampler::flow_up(Path::down(bars, &timesteps)?)))
+    }
+
+    #[staticmethod]
+    fn flow(steps: usize, solver: &str, shift: f64) -> PyResult<Self> {
+        let solver = FlowSolver::parse(solver).map_err(to_py)?;
+        Ok(Self { inner: sampler::flow(steps, solver, shift).map_err(to_py)? })
     }
 }
 
@@ -71,6 +134,8 @@ fn timestep_grid(num_timesteps: i64, sample_steps: i64, spacing: &str) -> PyResu
 
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add("SPACINGS", PyTuple::new(m.py(), Spacing::names())?)?;
+    m.add("SOLVERS", PyTuple::new(m.py(), Solver::names())?)?;
+    m.add("FLOW_SOLVERS", PyTuple::new(m.py(), FlowSolver::names())?)?;
     m.add_function(wrap_pyfunction!(timestep_grid, m)?)?;
     m.add_class::<Table>()
 }

@@ -58,6 +58,7 @@ impl Mixing {
             Objective::Eps => Ok(eps.shallow_clone()),
             Objective::X0 => Ok(x0.shallow_clone()),
             Objective::V => Ok(self.signal.f_mul(eps)?.f_sub(&self.spread.f_mul(x0)?)?),
+            Objective::Flow => Ok(eps.f_sub(x0)?),
         }
     }
 
@@ -76,6 +77,12 @@ impl Mixing {
             Objective::V => {
                 let x0_hat = x_t.f_mul(&self.signal)?.f_sub(&answer.f_mul(&self.spread)?)?;
                 let eps_hat = x_t.f_mul(&self.spread)?.f_add(&answer.f_mul(&self.signal)?)?;
+                Ok(Denoised { x0_hat: clamped(x0_hat)?, eps_hat })
+            }
+            Objective::Flow => {
+                let whole = self.signal.f_add(&self.spread)?;
+                let x0_hat = x_t.f_sub(&answer.f_mul(&self.spread)?)?.f_div(&whole)?;
+                let eps_hat = x_t.f_add(&answer.f_mul(&self.signal)?)?.f_div(&whole)?;
                 Ok(Denoised { x0_hat: clamped(x0_hat)?, eps_hat })
             }
         }

@@ -72,6 +72,16 @@ impl Level {
         Self { signal: f64::from(alpha_bar).sqrt(), spread: f64::from(1.0 - alpha_bar).sqrt() }
     }
 
+    /// The noise beside one part of image, what Karras et al. 2022 call sigma.
+    pub fn sigma(self) -> f64 {
+        self.spread / self.signal
+    }
+
+    /// Half the logarithm of the signal-to-noise ratio, the time of exponential integrators (Lu et al. 2022).
+    pub fn lambda(self) -> f64 {
+        (self.signal / self.spread).ln()
+    }
+
     /// The clean image, before any clamp, as (weight of x_t, weight of the network's answer).
     pub fn x0_weights(self, objective: Objective) -> (f64, f64) {
         let Self { signal, spread } = self;
@@ -79,6 +89,7 @@ impl Level {
             Objective::Eps => (1.0 / signal, -spread / signal),
             Objective::X0 => (0.0, 1.0),
             Objective::V => (signal, -spread),
+            Objective::Flow => (1.0 / (signal + spread), -spread / (signal + spread)),
         }
     }
 }

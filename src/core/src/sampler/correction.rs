@@ -4,7 +4,7 @@ use tch::{Kind, Tensor};
 
 use crate::diffusion::process::Denoised;
 use crate::diffusion::schedule::Level;
-use crate::diffusion::{Noise, Objective, Vjp};
+use crate::diffusion::{Noise, Vjp};
 use crate::error::{Error, Result};
 
 /// Where in a run a correction is asked.
@@ -57,8 +57,10 @@ impl Means<'_> {
 /// The way back from x0_hat through the network to x_t.
 pub(super) struct Gradient<'a> {
     pub answer: Box<dyn Vjp + 'a>,
-    pub objective: Objective,
-    pub level: Level,
+    /// The factor of x_t in what the network was shown.
+    pub scale: f64,
+    /// Of x_t and the answer in x0_hat.
+    pub weights: (f64, f64),
     /// 1 where x0_hat depends on x_t, 0 where it was clamped; None: nowhere clamped.
     pub free: Option<Tensor>,
 }
@@ -69,8 +71,8 @@ impl Gradient<'_> {
             Some(free) => w.f_mul(free)?,
             None => w.f_to_kind(Kind::Float)?,
         };
-        let (of_x, of_answer) = self.level.x0_weights(self.objective);
-        let through = self.answer.vjp(&w)?.f_mul_scalar(of_answer)?;
+        let (of_x, of_answer) = self.weights;
+        let through = self.answer.vjp(&w)?.f_mul_scalar(of_answer * self.scale)?;
         Ok(if of_x == 0.0 { through } else { w.f_mul_scalar(of_x)?.f_add(&through)? })
     }
 }

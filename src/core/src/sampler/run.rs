@@ -45,7 +45,8 @@ pub struct Step<'a> {
 /// From x_T along the table.
 pub fn sample(table: &Table, reading: Reading, x_t: Tensor, mut outside: Outside) -> Result<Tensor> {
     let total = table.steps();
-    let kind = if table.on_timesteps() { Kind::Int64 } else { Kind::Float };
+    let on_timesteps = table.on_timesteps() && reading.objective != Objective::Flow;
+    let kind = if on_timesteps { Kind::Int64 } else { Kind::Float };
     let mut past = Past::new(table, x_t);
     let (mut index, mut first, mut last) = (0, None, None);
     for row in &table.rows {
@@ -77,21 +78,23 @@ pub fn sample(table: &Table, reading: Reading, x_t: Tensor, mut outside: Outside
 fn denoised(at: &At, reading: Reading, kind: Kind, x: &Tensor, outside: &mut Outside) -> Result<Denoised> {
     let Reading { objective, clip } = reading;
     let mixing = Mixing::of(at.level)?;
-    let t = Tensor::f_full([x.size()[0]], at.t, (kind, x.device()))?;
+    let (scale, t) = objective.question(at.t, at.level);
+    let t = Tensor::f_full([x.size()[0]], t, (kind, x.device()))?;
+    let shown = if scale == 1.0 { x.shallow_clone() } else { x.f_mul_scalar(scale)? };
     let read = |answer: &Tensor| {
         check_answer(x, answer)?;
         mixing.read(objective, x, &answer.f_to_kind(Kind::Float)?, clip)
     };
-    let Some(correction) = &mut outside.correction else { return read(&outside.model.predict(x, &t)?) };
+    let Some(correction) = &mut outside.correction else { return read(&outside.model.predict(&shown, &t)?) };
     let noise = &mut *outside.noise;
     if !correction.differentiates(at) {
-        let said = read(&outside.model.predict(x, &t)?)?;
+        let said = read(&outside.model.predict(&shown, &t)?)?;
         return correction.denoised(at, x, said, &mut Means { noise, gradient: None });
     }
-    let (answer, back) = outside.model.predict_with_vjp(x, &t)?;
+    let (answer, back) = outside.model.predict_with_vjp(&shown, &t)?;
     let said = read(&answer)?;
     let free = if clip { Some(said.x0_hat.f_abs()?.f_lt(1.0)?.f_to_kind(Kind::Float)?) } else { None };
-    let gradient = Some(Gradient { answer: back, objective, level: at.level, free });
+    let gradient = Some(Gradient { answer: back, scale, weights: at.level.x0_weights(objective), free });
     correction.denoised(at, x, said, &mut Means { noise, gradient })
 }
 

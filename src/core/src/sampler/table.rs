@@ -31,6 +31,13 @@ pub struct Row {
     pub ends_step: bool,
 }
 
+impl Row {
+    /// An empty row that ends a step at `to`.
+    pub fn to(to: Level) -> Self {
+        Self { ask: None, a: vec![], b: vec![], s: None, to, ends_step: true }
+    }
+}
+
 /// A question to the network.
 #[derive(Debug, Clone, Copy)]
 pub struct Ask {
@@ -90,6 +97,49 @@ pub(crate) mod checks {
 
     use super::*;
 
+    /// Along the table in float64, with one number for an image and a denoiser of it: where it arrives, at which level.
+    pub fn follow(table: &Table, x_t: f64, mut x0_hat: impl FnMut(f64, Ask) -> f64) -> (f64, Level) {
+        let (mut images, mut answers) = (VecDeque::from([x_t]), VecDeque::new());
+        let mut level = Level::CLEAN;
+        for row in &table.rows {
+            if let Some(ask) = row.ask {
+                let x0 = x0_hat(images[0], ask);
+                answers.push_front((x0, (images[0] - ask.level.signal * x0) / ask.level.spread));
+            }
+            assert!(row.s.is_none_or(|s| s == 0.0), "a path with noise has no end that is known");
+            let images_part: f64 = row.a.iter().map(|(age, weight)| weight * images[*age]).sum();
+            let said_part = row.b.iter().map(|(said, weight)| match said {
+                Said::X0(age) => weight * answers[*age].0,
+                Said::Eps(age) => weight * answers[*age].1,
+            });
+            images.push_front(images_part + said_part.sum::<f64>());
+            level = row.to;
+        }
+        (images[0], level)
+    }
+
+    /// Data from N(0, 0.25) have an exact denoiser and an exact flow. The error of a sampler's end against it.
+    pub fn error_on_a_gaussian(table: &Table, start: Level) -> f64 {
+        let variance = |level: Level| 0.25 * level.signal.powi(2) + level.spread.powi(2);
+        let (x, level) =
+            follow(table, variance(start).sqrt(), |x, ask| x * ask.level.signal * 0.25 / variance(ask.level));
+        (x - variance(level).sqrt()).abs()
+    }
+
+    /// The order at which that error falls from `steps` to twice as many; the last step, to the clean image, is left out.
+    pub fn order(alpha_bars: &[f32], make: impl Fn(&[f32], &[i64]) -> Table) -> f64 {
+        let error = |steps: i64| {
+            let (first, last) = (alpha_bars.len() as i64 * 9 / 10, alpha_bars.len() as i64 / 10);
+            let grid: Vec<i64> = (0..=steps).map(|i| first - i * (first - last) / steps).collect();
+            let mut table = make(alpha_bars, &grid);
+            while table.rows.last().is_some_and(|row| row.to == Level::CLEAN) {
+                table.rows.pop();
+            }
+            error_on_a_gaussian(&table, Level::of_alpha_bar(alpha_bars[first as usize]))
+        };
+        (error(40) / error(80)).log2()
+    }
+
     /// What every table must satisfy: if the network is right about an image x0 and its noise, each row gives x0 with
     /// the signal and the noise that its level says. `start` is the level of x_T.
     pub fn keeps_its_levels(table: &Table, start: Level, tolerance: f64) {
@@ -125,7 +175,7 @@ mod tests {
 
     #[test]
     fn memory_reaches_back_to_the_oldest_that_a_row_uses() {
-        let row = |a, b| Row { ask: None, a, b, s: None, to: Level::CLEAN, ends_step: true };
+        let row = |a, b| Row { a, b, ..Row::to(Level::CLEAN) };
         let table = Table { rows: vec![row(vec![(2, 1.0)], vec![(Said::X0(0), 1.0), (Said::Eps(1), 0.5)])] };
         assert_eq!(table.memory(), (3, 2));
         assert_eq!(Table::default().memory(), (1, 1));

@@ -2,6 +2,7 @@
 
 use tch::{Device, Kind, Tensor};
 
+use crate::diffusion::objective::FLOW_TIME;
 use crate::diffusion::process::Mixing;
 use crate::diffusion::{Objective, Schedule};
 use crate::error::{ensure, Error, Result};
@@ -69,11 +70,10 @@ impl Noising {
         } else {
             x0.shallow_clone()
         };
-        let t = Tensor::f_randint(self.timesteps, [total], (Kind::Int64, self.device))?;
+        let t = self.times(total)?;
         let noise = Tensor::f_randn([total, size[1], size[2], size[3]], (Kind::Float, self.device))?;
         let (t, noise) = (share(&t)?, share(&noise)?);
-        let at = |column: &Tensor| column.f_index_select(0, &t);
-        let mixing = Mixing { signal: at(&self.mixing.signal)?, spread: at(&self.mixing.spread)? };
+        let mixing = self.mixing_at(&t)?;
         let x_t = mixing.noised(&x0, &noise)?;
         let target = mixing.target(self.objective, &x0, &noise)?;
         let weight = match &self.weight {
@@ -81,6 +81,23 @@ impl Noising {
             None => None,
         };
         Ok(Draw { x_t, t, target, weight })
+    }
+
+    /// A time for each of `total` images: a timestep, or for "flow" any time on the straight path.
+    fn times(&self, total: i64) -> Result<Tensor> {
+        Ok(match self.objective {
+            Objective::Flow => Tensor::f_rand([total], (Kind::Float, self.device))?.f_mul_scalar(FLOW_TIME)?,
+            _ => Tensor::f_randint(self.timesteps, [total], (Kind::Int64, self.device))?,
+        })
+    }
+
+    fn mixing_at(&self, t: &Tensor) -> Result<Mixing> {
+        if self.objective == Objective::Flow {
+            let spread = t.f_div_scalar(FLOW_TIME)?.f_view([-1, 1, 1, 1])?;
+            return Ok(Mixing { signal: spread.f_neg()?.f_add_scalar(1.0)?, spread });
+        }
+        let at = |column: &Tensor| column.f_index_select(0, t);
+        Ok(Mixing { signal: at(&self.mixing.signal)?, spread: at(&self.mixing.spread)? })
     }
 }
 
@@ -114,6 +131,9 @@ fn min_snr_weights(alpha_bars: &Tensor, objective: Objective, cap: f64) -> Resul
         Objective::Eps => capped.f_div(&snr)?,
         Objective::X0 => capped,
         Objective::V => capped.f_div(&snr.f_add_scalar(1.0)?)?,
+        Objective::Flow => {
+            return Err(Error::Value("min_snr_gamma weights timesteps, which objective \"flow\" does not have".into()))
+        }
     };
     Ok(weight.f_to_kind(Kind::Float)?)
 }
@@ -150,6 +170,20 @@ mod tests {
             assert!(largest(part - gradient.narrow(0, first, rows)) < 1e-7);
         }
         assert!((f64::try_from(loss).expect("a number") - sum).abs() < 1e-6);
+    }
+
+    #[test]
+    fn flow_is_asked_between_the_timesteps_for_the_velocity() {
+        let x0 = Tensor::rand([64, 1, 2, 2], (Kind::Float, Device::Cpu));
+        let draw = noising(Objective::Flow, None).draw(&x0, 64, 0, false).expect("a draw");
+        assert_eq!(draw.t.kind(), Kind::Float);
+        let (low, high) = (draw.t.min().double_value(&[]), draw.t.max().double_value(&[]));
+        assert!((0.0..200.0).contains(&low) && (800.0..=1000.0).contains(&high), "{low} to {high}");
+        let s = (&draw.t / 1000.0).view([-1, 1, 1, 1]);
+        // x_t - s (eps - x0) is x0
+        assert!(largest(&draw.x_t - s * &draw.target - x0) < 1e-5);
+        let schedule = Schedule::from_betas(&cosine_betas(10, 0.008).expect("betas")).expect("a schedule");
+        assert!(Noising::new(&schedule, Objective::Flow, Some(5.0), Device::Cpu).is_err());
     }
 
     #[test]
