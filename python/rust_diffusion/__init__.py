@@ -17,7 +17,16 @@ from rust_diffusion._native import (
 )
 from rust_diffusion.data import ImageSet, load_images, phantoms, shepp_logan, split_by_folder
 from rust_diffusion.files import load
-from rust_diffusion.inverse import tv_reconstruct
+from rust_diffusion.inverse import (
+    daps_sample,
+    ddnm_sample,
+    diffpir_sample,
+    dps_sample,
+    mmps_sample,
+    pigdm_sample,
+    posterior,
+    tv_reconstruct,
+)
 from rust_diffusion.model import EMA, DiffusionUNet, ModelCard, UNet2DModel
 from rust_diffusion.sampling import (
     SamplerStep,
@@ -51,11 +60,15 @@ __all__ = [
     "__version__",
     "compare_sets",
     "cosine_beta_schedule",
+    "daps_sample",
     "ddim_invert",
     "ddim_sample",
+    "ddnm_sample",
     "ddpm_sample",
     "denormalize_to_01",
+    "diffpir_sample",
     "dpmpp_sample",
+    "dps_sample",
     "euler_sample",
     "extract",
     "flow_sample",
@@ -66,7 +79,10 @@ __all__ = [
     "load",
     "load_images",
     "log_likelihood",
+    "mmps_sample",
     "phantoms",
+    "pigdm_sample",
+    "posterior",
     "predict_x0_from_eps",
     "q_sample",
     "shepp_logan",

@@ -19,6 +19,7 @@ __all__ = [
     "DOWNSCALE_MODES",
     "FITS",
     "FLOW_SOLVERS",
+    "GUIDANCE_NORMS",
     "IMAGE_EXTENSIONS",
     "LINKED_TORCH",
     "LR_SCHEDULES",
@@ -29,6 +30,7 @@ __all__ = [
     "SOLVERS",
     "SPACINGS",
     "LinearOperator",
+    "Method",
     "Network",
     "Parameters",
     "Recording",
@@ -36,6 +38,7 @@ __all__ = [
     "between",
     "check_betas",
     "cosine_beta_schedule",
+    "course_pairs_table",
     "denormalize_to_01",
     "ema_update",
     "extract",
@@ -53,6 +56,9 @@ __all__ = [
     "predict_x0_from_eps",
     "python_calls",
     "q_sample",
+    "renoised_table",
+    "residual",
+    "restore",
     "sample",
     "shepp_logan",
     "timestep_grid",
@@ -533,3 +539,51 @@ class CtProjector:
         """Return the projector as an operator like any other."""
     def fbp(self, y: Tensor, filter: str) -> Tensor:
         """Filtered back projection, in torch's operations."""
+
+GUIDANCE_NORMS: tuple[str, ...]
+
+@final
+class Method:
+    """How a measurement enters a sampler's steps."""
+
+    @staticmethod
+    def dps(scale: float | None, norm: str, guide_below: float) -> Method: ...
+    @staticmethod
+    def diffpir(lambda_: float) -> Method: ...
+    @staticmethod
+    def ddnm(eta: float) -> Method: ...
+    @staticmethod
+    def pigdm(r2: Sequence[float]) -> Method: ...
+    @staticmethod
+    def mmps(cg_steps: int) -> Method: ...
+    @staticmethod
+    def daps(r2: Sequence[float]) -> Method: ...
+    @staticmethod
+    def daps_jacobian(steps: int) -> Method: ...
+    @staticmethod
+    def course_dps(scale: float) -> Method: ...
+    @staticmethod
+    def course_diffpir(tau: float) -> Method: ...
+
+def renoised_table(
+    alpha_bars: _Array, timesteps: Sequence[int], kept: float, fresh: float, travel: tuple[int, int]
+) -> Table:
+    """Noise x0 anew in each step, with shares of its old noise and of new noise."""
+
+def course_pairs_table(alpha_bars: _Array, timesteps: Sequence[int]) -> Table:
+    """DDIM from pair to pair, without a last look at the image."""
+
+def restore(
+    model: Any,
+    x_t: Tensor,
+    table: Table,
+    settings: dict[str, Any],
+    method: Method,
+    operator: LinearOperator,
+    y: Tensor,
+    sigma: Tensor,
+) -> Tensor:
+    """Images that explain `y`, from the noise `x_t`."""
+
+def residual(operator: LinearOperator, x0: Tensor, y: Tensor, sigma: Tensor) -> Tensor:
+    """|K x0 - y|^2 / (m sigma^2) of each image, float64."""

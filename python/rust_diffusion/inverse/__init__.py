@@ -15,6 +15,16 @@ from rust_diffusion.inverse.operators import (
     MatrixOperator,
     Stack,
 )
+from rust_diffusion.inverse.posterior import Posterior, posterior
+from rust_diffusion.inverse.restoring import ReconstructionStep
+from rust_diffusion.inverse.samplers import (
+    daps_sample,
+    ddnm_sample,
+    diffpir_sample,
+    dps_sample,
+    mmps_sample,
+    pigdm_sample,
+)
 
 __all__ = [
     "PSNR",
@@ -30,10 +40,19 @@ __all__ = [
     "Inpainting",
     "MatrixOperator",
     "Operator",
+    "Posterior",
+    "ReconstructionStep",
     "Stack",
+    "daps_sample",
+    "ddnm_sample",
+    "diffpir_sample",
+    "dps_sample",
     "gaussian_kernel",
     "gaussian_noise",
+    "mmps_sample",
     "motion_kernel",
+    "pigdm_sample",
+    "posterior",
     "random_motion_kernel",
     "tv_reconstruct",
 ]

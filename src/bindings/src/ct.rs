@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use diffusion_core::choice::Choice;
-use diffusion_core::inverse::ct::{CtProjector, Distances, Geometry};
 use diffusion_core::inverse::fbp::{self, Filter};
+use diffusion_core::inverse::operators::ct::{CtProjector, Distances, Geometry};
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 

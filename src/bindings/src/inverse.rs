@@ -3,15 +3,15 @@
 use std::sync::Arc;
 
 use diffusion_core::choice::Choice;
-use diffusion_core::inverse::blur::{Blurring, Boundary};
-use diffusion_core::inverse::cg::Limits;
-use diffusion_core::inverse::compose::{Composed, Scaled, Stack};
-use diffusion_core::inverse::downscale::{EveryOther, Means, Mode};
-use diffusion_core::inverse::gradient::Gradient;
-use diffusion_core::inverse::inpaint::Inpainting;
-use diffusion_core::inverse::matrix::Matrix;
 use diffusion_core::inverse::metrics::{self, Metric};
 use diffusion_core::inverse::operator::{self, Identity, LinearOperator, Shape, Transposed};
+use diffusion_core::inverse::operators::blur::{Blurring, Boundary};
+use diffusion_core::inverse::operators::compose::{Composed, Scaled, Stack};
+use diffusion_core::inverse::operators::downscale::{EveryOther, Means, Mode};
+use diffusion_core::inverse::operators::gradient::Gradient;
+use diffusion_core::inverse::operators::inpaint::Inpainting;
+use diffusion_core::inverse::operators::matrix::Matrix;
+use diffusion_core::inverse::solve::cg::Limits;
 use diffusion_core::inverse::solve::{self, Gaussian};
 use diffusion_core::inverse::{tv, Shared};
 use diffusion_core::{Error, Result};

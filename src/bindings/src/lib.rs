@@ -13,6 +13,7 @@ mod diffusion;
 mod error;
 mod inverse;
 mod nn;
+mod restore;
 mod sampler;
 mod table;
 mod tensor;
@@ -30,6 +31,7 @@ fn _native(m: &Bound<'_, PyModule>) -> PyResult<()> {
     ct::register(m)?;
     nn::register(m)?;
     table::register(m)?;
+    restore::register(m)?;
     sampler::register(m)?;
     train::register(m)
 }

@@ -166,7 +166,7 @@ impl Listeners {
 #[pyo3(from_item_all)]
 pub struct Settings {
     objective: String,
-    clip: bool,
+    pub clip: bool,
     noise: Option<PyObject>,
     callback: Option<PyObject>,
     show: Option<PyObject>,

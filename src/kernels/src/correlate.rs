@@ -31,7 +31,7 @@ pub type Size = [usize; 2];
 /// When a length does not fit.
 pub fn correlate<T: Real>(pool: &dyn Pool, taps: &[Tap<T>], from: Size, x: &[T], to: Size, y: &mut [T]) -> Result {
     let (inside, outside) = (from[0] * from[1], to[0] * to[1]);
-    let images = if outside == 0 { 0 } else { y.len() / outside };
+    let images = y.len().checked_div(outside).unwrap_or(0);
     check_len("y", y.len(), images * outside)?;
     check_len("x", x.len(), images * inside)?;
     let rows = images * to[0];

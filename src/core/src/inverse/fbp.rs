@@ -5,8 +5,8 @@ use std::f64::consts::PI;
 use diffusion_kernels::projector::Beam;
 use tch::{Device, Kind, Tensor};
 
-use super::ct::CtProjector;
 use super::operator::{check, LinearOperator};
+use super::operators::ct::CtProjector;
 use crate::choice::Choice;
 use crate::error::Result;
 
@@ -161,7 +161,7 @@ impl<'a> Places<'a> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::ct::{Distances, Geometry};
+    use super::super::operators::ct::{Distances, Geometry};
     use super::*;
 
     /// A disc of ones, soft at its edge.

@@ -4,7 +4,7 @@ use std::fmt;
 
 use tch::{Kind, Tensor};
 
-use super::spectrum::Spectrum;
+use super::solve::{cg, spectrum};
 use crate::error::{ensure, Result};
 use crate::libtorch::AutocastOff;
 
@@ -60,7 +60,7 @@ pub trait LinearOperator: Send + Sync {
     fn adjoint(&self, y: &Tensor) -> Result<Tensor>;
 
     /// The eigenvalues of K'K, where they are known in closed form.
-    fn spectrum(&self) -> Option<&dyn Spectrum> {
+    fn spectrum(&self) -> Option<&dyn spectrum::Spectrum> {
         None
     }
 
@@ -140,8 +140,8 @@ impl LinearOperator for Identity {
     fn adjoint(&self, y: &Tensor) -> Result<Tensor> {
         Ok(y.f_detach_copy()?)
     }
-    fn spectrum(&self) -> Option<&dyn Spectrum> {
-        Some(&super::spectrum::One)
+    fn spectrum(&self) -> Option<&dyn spectrum::Spectrum> {
+        Some(&spectrum::One)
     }
 }
 
@@ -152,7 +152,7 @@ pub fn adjoint_error(operator: &dyn LinearOperator, channels: i64, device: tch::
     let x = waves(&sized(operator.img_shape()), 0.7, (kind, device))?;
     let y = waves(&sized(operator.out_shape()), 0.3, (kind, device))?;
     let (kx, kty) = (forward(operator, &x)?, backward(operator, &y)?);
-    let inner = |a: &Tensor, b: &Tensor| Result::Ok(super::cg::inner(a, b)?.iter().sum::<f64>());
+    let inner = |a: &Tensor, b: &Tensor| Result::Ok(cg::inner(a, b)?.iter().sum::<f64>());
     let scale = (inner(&kx, &kx)? * inner(&y, &y)?).sqrt();
     let apart = (inner(&kx, &y)? - inner(&x, &kty)?).abs();
     Ok(if apart == 0.0 { 0.0 } else { apart / scale.max(f64::MIN_POSITIVE) })

@@ -3,8 +3,8 @@
 
 use tch::Tensor;
 
-use super::gradient::Gradient;
 use super::operator::{check, LinearOperator, Shape};
+use super::operators::gradient::Gradient;
 use super::solve;
 use crate::error::{ensure, Result};
 

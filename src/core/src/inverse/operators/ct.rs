@@ -5,9 +5,9 @@ use std::sync::{Mutex, PoisonError};
 use diffusion_kernels::projector::{Beam, Projector, Real};
 use tch::{Device, Kind, Tensor};
 
-use super::operator::{LinearOperator, Shape};
 use crate::choice::Choice;
 use crate::error::{ensure, Result};
+use crate::inverse::operator::{LinearOperator, Shape};
 use crate::libtorch::{slice, slice_mut, Plain, TorchPool};
 
 /// How the rays reach a flat detector.

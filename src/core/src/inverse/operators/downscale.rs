@@ -2,10 +2,10 @@
 
 use tch::{Device, Kind, Tensor};
 
-use super::operator::{normal, LinearOperator, Shape};
-use super::spectrum::{multiplied, number, Diagonal, Function, Spectrum};
 use crate::choice::Choice;
 use crate::error::{ensure, Result};
+use crate::inverse::operator::{normal, LinearOperator, Shape};
+use crate::inverse::solve::spectrum::{multiplied, number, Diagonal, Function, Spectrum};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Mode {

@@ -2,8 +2,8 @@
 
 use tch::Tensor;
 
-use super::operator::{LinearOperator, Shape};
 use crate::error::{ensure, Result};
+use crate::inverse::operator::{LinearOperator, Shape};
 
 /// (N, 1, H, W) -> (N, 2, H, W): x[i + 1, j] - x[i, j] in channel 0, x[i, j + 1] - x[i, j] in channel 1; 0 in the last row or
 /// column.

@@ -2,10 +2,10 @@
 
 use tch::{Kind, Tensor};
 
-use super::operator::{LinearOperator, Shape};
-use super::spectrum::{Function, Scaled as ScaledSpectrum, Spectrum};
-use super::Shared;
 use crate::error::{ensure, Result};
+use crate::inverse::operator::{LinearOperator, Shape};
+use crate::inverse::solve::spectrum::{Function, Scaled as ScaledSpectrum, Spectrum};
+use crate::inverse::Shared;
 
 /// outer(inner(x)).
 pub struct Composed {

@@ -3,12 +3,12 @@
 use diffusion_kernels::correlate::{correlate, Real, Tap};
 use tch::{Device, Kind, Tensor};
 
-use super::circulant::Circulant;
-use super::constant::Constant;
-use super::operator::{LinearOperator, Shape};
-use super::spectrum::Spectrum;
 use crate::choice::Choice;
 use crate::error::{ensure, Result};
+use crate::inverse::operator::{LinearOperator, Shape};
+use crate::inverse::solve::circulant::Circulant;
+use crate::inverse::solve::constant::Constant;
+use crate::inverse::solve::spectrum::Spectrum;
 use crate::libtorch::{slice, slice_mut, Plain, TorchPool};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -2,10 +2,10 @@
 
 use tch::{Device, Kind, Tensor};
 
-use super::constant::Constant;
-use super::operator::{LinearOperator, Shape};
-use super::spectrum::{Diagonal, Spectrum};
 use crate::error::{ensure, Result};
+use crate::inverse::operator::{LinearOperator, Shape};
+use crate::inverse::solve::constant::Constant;
+use crate::inverse::solve::spectrum::{Diagonal, Spectrum};
 
 /// y = mask * x; an unknown pixel is measured as 0.
 pub struct Inpainting {

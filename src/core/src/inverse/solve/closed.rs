@@ -4,31 +4,35 @@
 use tch::{Device, Kind, Tensor};
 
 use super::cg::{self, Limits};
-use super::operator::{normal, waves, LinearOperator, Shape};
 use super::spectrum::precise;
 use crate::diffusion::Noise;
 use crate::error::{ensure, Result};
+use crate::inverse::operator::{normal, waves, LinearOperator, Shape};
 
-/// argmin_x 1/2 |K x - y|^2 + 1/(2 gamma) |x - z|^2, as z + gamma (I + gamma K'K)^-1 K' (y - K z).
+/// argmin_x 1/2 |K x - y|^2 + 1/(2 gamma) |x - z|^2.
 ///
 /// `gamma` is one number, or one for each image: (N, 1, 1, 1), float64.
 pub fn prox(operator: &dyn LinearOperator, z: &Tensor, y: &Tensor, gamma: &Tensor, limits: Limits) -> Result<Tensor> {
+    Ok(z.f_add(&way(operator, z, y, gamma, limits)?)?)
+}
+
+/// From z to there: gamma (I + gamma K'K)^-1 K' (y - K z).
+pub fn way(operator: &dyn LinearOperator, z: &Tensor, y: &Tensor, gamma: &Tensor, limits: Limits) -> Result<Tensor> {
     let pull = |z: &Tensor, y: &Tensor| operator.adjoint(&y.f_sub(&operator.apply(z)?)?);
-    let way = match operator.spectrum() {
+    match operator.spectrum() {
         Some(spectrum) => {
             // gamma times the rounding of float32 would show where K'K is 0
             let kind = precise(z);
             let pull = pull(&z.f_to_kind(kind)?, &y.f_to_kind(kind)?)?;
             let share = |s: &Tensor| Ok(gamma.f_div(&s.f_mul(&gamma.f_to_kind(s.kind())?)?.f_add_scalar(1.0)?)?);
-            spectrum.filter(&pull, &share)?.f_to_kind(z.kind())?
+            Ok(spectrum.filter(&pull, &share)?.f_to_kind(z.kind())?)
         }
         None => {
             let gamma = gamma.f_to_kind(z.kind())?;
             let mut system = |x: &Tensor| Ok(normal(operator, x)?.f_mul(&gamma)?.f_add(x)?);
-            cg::solve(&mut system, &pull(z, y)?.f_mul(&gamma)?, limits)?
+            cg::solve(&mut system, &pull(z, y)?.f_mul(&gamma)?, limits)
         }
-    };
-    Ok(z.f_add(&way)?)
+    }
 }
 
 /// K^+ y. Singular values up to `cutoff` times the largest count as zero where the spectrum is known; elsewhere they are

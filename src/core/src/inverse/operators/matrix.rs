@@ -4,10 +4,10 @@ use std::sync::OnceLock;
 
 use tch::{Device, Kind, Tensor};
 
-use super::constant::Constant;
-use super::operator::{LinearOperator, Shape};
-use super::spectrum::{precise, Function, Spectrum};
 use crate::error::{ensure, Error, Result};
+use crate::inverse::operator::{normal, LinearOperator, Shape};
+use crate::inverse::solve::constant::Constant;
+use crate::inverse::solve::spectrum::{precise, Function, Spectrum};
 
 /// y = A x for the pixels of x in reading order.
 pub struct Matrix {
@@ -98,8 +98,8 @@ impl Basis {
         );
         let pixels =
             Tensor::f_eye(count, (Kind::Double, Device::Cpu))?.f_view([count, shape[0], shape[1], shape[2]])?;
-        let normal = super::operator::normal(operator, &pixels)?.f_view([count, count])?;
-        Self::of(&normal)
+        let products = normal(operator, &pixels)?.f_view([count, count])?;
+        Self::of(&products)
     }
 }
 

@@ -1,0 +1,144 @@
+//! Restoration: methods by name, and the sampler's loop with one of them in it.
+
+use std::sync::Arc;
+
+use diffusion_core::choice::Choice;
+use diffusion_core::diffusion::schedule::alpha_bar_values;
+use diffusion_core::inverse::methods::{self, Norm, Problem, Travel};
+use pyo3::prelude::*;
+use pyo3::types::PyTuple;
+
+use crate::detach::detached;
+use crate::error::to_py;
+use crate::inverse::Operator;
+use crate::sampler::{draw, Model, Settings};
+use crate::table::Table;
+use crate::tensor::{from_python, to_python};
+
+/// How a measurement enters a sampler's steps.
+#[pyclass(frozen, module = "rust_diffusion._native")]
+pub struct Method {
+    inner: methods::Method,
+}
+
+#[pymethods]
+impl Method {
+    #[staticmethod]
+    fn dps(scale: Option<f64>, norm: &str, guide_below: f64) -> PyResult<Self> {
+        let norm = Norm::parse(norm).map_err(to_py)?;
+        Ok(Self { inner: methods::Method::Dps { scale, norm, guide_below } })
+    }
+
+    #[staticmethod]
+    fn diffpir(lambda: f64) -> Self {
+        Self { inner: methods::Method::Diffpir { lambda } }
+    }
+
+    #[staticmethod]
+    fn ddnm(eta: f64) -> Self {
+        Self { inner: methods::Method::Ddnm { eta } }
+    }
+
+    #[staticmethod]
+    fn pigdm(r2: Vec<f64>) -> Self {
+        Self { inner: methods::Method::Pigdm { r2 } }
+    }
+
+    #[staticmethod]
+    fn mmps(cg_steps: usize) -> Self {
+        Self { inner: methods::Method::Mmps { cg_steps } }
+    }
+
+    #[staticmethod]
+    fn daps(r2: Vec<f64>) -> Self {
+        Self { inner: methods::Method::Daps { r2 } }
+    }
+
+    #[staticmethod]
+    fn daps_jacobian(steps: usize) -> Self {
+        Self { inner: methods::Method::DapsJacobian { steps } }
+    }
+
+    #[staticmethod]
+    fn course_dps(scale: f64) -> Self {
+        Self { inner: methods::Method::CourseDps { scale } }
+    }
+
+    #[staticmethod]
+    fn course_diffpir(tau: f64) -> Self {
+        Self { inner: methods::Method::CourseDiffpir { tau } }
+    }
+}
+
+/// x0 noised anew in each step: with the shares `kept` of its old noise and `fresh` of new noise.
+#[pyfunction]
+fn renoised_table(
+    alpha_bars: &Bound<'_, PyAny>,
+    timesteps: Vec<i64>,
+    kept: f64,
+    fresh: f64,
+    travel: (usize, usize),
+) -> PyResult<Table> {
+    let bars = alpha_bar_values(&from_python(alpha_bars, "alpha_bars")?).map_err(to_py)?;
+    let travel = Travel { length: travel.0, repeat: travel.1 };
+    let inner = methods::travelling(&bars, &timesteps, kept, fresh, travel).map_err(to_py)?;
+    Ok(Table { inner })
+}
+
+/// DDIM from pair to pair, without a last look at the image.
+#[pyfunction]
+fn course_pairs_table(alpha_bars: &Bound<'_, PyAny>, timesteps: Vec<i64>) -> PyResult<Table> {
+    let bars = alpha_bar_values(&from_python(alpha_bars, "alpha_bars")?).map_err(to_py)?;
+    Ok(Table { inner: methods::course_pairs(&bars, &timesteps).map_err(to_py)? })
+}
+
+/// Images that explain `y`, from the noise `x_t`.
+#[pyfunction]
+#[allow(clippy::too_many_arguments)]
+fn restore<'py>(
+    py: Python<'py>,
+    model: Model<'py>,
+    x_t: &Bound<'py, PyAny>,
+    table: PyRef<'py, Table>,
+    settings: Settings,
+    method: PyRef<'py, Method>,
+    operator: PyRef<'py, Operator>,
+    y: &Bound<'py, PyAny>,
+    sigma: &Bound<'py, PyAny>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let (x, y, sigma) = (from_python(x_t, "x_T")?, from_python(y, "y")?, from_python(sigma, "sigma_y")?);
+    let (method, operator, clip) = (method.inner.clone(), Arc::clone(&operator.inner), settings.clip);
+    let mut correction = detached(py, move || {
+        let _quiet = tch::no_grad_guard();
+        method.correction(Problem::new(operator, &y, sigma, &x)?, clip)
+    })?;
+    let images = draw(py, model, x_t, &table, settings, Some(correction.as_mut()))?;
+    to_python(py, images)
+}
+
+/// |K x0 - y|^2 / (m sigma^2) of each image, float64.
+#[pyfunction]
+fn residual<'py>(
+    py: Python<'py>,
+    operator: PyRef<'py, Operator>,
+    x0: &Bound<'py, PyAny>,
+    y: &Bound<'py, PyAny>,
+    sigma: &Bound<'py, PyAny>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let (x0, y, sigma) = (from_python(x0, "x0")?, from_python(y, "y")?, from_python(sigma, "sigma_y")?);
+    let operator = Arc::clone(&operator.inner);
+    let out = detached(py, move || {
+        let _quiet = tch::no_grad_guard();
+        methods::residual(&operator, &x0, &y, &sigma)
+    })?;
+    to_python(py, out)
+}
+
+pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    m.add("GUIDANCE_NORMS", PyTuple::new(m.py(), Norm::names())?)?;
+    m.add_function(wrap_pyfunction!(renoised_table, m)?)?;
+    m.add_function(wrap_pyfunction!(course_pairs_table, m)?)?;
+    m.add_function(wrap_pyfunction!(restore, m)?)?;
+    m.add_function(wrap_pyfunction!(residual, m)?)?;
+    m.add_class::<Method>()
+}

@@ -1,0 +1,23 @@
+//! Plug-and-play restoration (DiffPIR, Zhu et al. 2023): x0_hat gives way to the proximal point of the measurement.
+
+use tch::Tensor;
+
+use super::{Problem, LIMITS};
+use crate::diffusion::process::{Denoised, Mixing};
+use crate::error::Result;
+use crate::inverse::solve::prox;
+use crate::sampler::{At, Correction, Means};
+
+pub struct Diffpir {
+    pub problem: Problem,
+    pub lambda: f64,
+}
+
+impl Correction for Diffpir {
+    fn denoised(&mut self, at: &At, x_t: &Tensor, said: Denoised, _: &mut Means) -> Result<Denoised> {
+        let ratio = (at.level.signal / at.level.spread).powi(2);
+        let gamma = self.problem.sigma.f_square()?.f_mul_scalar(self.lambda * ratio)?.f_reciprocal()?;
+        let x0_hat = prox(self.problem.operator.as_ref(), &said.x0_hat, &self.problem.y, &gamma, LIMITS)?;
+        Ok(Denoised { eps_hat: Mixing::of(at.level)?.eps(x_t, &x0_hat)?, x0_hat })
+    }
+}

@@ -1,0 +1,116 @@
+//! Restoration with a denoiser for a prior: each method is a table of rows and a correction of what the network says.
+
+mod course;
+mod daps;
+mod ddnm;
+mod diffpir;
+mod dps;
+mod mmps;
+mod pigdm;
+mod rows;
+
+use tch::{Kind, Tensor};
+
+use super::operator::{check, forward};
+use super::solve::cg::{inner, Limits};
+use super::Shared;
+use crate::diffusion::process::Denoised;
+use crate::error::{ensure, Error, Result};
+use crate::sampler::{At, Correction};
+pub use dps::Norm;
+pub use rows::{course_pairs, renoised, travelling, Travel};
+
+/// What was measured: y = K x + sigma n.
+pub struct Problem {
+    pub operator: Shared,
+    /// (N, C, mx, my), float32.
+    pub y: Tensor,
+    /// One number, or one per image: (N, 1, 1, 1), float64.
+    pub sigma: Tensor,
+}
+
+impl Problem {
+    /// For images like `x`, checked.
+    pub fn new(operator: Shared, y: &Tensor, sigma: Tensor, x: &Tensor) -> Result<Self> {
+        check(x, operator.img_shape(), "x_T", "the operator's images")?;
+        check(y, operator.out_shape(), "y", "the operator's measurements")?;
+        let (images, measurements) = (x.size()[0], y.size()[0]);
+        ensure!(images == measurements, Value, "y has {measurements} measurements, x_T {images} images");
+        Ok(Self { operator, y: y.f_detach()?.f_to_kind(Kind::Float)?, sigma })
+    }
+
+    /// y - K x0.
+    fn misfit(&self, x0: &Tensor) -> Result<Tensor> {
+        Ok(self.y.f_sub(&self.operator.apply(x0)?)?)
+    }
+
+    /// K' (y - K x0).
+    fn pull(&self, x0: &Tensor) -> Result<Tensor> {
+        self.operator.adjoint(&self.misfit(x0)?)
+    }
+
+    /// sigma^2 in the dtype of images.
+    fn noise_square(&self) -> Result<Tensor> {
+        Ok(self.sigma.f_square()?.f_to_kind(Kind::Float)?)
+    }
+}
+
+/// How accurately systems are solved within a step: well below the noise that is drawn in it.
+const LIMITS: Limits = Limits { tolerance: 1e-5, iterations: 500 };
+
+/// A method, with what is its own. `r2` is the variance of x0 given x_t at each question to the network.
+#[derive(Debug, Clone)]
+pub enum Method {
+    Dps { scale: Option<f64>, norm: Norm, guide_below: f64 },
+    Diffpir { lambda: f64 },
+    Ddnm { eta: f64 },
+    Pigdm { r2: Vec<f64> },
+    Mmps { cg_steps: usize },
+    Daps { r2: Vec<f64> },
+    DapsJacobian { steps: usize },
+    CourseDps { scale: f64 },
+    CourseDiffpir { tau: f64 },
+}
+
+impl Method {
+    /// What it does to a sampler's steps; `clip` as the sampler has it.
+    pub fn correction(self, problem: Problem, clip: bool) -> Result<Box<dyn Correction + Send>> {
+        Ok(match self {
+            Self::Dps { scale, norm, guide_below } => Box::new(dps::Dps::new(problem, scale, norm, guide_below)),
+            Self::Diffpir { lambda } => Box::new(diffpir::Diffpir { problem, lambda }),
+            Self::Ddnm { eta } => Box::new(ddnm::Ddnm::new(problem, eta)?),
+            Self::Pigdm { r2 } => Box::new(pigdm::Pigdm { problem, r2 }),
+            Self::Mmps { cg_steps } => Box::new(mmps::Mmps { problem, cg_steps }),
+            Self::Daps { r2 } => Box::new(daps::Daps { problem, r2 }),
+            Self::DapsJacobian { steps } => Box::new(daps::DapsJacobian { problem, steps }),
+            Self::CourseDps { scale } => Box::new(course::Dps::new(problem, scale, clip)),
+            Self::CourseDiffpir { tau } => Box::new(course::Diffpir { problem, tau, clip }),
+        })
+    }
+}
+
+/// Moves x0_hat and eps_hat by the gradient `q` of log p(y | x_t): Tweedie's formula with the score of the posterior.
+fn guided(at: &At, said: Denoised, q: &Tensor) -> Result<Denoised> {
+    let (signal, spread) = (at.level.signal, at.level.spread);
+    Ok(Denoised {
+        x0_hat: said.x0_hat.f_add(&q.f_mul_scalar(spread * spread / signal)?)?,
+        eps_hat: said.eps_hat.f_sub(&q.f_mul_scalar(spread)?)?,
+    })
+}
+
+/// The number that belongs to this question.
+fn at_step(r2: &[f64], at: &At) -> Result<f64> {
+    r2.get(at.index).copied().ok_or_else(|| Error::Runtime("internal error: r2 has too few entries".into()))
+}
+
+/// |K x0 - y|^2 / (m sigma^2) of each image, over what was measured: about 1 for an image that explains its measurement.
+pub fn residual(operator: &Shared, x0: &Tensor, y: &Tensor, sigma: &Tensor) -> Result<Tensor> {
+    let mut apart = forward(operator.as_ref(), x0)?.f_sub(&y.f_to_kind(x0.kind())?)?;
+    let mut count = apart.numel() as f64 / apart.size()[0].max(1) as f64;
+    if let Some(measured) = operator.measured() {
+        count *= measured.f_mean(Kind::Double)?.f_double_value(&[])?;
+        apart = apart.f_mul(&measured.f_to_device(apart.device())?)?;
+    }
+    let squares = Tensor::f_from_slice(&inner(&apart, &apart)?)?.f_div_scalar(count)?;
+    Ok(squares.f_div(&sigma.f_square()?.f_view([-1])?.f_to_device(tch::Device::Cpu)?)?)
+}

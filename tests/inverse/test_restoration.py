@@ -1,0 +1,210 @@
+"""Methods of restoration as people call them: the course's loops, seeds, batches, callbacks, summaries, errors."""
+
+import itertools
+
+import pytest
+import torch
+
+import rust_diffusion as rd
+from rust_diffusion import operators as ops
+from tools import TINY
+
+SIZE = (16, 16)
+METHODS = {
+    "daps": (rd.daps_sample, {}),
+    "daps, jacobian": (rd.daps_sample, {"r2": "jacobian"}),
+    "dps": (rd.dps_sample, {"scale": 0.5}),
+    "diffpir": (rd.diffpir_sample, {}),
+    "ddnm": (rd.ddnm_sample, {}),
+    "pigdm": (rd.pigdm_sample, {}),
+    "mmps": (rd.mmps_sample, {"cg_steps": 2}),
+}
+
+
+@pytest.fixture(scope="module")
+def bars():
+    return torch.cumprod(1 - rd.cosine_beta_schedule(40), 0)
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return rd.DiffusionUNet(**TINY).eval()
+
+
+@pytest.fixture(scope="module")
+def operator():
+    return ops.Blurring(SIZE, kernel_size=3, boundary="circular")
+
+
+@pytest.fixture(scope="module")
+def y(operator):
+    return operator(torch.rand(3, 1, *SIZE, generator=torch.Generator().manual_seed(1)) * 2 - 1)
+
+
+def course_loop(model, y, operator, bars, grid, sigma, scale, x):
+    for k, s in itertools.pairwise(grid):
+        x = x.detach().requires_grad_()
+        eps = model(x, torch.full((len(x),), k))
+        x0 = ((x - (1 - bars[k]).sqrt() * eps) / bars[k].sqrt()).clamp(-1, 1)
+        loss = ((operator(x0) - y) ** 2 / (2 * sigma**2)).mean()
+        (gradient,) = torch.autograd.grad(loss, x)
+        x = (bars[s].sqrt() * x0 + (1 - bars[s]).sqrt() * eps - scale * gradient).clamp(-1, 1).detach()
+    with torch.no_grad():
+        eps = model(x, torch.full((len(x),), grid[-1]))
+        k = grid[-1]
+        return ((x - (1 - bars[k]).sqrt() * eps) / bars[k].sqrt()).clamp(-1, 1)
+
+
+def test_dps_is_the_chapters_loop(model, y, operator, bars):
+    start = torch.randn(3, 1, *SIZE)
+    grid = torch.linspace(39, 0, 8).long().tolist()
+    want = course_loop(model, y, operator, bars, grid, 0.05, 0.15, start)
+    got = rd.dps_sample(
+        model, y, operator, bars, "cpu", 8, sigma_y=0.05, style="course", x_T=start, progress=False
+    )
+    assert torch.allclose(got, want, atol=2e-4)
+
+
+def test_diffpir_is_the_chapters_loop(model, y, operator, bars):
+    grid = torch.linspace(39, 0, 8).long().tolist()
+    x = y
+    with torch.no_grad():
+        for k, s in itertools.pairwise(grid):
+            eps = model(x, torch.full((3,), k))
+            x0 = ((x - (1 - bars[k]).sqrt() * eps) / bars[k].sqrt()).clamp(-1, 1)
+            prior = bars[s].sqrt() * x0 + (1 - bars[s]).sqrt() * eps
+            x = (prior - 0.6 * operator.T(operator(prior) - y)).clamp(-1, 1)
+    got = rd.diffpir_sample(model, y, operator, bars, "cpu", 8, sigma_y=0.05, style="course", progress=False)
+    assert torch.allclose(got, x, atol=2e-4)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_an_image_does_not_depend_on_its_batch(name, model, y, operator, bars):
+    sampler, options = METHODS[name]
+    run = lambda y, sigma, seed: sampler(  # noqa: E731
+        model, y, operator, bars, "cpu", 4, sigma_y=sigma, seed=seed, progress=False, **options
+    )
+    whole = run(y, [0.05, 0.1, 0.2], 5)
+    assert whole.shape == (3, 1, *SIZE) and whole.abs().max() <= 1
+    one = run(y[1:2], 0.1, 6)
+    assert torch.allclose(one[0], whole[1], atol=1e-5)
+    assert torch.equal(whole, run(y, [0.05, 0.1, 0.2], 5))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_gradients_go_to_the_image_only_and_under_no_grad(name, model, y, operator, bars):
+    sampler, options = METHODS[name]
+    with torch.no_grad():
+        out = sampler(model, y, operator, bars, "cpu", 3, sigma_y=0.1, seed=0, progress=False, **options)
+    assert torch.isfinite(out).all() and not out.requires_grad
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_each_step_tells_its_residual(model, y, operator, bars):
+    steps = []
+    rd.daps_sample(model, y, operator, bars, "cpu", 4, sigma_y=0.1, progress=False, callback=steps.append)
+    assert [step.index for step in steps] == [0, 1, 2, 3] and steps[0].timestep == 39
+    want = ((operator(steps[2].x0_hat) - y) ** 2).flatten(1).mean(1) / 0.1**2
+    assert torch.allclose(steps[2].residual, want.double(), rtol=1e-4)
+
+
+def test_the_network_is_asked_once_a_step(y, operator, bars):
+    calls = []
+
+    def model(x, t):
+        calls.append(int(t[0]))
+        return x * 0.5
+
+    for sampler, options in METHODS.values():
+        calls.clear()
+        sampler(model, y, operator, bars, "cpu", 5, sigma_y=0.1, progress=False, **options)
+        assert calls == torch.linspace(39, 0, 5).long().tolist()
+    calls.clear()
+    rd.ddnm_sample(
+        model, y, operator, bars, "cpu", 4, sigma_y=0.1, travel_length=2, travel_repeat=2, progress=False
+    )
+    assert calls == [39, 26, 39, 26, 13, 0, 13, 0]
+
+
+def test_a_residual_counts_only_what_was_measured(model, bars):
+    operator = ops.Inpainting(SIZE, keep=0.25)
+    steps = []
+    noisy = operator(torch.zeros(1, 1, *SIZE)) + torch.randn(
+        1, 1, *SIZE
+    )  # noise where nothing was measured, too
+    rd.daps_sample(model, noisy, operator, bars, "cpu", 2, sigma_y=0.1, progress=False, callback=steps.append)
+    apart = (steps[0].x0_hat - noisy) * operator.mask
+    assert steps[0].residual.item() == pytest.approx((apart**2).sum().item() / (64 * 0.01), rel=1e-4)
+
+
+def test_summaries_do_not_depend_on_the_batch_size(model, y, operator, bars):
+    options = dict(sigma_y=[0.1, 0.2, 0.3], sample_steps=3, num_samples=5, seed=3)
+    whole = rd.posterior("daps", model, y, operator, bars, "cpu", keep=True, batch_size=15, **options)
+    parts = rd.posterior(rd.daps_sample, model, y, operator, bars, "cpu", batch_size=4, **options)
+    assert whole.samples.shape == (3, 5, 1, *SIZE) and parts.samples is None
+    assert torch.allclose(whole.mean, whole.samples.mean(1), atol=1e-6)
+    assert torch.allclose(whole.std, whole.samples.std(1), atol=1e-6)
+    for q, quantile in zip((0.05, 0.95), whole.quantiles, strict=True):
+        assert torch.allclose(quantile, whole.samples.quantile(q, dim=1), atol=1e-6)
+    assert whole.residual.shape == (3, 5)
+    assert torch.allclose(parts.mean, whole.mean, atol=1e-5) and torch.allclose(
+        parts.std, whole.std, atol=1e-5
+    )
+    figure = whole.show(truth=torch.zeros(3, 1, *SIZE))
+    assert [axis.get_title() for axis in figure.axes[:4]] == ["truth", "mean", "std", "error"]
+
+
+class Never:
+    def __call__(self, x, t):
+        raise AssertionError("the network was asked")
+
+
+class NoAdjoint(ops.Operator):
+    def __init__(self):
+        super().__init__()
+        self.img_shape = SIZE
+
+    def _matvec(self, x):
+        return x
+
+    def _adjoint(self, y):
+        return 2 * y
+
+
+WRONG = {
+    "y of another shape": (dict(y=torch.zeros(1, 1, 8, 8)), ValueError, "y must have the shape"),
+    "y of nan": (dict(y=torch.full((1, 1, *SIZE), torch.nan)), ValueError, "y must be finite"),
+    "sigma of zero": (dict(sigma_y=0.0), ValueError, "sigma_y must be finite and above 0"),
+    "negative sigma": (dict(sigma_y=-0.1), ValueError, "sigma_y must be finite and above 0"),
+    "sigmas of another number": (dict(sigma_y=[0.1, 0.2]), ValueError, "one per image"),
+    "operator that is none": (dict(operator=torch.eye(3)), TypeError, "operator must be an Operator"),
+    "adjoint that is none": (dict(operator=NoAdjoint()), ValueError, "its adjoint is none"),
+    "r2 by name": (dict(r2="constant"), ValueError, "r2 must be one of 'schedule'"),
+    "r2 of zero": (dict(r2=0.0), ValueError, "r2 must be finite and above 0"),
+    "steps": (dict(sample_steps=41), ValueError, "sample_steps must be between 1 and 40"),
+    "start of another shape": (dict(x_T=torch.zeros(1, 1, 8, 8)), ValueError, "x_T must have shape"),
+    "keyword": (dict(scales=3), TypeError, "unexpected keyword argument 'scales'"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_does_not_fit_is_told_before_the_network_is_asked(case, operator, bars):
+    changes, error, text = WRONG[case]
+    right = dict(y=torch.zeros(1, 1, *SIZE), operator=operator, sigma_y=0.1, sample_steps=4)
+    arguments = {**right, **changes}
+    with pytest.raises(error, match=text):
+        rd.daps_sample(Never(), alpha_bars=bars, device="cpu", progress=False, **arguments)
+
+
+def test_inference_mode_and_models_for_other_images_are_refused_in_words(model, y, operator, bars):
+    with torch.inference_mode(), pytest.raises(RuntimeError, match=r"torch.no_grad\(\)"):
+        rd.dps_sample(Never(), y, operator, bars, "cpu", 4, sigma_y=0.1)
+    other = rd.DiffusionUNet(**TINY)
+    other.image_size = (32, 32)
+    with pytest.raises(ValueError, match="the model was trained on"):
+        rd.daps_sample(other, y, operator, bars, "cpu", 4, sigma_y=0.1)
+    with pytest.raises(TypeError, match="needs sigma_y"):
+        rd.posterior("daps", model, y, operator, bars, "cpu")
+    with pytest.raises(ValueError, match="sampler must be one of 'daps'"):
+        rd.posterior("magic", model, y, operator, bars, "cpu", sigma_y=0.1)
