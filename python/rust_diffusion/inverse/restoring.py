@@ -57,7 +57,7 @@ class ReconstructionStep(NamedTuple):
     index: int  # type: ignore[assignment]
     total: int
     #: The timestep at which the model was asked.
-    timestep: int
+    timestep: float
     #: The next iterate, (N, C, H, W).
     x: Tensor
     #: The clean image that the step took for granted, corrected by the measurement.
@@ -109,7 +109,8 @@ class Task:
 
     def _with_residual(self, callback: Callable[[Any], Any]) -> Callable[[Any], Any]:
         def told(step: Any) -> Any:
-            return callback(ReconstructionStep(*step, self.residual(step.x0_hat)))
+            index, total, timestep, x, x0_hat = step
+            return callback(ReconstructionStep(index, total, timestep, x, x0_hat, self.residual(x0_hat)))
 
         return told
 
