@@ -51,6 +51,7 @@ __all__ = [
     "load_images",
     "log_density",
     "metric",
+    "noised",
     "phantoms",
     "predict_x0_from_eps",
     "python_calls",
@@ -400,23 +401,27 @@ def check_betas(betas: _Array) -> None:
 def first_position() -> dict[str, Any]:
     """Return where a training run from nothing begins."""
 
-def learning_rate(options: dict[str, Any], epoch: int, updates: int) -> float:
+def learning_rate(settings: dict[str, Any], epoch: int, updates: int) -> float:
     """Return the rate of the update after `updates` others, in `epoch`."""
 
+def noised(images: _Array, t: _Array, noise: _Array, betas: _Array, objective: str) -> tuple[Tensor, Tensor]:
+    """Return x_t and what the network should answer, for images as `train` takes them."""
+
 def train_network(
-    network: Network,
+    network: Any,
     params: list[Tensor],
     shadow: list[Tensor],
     moments: tuple[Tensor, Tensor],
     betas: _Array,
-    options: dict[str, Any],
+    settings: dict[str, Any],
     position: dict[str, Any],
     host: Any,
     graphs: tuple[Any, Any],
 ) -> None:
     """Train in place; `host` gives batches and is told how the run goes.
 
-    The gradients of the usual batch, and the usual update, are captured in `graphs`.
+    `network` is a `Network`, or an object with ``forward(x_t, t)`` and ``backward(d_prediction)``, which returns the
+    gradients of `params`. In `graphs` the gradients of the usual batch, and the usual update, are captured.
     """
 
 FITS: tuple[str, ...]

@@ -206,6 +206,20 @@ def test_evaluate_tells_sets_apart(cli, rd, weights, tmp_path):
     assert len(set(reports.values())) == 2
 
 
+@pytest.mark.parametrize("suffix", [".npy", ".pt"])
+def test_evaluate_takes_the_values_that_sample_wrote(cli, rd, weights, tmp_path, suffix):
+    drawn, training = tmp_path / f"drawn{suffix}", ("--data", "phantoms:9")
+    words = ["--weights", weights, "--num-samples", 4, "--seed", 0, "--steps", 3]
+    assert cli("sample", *words, "--out", drawn)[0] == 0
+    status, out, err = cli("evaluate", "--samples", drawn, *training)
+    assert status == 0, err
+    assert "samples (4 images) against training images (9)" in out and "told from training images" in out
+    drawn.write_bytes(drawn.read_bytes()[:70])
+    for name in (drawn, tmp_path / f"gone{suffix}"):
+        status, _, err = cli("evaluate", "--samples", name, *training)
+        assert status == 1 and name.name in err and err.startswith("Error: "), err
+
+
 def test_precision_reaches_the_sampler(cli, weights, tmp_path):
     drawn = {}
     for precision in ("fp32", "bf16"):
@@ -229,8 +243,9 @@ def test_train_takes_validation_data_and_says_how_to_read_images(cli, tmp_path):
         "--log-dir",
         tmp_path / "log",
     ]
-    status, _, err = cli(*TRAIN, *words, "--channels", 1, "--out", tmp_path / "run")
+    status, out, err = cli(*TRAIN, *words, "--channels", 1, "--out", tmp_path / "run")
     assert status == 0, err
+    assert re.search(r"^epoch 1/\d+  loss \d\.\d+  validation \d\.\d+  lr ", out, re.MULTILINE), out
     table = (tmp_path / "log" / "DDPMDenoiser.csv").read_text().splitlines()
     row = dict(zip(table[0].split(","), table[1].split(","), strict=True))
     assert float(row["val_loss"]) > 0
@@ -301,7 +316,7 @@ WRONG = [
         2,
         "only for",
     ),
-    (["sample", "--weights", "{weights}", "--sampler", "euler", "--out", "x.png"], 2, "euler"),
+    (["sample", "--weights", "{weights}", "--sampler", "rk45", "--out", "x.png"], 2, "rk45"),
     (["sample", "--weights", "{weights}", "--num-heads", "3", "--out", "x.png"], 1, "num_heads"),
     (["sample", "--weights", "{weights}", "--device", "tpu", "--out", "x.png"], 1, "device"),
     (["sample", "--out", "x.png"], 2, "--weights"),

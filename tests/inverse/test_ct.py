@@ -237,12 +237,17 @@ def test_images_and_sinograms_of_other_sizes_are_refused_in_words():
 
 
 @pytest.mark.parametrize("n,angles,det", [(64, half_turn(60), 92), (24, half_turn(17) + 0.2, 40)])
-def test_weights_are_those_of_astra(n, angles, det):
+def test_sinograms_are_those_of_astra(n, angles, det):
     astra = pytest.importorskip("astra")
     volume = astra.create_vol_geom(n, n)
     projector = astra.create_projector("linear", astra.create_proj_geom("parallel", 1.0, det, angles), volume)
     theirs = torch.from_numpy(astra.matrix.get(astra.projector.matrix(projector)).toarray())
-    assert (matrix(operators.CTProjector((n, n), angles, det), torch.float32) - theirs).abs().max() < 1e-5
+    K = operators.CTProjector((n, n), angles, det)
+    # ASTRA computes places in float32, so that single weights are known to some 3e-4
+    assert (matrix(K, torch.float32) - theirs).abs().max() < 5e-4
+    for x in (disc(n), torch.rand(1, 1, n, n, dtype=torch.float64)):
+        expected = theirs @ x.flatten()
+        assert (K(x).flatten() - expected).norm() < 1e-5 * expected.norm()
 
 
 @pytest.mark.cuda

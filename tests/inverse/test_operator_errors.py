@@ -120,7 +120,7 @@ CASES = {
         ValueError,
         "kernel_variance must be above 0",
     ),
-    "img_shape": (lambda: ops.Blurring((8, 8, 8)), ValueError, "img_shape must be one number or"),
+    "img_shape": (lambda: ops.Blurring((8, 8, 8)), ValueError, "img_shape must be an integer or"),
     "matrix of another size": (
         lambda: ops.MatrixOperator(torch.ones(3, 5), img_shape=(2, 2)),
         ValueError,

@@ -144,7 +144,7 @@ def test_norm_is_the_largest_singular_value(operator):
 @pytest.mark.parametrize("name", [*CLOSED, "blurring, zero", "composed"])
 def test_gaussian_draws_have_the_mean_and_covariance_of_a_dense_matrix(name):
     operator = MAKERS[name]()
-    a, n = dense(operator), 6000
+    a, n = dense(operator), 2000
     z, y = _batch(operator.img_shape, 1), _batch(operator.out_shape, 1, seed=1)
     sigma, r = 0.4, 0.7
     covariance = torch.linalg.inv(a.T @ a / sigma**2 + torch.eye(len(a.T), dtype=torch.float64) / r**2)

@@ -8,7 +8,7 @@ import time
 import pytest
 import torch
 
-from tools import PROGRAMS, TINY, child_environment, flat, relative_l2, run_python
+from tools import PROGRAMS, TINY, child_environment, flat, relative_l2, run_python, same_state
 
 pytestmark = pytest.mark.skipif(
     not torch.distributed.is_available(), reason="this torch has no torch.distributed"
@@ -18,6 +18,7 @@ pytestmark = pytest.mark.skipif(
 def spawn(program, *arguments):
     return subprocess.Popen(
         [sys.executable, PROGRAMS / program, *map(str, arguments)],
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -100,3 +101,79 @@ def test_a_rank_that_dies_ends_the_run(tmp_path):
     assert time.monotonic() - began < 90
     checkpoint = torch.load(tmp_path / "DDPMDenoiser.ckpt", weights_only=True)
     assert 0 <= checkpoint["epoch"] < 49
+
+
+def ranks(folder, case, world=2, patience=100):
+    """What each rank says of its run; all of them stay alive until the last has said it."""
+    processes = [spawn("ranks.py", folder, case, rank, world) for rank in range(world)]
+    said = [folder / f"{case}.{rank}.json" for rank in range(world)]
+    deadline = time.monotonic() + patience
+    try:
+        while not all(path.exists() for path in said) and time.monotonic() < deadline:
+            if all(process.poll() is not None for process in processes):
+                break
+            time.sleep(0.1)
+        waiting = [path.name for path in said if not path.exists()]
+    finally:
+        reports = [process.communicate(timeout=60)[1] for process in processes if not process.poll()]
+        for process in processes:
+            process.kill()
+    assert not waiting, f"never came: {waiting}\n" + "\n".join(reports)
+    return [json.loads(path.read_text()) for path in said]
+
+
+def same_run(folder, other):
+    first, second = (torch.load(f / "run" / "DDPMDenoiser.ckpt", weights_only=True) for f in (folder, other))
+    return first["history"] == second["history"] and same_state(first["model"], second["model"])
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    return folder, ranks(folder, "plain")
+
+
+def test_every_rank_returns_the_same_result(uninterrupted):
+    _, (first, second) = uninterrupted
+    assert first == second
+    assert first["outcome"] == "done" and first["best_loss"] == min(first["history"])
+    assert len(first["val_history"]) == 3 and first["paths"] == ["checkpoint", "ema", "raw"]
+
+
+def test_a_finished_run_is_finished_on_every_rank(uninterrupted):
+    folder, (before, _) = uninterrupted
+    first, second = ranks(folder, "again")
+    assert first == second == {**before, "epochs_run": 0}
+
+
+@pytest.mark.parametrize("case", ["interrupt 0", "interrupt 1", "terminate"])
+def test_an_interrupt_of_one_rank_ends_all_of_them_after_saving(uninterrupted, tmp_path, case):
+    said = ranks(tmp_path, case)
+    assert [rank["outcome"] for rank in said] == ["KeyboardInterrupt", "KeyboardInterrupt"], said
+    saved = torch.load(tmp_path / "run" / "DDPMDenoiser.ckpt", weights_only=True)
+    assert saved["rust_diffusion"]["position"]["updates"] in (4, 5)
+    assert {rank["outcome"] for rank in ranks(tmp_path, "plain")} == {"done"}
+    assert same_run(tmp_path, uninterrupted[0])
+
+
+def test_an_interrupt_in_the_validation_ends_all_ranks_and_keeps_the_epoch(tmp_path):
+    said = ranks(tmp_path, "interrupt in validation")
+    assert [rank["outcome"] for rank in said] == ["KeyboardInterrupt", "KeyboardInterrupt"], said
+    assert torch.load(tmp_path / "run" / "DDPMDenoiser.ckpt", weights_only=True)["epoch"] == 1
+
+
+def test_what_fails_on_one_rank_ends_all_of_them(tmp_path):
+    first, second = ranks(tmp_path, "broken data")
+    assert second == {"outcome": "LookupError", "text": "lost"}
+    assert first["outcome"] == "RuntimeError" and "another process" in first["text"], first
+    assert (tmp_path / "run" / "DDPMDenoiser.ckpt").exists()
+
+
+def test_an_error_that_cannot_be_sent_ends_all_ranks_all_the_same(tmp_path):
+    first, second = ranks(tmp_path, "callback")
+    assert first == {"outcome": "Unportable", "text": "mine"}
+    assert second == {"outcome": "RuntimeError", "text": "Unportable: mine"}
+
+
+def test_the_ranks_wait_for_a_validation_that_takes_longer_than_gradients_may(tmp_path):
+    assert {rank["outcome"] for rank in ranks(tmp_path, "slow")} == {"done"}

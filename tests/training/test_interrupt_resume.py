@@ -194,6 +194,15 @@ def test_a_second_ctrl_c_does_not_spoil_what_was_saved(tmp_path, uninterrupted):
     assert_same_runs(tmp_path, uninterrupted)
 
 
+def test_a_handler_that_python_did_not_set_is_left_alone(fit, tmp_path, monkeypatch):
+    """A program around Python (R, Julia, a debugger) may handle Ctrl-C itself; Python then knows of no handler."""
+    real = signal.signal
+    monkeypatch.setattr(signal, "getsignal", lambda number: None)
+    monkeypatch.setattr(signal, "signal", lambda number, handler: real(number, handler) and None)
+    _, result = fit(tmp_path)
+    assert len(result.history) == EPOCHS
+
+
 @pytest.mark.parametrize("missing", ["DDPMDenoiser.pth", "DDPMDenoiser_raw.pth"])
 def test_a_run_killed_between_the_files_of_an_epoch_has_them_all_in_the_end(fit, tmp_path, missing):
     """The checkpoint is written first: weights alone are what a finished run may leave."""

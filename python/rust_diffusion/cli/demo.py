@@ -65,8 +65,9 @@ def epoch_lines(epochs: int, say: Callable[[str], Any]) -> Callable[[EpochInfo],
     """Make a callback for `train` that says a line per epoch: what a log keeps of a progress bar."""
 
     def line(epoch: EpochInfo) -> None:
+        validation = "" if epoch.val_loss is None else f"  validation {epoch.val_loss:.5f}"
         say(
-            f"epoch {epoch.epoch + 1}/{epochs}  loss {epoch.loss:.5f}  lr {epoch.lr:.2e}  "
+            f"epoch {epoch.epoch + 1}/{epochs}  loss {epoch.loss:.5f}{validation}  lr {epoch.lr:.2e}  "
             f"{epoch.images_per_second:.1f} images/s"
         )
 

@@ -8,7 +8,14 @@ from typing import Any
 import click
 
 from rust_diffusion.cli import outputs
-from rust_diffusion.cli.inputs import about_images, about_weights, load_model, read_images
+from rust_diffusion.cli.inputs import (
+    VALUES,
+    about_images,
+    about_weights,
+    load_model,
+    read_images,
+    read_values,
+)
 from rust_diffusion.cli.main import command
 from rust_diffusion.cli.options import DEVICE, PATH, given
 from rust_diffusion.cli.sample import DRAWING, about_drawing, draw
@@ -24,7 +31,10 @@ from rust_diffusion.view.compare import compare_sets
     "--data", required=True, help="What it was trained on: a folder, a glob in quotes, phantoms[:N]."
 )
 @click.option("--weights", type=PATH, help="Draw the images to judge with these.")
-@click.option("--samples", help="Or take images that are there: a folder, a glob in quotes, phantoms[:N].")
+@click.option(
+    "--samples",
+    help="Or take images that are there: a folder, a glob in quotes, phantoms[:N], a .npy or .pt file.",
+)
 @click.option("--out", type=PATH, help="Also draw the report, nearest training images included, as a .png.")
 @click.option("--num-samples", type=int, default=64, show_default=True, help="How many to draw.")
 @about_drawing
@@ -44,10 +54,12 @@ def evaluate(
 ) -> None:
     """Compare drawn images with the training data: how alike, how varied, whether copies."""
     _check_usage(context, weights, samples, out)
-    if samples is not None:
-        images = read_images(context, "--samples", samples, size or COURSE_SIZE)
-    else:
+    if samples is None:
         images = draw(context, load_model(context))
+    elif Path(samples).suffix in VALUES:
+        images = read_values("--samples", Path(samples))
+    else:
+        images = read_images(context, "--samples", samples, size or COURSE_SIZE)
     training = read_images(context, "--data", data, images.shape[-1])
     comparison = compare_sets(images, training, names=("samples", "training images"))
     click.echo(str(comparison))

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import click
+import numpy as np
 import torch
 
 from rust_diffusion import _native
@@ -13,11 +14,15 @@ from rust_diffusion.cli.main import on_terminal
 from rust_diffusion.cli.options import NumberList, given, option_of, together
 from rust_diffusion.data.images import ON_ERROR, load_images
 from rust_diffusion.data.phantoms import phantoms
+from rust_diffusion.files import checkpoint
 from rust_diffusion.files.pretrained import load
 from rust_diffusion.model.card import COURSE_STEPS, OBJECTIVES, SCHEDULES
 from rust_diffusion.model.network import Network
+from rust_diffusion.support.images import as_images
 
 SCHEDULE_NAMES = tuple(SCHEDULES)
+#: Suffixes of files that hold images as values.
+VALUES = (".npy", ".pt")
 
 _ABOUT_IMAGES = ("channels", "fit", "on_error", "cache", "window")
 about_images = together(
@@ -74,6 +79,17 @@ def read_images(context: click.Context, option: str, data: str, size: int) -> to
         # The words of `load_images` and `phantoms`, whose arguments are this option here.
         words = re.sub(r"^(path: |n\b)", "", str(error))
         raise type(error)(f"{option} {data}: {words}") from error
+
+
+def read_values(option: str, path: Path) -> torch.Tensor:
+    """Read images as values, .npy or .pt, as `sample` writes them."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{option} {path}: there is no such file")
+    try:
+        images = np.load(path, allow_pickle=False) if path.suffix == ".npy" else checkpoint.load(path)
+    except (EOFError, ValueError) as error:
+        raise ValueError(f"{option} {path} cannot be read: {error}") from error
+    return as_images(images, f"{option} {path}")
 
 
 def load_model(context: click.Context) -> Network:

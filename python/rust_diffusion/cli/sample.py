@@ -25,7 +25,18 @@ from rust_diffusion.view.pictures import Frames
 
 #: Arguments of the samplers; not each of them takes each.
 _OF_SAMPLERS = (
-    *("sample_steps", "timesteps", "spacing", "precision", "clip", "cuda_graphs", "eta", "order", "solver", "sde"),
+    *(
+        "sample_steps",
+        "timesteps",
+        "spacing",
+        "precision",
+        "clip",
+        "cuda_graphs",
+        "eta",
+        "order",
+        "solver",
+        "sde",
+    ),
     *("lower_order_final", "churn", "ancestral", "shift"),
 )
 #: What only matters where images are drawn.

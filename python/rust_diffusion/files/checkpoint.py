@@ -163,7 +163,10 @@ def check_state(state: Any, model: nn.Module, path: Path, part: str) -> None:
                 f"{path} is of another architecture: {part}[{key!r}] has shape {tuple(state[key].shape)}, "
                 f"the model's has {tuple(value.shape)}"
             )
-        _check_numbers(state[key], f"{part}[{key!r}]", path)
+        if value.is_floating_point():
+            _check_numbers(state[key], f"{part}[{key!r}]", path)
+        elif state[key].dtype != value.dtype:
+            raise ValueError(f"{path}: {part}[{key!r}] is {state[key].dtype}, the model's is {value.dtype}")
     for key in state:
         if key not in wanted:
             raise ValueError(
@@ -248,8 +251,9 @@ def _check_optimizer(optimizer: Any, model: nn.Module, path: Path) -> None:
     if not isinstance(optimizer, dict) or not isinstance(optimizer.get("state"), dict):
         raise ValueError(f"{path}: optimizer is not the state dict of a torch.optim.AdamW")
     state = optimizer["state"]
-    shapes = [parameter.shape for parameter in model.parameters()]
-    if state and set(state) != set(range(len(shapes))):
+    # torch counts all parameters, and has states of those that were trained
+    shapes = {index: p.shape for index, p in enumerate(model.parameters()) if p.requires_grad}
+    if state and set(state) != set(shapes):
         raise ValueError(
             f"{path}: optimizer has states for {len(state)} parameters, the model has {len(shapes)}"
         )

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rust_diffusion.files import checkpoint
 from rust_diffusion.files.checkpoint import OWN
-from rust_diffusion.model.card import COURSE_SIZE, COURSE_STEPS, MAX_STEPS, SCHEDULES, ModelCard
+from rust_diffusion.model.card import COURSE_SIZE, COURSE_STEPS, MAX_STEPS, SCHEDULES, ModelCard, card_of
 from rust_diffusion.model.network import Network
 from rust_diffusion.model.unet import DiffusionUNet
 from rust_diffusion.model.unet2d import UNet2DModel
@@ -56,14 +56,17 @@ class Description:
         return model
 
 
-def save(model: Network, path: Path) -> None:
+def save(model: nn.Module, path: Path) -> None:
     """Write a bare state dict, as `torch.save(model.state_dict(), path)` does, with the card where nobody minds it.
 
     torch keeps a dict of the modules' versions beside the weights (`_metadata`), in the file too; our entry in it is
     looked at by nobody but `read`.
     """
     state: Any = model.state_dict()
-    state._metadata[OWN] = {"model": model.config, **model.card.to_dict()}
+    card = card_of(model)
+    if card is not None and hasattr(state, "_metadata"):
+        config = model.config if isinstance(model, Network) else None
+        state._metadata[OWN] = {"model": config, **card.to_dict()}
     checkpoint.save(state, path)
 
 

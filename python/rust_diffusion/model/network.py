@@ -205,6 +205,17 @@ class Network(Carded, nn.Module):
         self._native = self._plan(self.config)
 
 
+def tensor_of(output: Any) -> Tensor:
+    """The tensor in what a network returned: diffusers wraps it in `.sample`, others in a tuple."""
+    if isinstance(output, Tensor):
+        return output
+    if isinstance(getattr(output, "sample", None), Tensor):
+        return output.sample
+    if isinstance(output, (tuple, list)) and output and isinstance(output[0], Tensor):
+        return output[0]
+    raise TypeError(f"model must return a torch.Tensor, got {type(output).__name__}")
+
+
 def _same(held: list[Tensor], parameters: list[Tensor]) -> bool:
     return len(held) == len(parameters) and all(a is b for a, b in zip(held, parameters, strict=True))
 

@@ -14,7 +14,7 @@ from torch.amp.autocast_mode import is_autocast_available
 from rust_diffusion import _native
 from rust_diffusion.model.card import OBJECTIVES, card_of
 from rust_diffusion.model.ema import EMA
-from rust_diffusion.model.network import Network
+from rust_diffusion.model.network import Network, tensor_of
 from rust_diffusion.sampling import noise
 from rust_diffusion.sampling.sampler import Keywords, completed
 from rust_diffusion.support import checks, graphs, guards, random
@@ -39,7 +39,8 @@ class Arguments:
         self.shape = [count, *shape]
         model = model.shadow if isinstance(model, EMA) else model
         objective = keywords["objective"]
-        self.objective = objective if objective is not None else getattr(model, "objective", OBJECTIVES[0])
+        carried = card_of(model) or model
+        self.objective = objective if objective is not None else getattr(carried, "objective", OBJECTIVES[0])
         checks.choice("objective", self.objective, OBJECTIVES)
         self.clip = checks.flag("clip", keywords["clip"])
         self.progress, self.callback = keywords["progress"], keywords["callback"]
@@ -158,7 +159,7 @@ def _denoiser(
             raise ValueError(
                 f"precision {precision!r} is for a network of the engine; another model computes as it likes"
             )
-        return lambda x, t: _prediction(model(x, t))
+        return lambda x, t: tensor_of(model(x, t))
     parameters = list(model.parameters())
     if parameters[0].device != device:
         raise ValueError(f"model is on {parameters[0].device}, device is {device}: move one of them")
@@ -172,19 +173,8 @@ def _denoiser(
             f"image_shape {tuple(shape[1:])}: the model needs heights and widths that are multiples of {multiple}"
         )
     if model._has_own_forward() or model._forward_hooks or model._forward_pre_hooks:
-        return lambda x, t: _prediction(model(x, t))
+        return lambda x, t: tensor_of(model(x, t))
     dropout = model._dropout_rate()
     # Dropout draws from the stream that the noise comes from, in turn with it.
     graph = None if dropout > 0 else graphs.new(device, cuda_graphs)
     return model._native, parameters, dropout, precision, graph
-
-
-def _prediction(output: Any) -> Any:
-    """The tensor in what a foreign model returned: diffusers wraps it in `.sample`, others in a tuple."""
-    if isinstance(output, Tensor):
-        return output
-    if isinstance(getattr(output, "sample", None), Tensor):
-        return output.sample
-    if isinstance(output, (tuple, list)) and output and isinstance(output[0], Tensor):
-        return output[0]
-    raise TypeError(f"model must return a torch.Tensor, got {type(output).__name__}")

@@ -172,9 +172,9 @@ def interpolate(
     grid = _native.timestep_grid(top + 1, steps, checks.choice("spacing", spacing, _native.SPACINGS))
     ends = _pair(a, b)
     noisy = ddim_invert(model, ends, alpha_bars, device, timesteps=grid, **keywords)
-    known = [(ends[k : k + 1].to(noisy), noisy[k : k + 1]) for k in range(2)]
-    x_T = _native.between(*known, float(alpha_bars[grid[0]]), count)
-    return ddim_sample(model, count, x_T.shape[1:], alpha_bars, device, timesteps=grid, x_T=x_T, **keywords)
+    first, second = ((ends[k : k + 1].to(noisy), noisy[k : k + 1]) for k in range(2))
+    keywords["x_T"] = _native.between(first, second, float(alpha_bars[grid[0]]), count)
+    return ddim_sample(model, count, ends.shape[1:], alpha_bars, device, timesteps=grid, **keywords)
 
 
 def _run_from(

@@ -33,7 +33,7 @@ def dpmpp_sample(
     spacing: str = _native.SPACINGS[0],
     **keywords: Unpack[Keywords],
 ) -> Tensor:
-    """Draw images with DPM-Solver++ as a multistep method (Lu et al. 2022b), one model call a step.
+    """Draw images with DPM-Solver++ as a multistep method (Lu et al. 2022), one model call a step.
 
     Parameters
     ----------

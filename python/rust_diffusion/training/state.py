@@ -5,15 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rust_diffusion import _native
 from rust_diffusion.data.variance import DataVariance
 from rust_diffusion.files import checkpoint
-from rust_diffusion.model.card import ModelCard
+from rust_diffusion.model.card import ModelCard, card_of
 from rust_diffusion.model.ema import EMA
-from rust_diffusion.model.unet import DiffusionUNet
+from rust_diffusion.model.network import Network
 from rust_diffusion.support.images import as_values
+from rust_diffusion.training.network import trained_parameters
+from rust_diffusion.training.settings import Settings
 
 #: torch.optim.AdamW's own defaults, which the engine uses too.
 ADAM_BETAS, ADAM_EPS = (0.9, 0.999), 1e-8
@@ -24,23 +26,52 @@ _AT_A_TIME = 256
 class State:
     """The tensors that the engine changes in place, and what has been measured."""
 
-    def __init__(self, model: DiffusionUNet, ema: EMA, options: dict[str, Any], timesteps: int) -> None:
-        self.model, self.ema, self.options, self.timesteps = model, ema, options, timesteps
-        self.parameters: list[Tensor] = list(model.parameters())
-        size = sum(p.numel() for p in self.parameters)
+    def __init__(
+        self, model: nn.Module, ema: EMA[Any], settings: Settings, options: dict[str, Any], card: ModelCard
+    ) -> None:
+        self.model, self.ema, self.settings = model, ema, settings
+        #: The settings as the engine takes them.
+        self.options = options
+        trained, shadow = trained_parameters(model), dict(ema.shadow.named_parameters())
+        self.parameters: list[Tensor] = list(trained.values())
+        #: Their averages, in the same order.
+        self.averages: list[Tensor] = [shadow[name] for name in trained]
         #: Running means of gradient and squared gradient, all parameters one behind the other.
-        device = self.parameters[0].device
+        size, device = sum(p.numel() for p in self.parameters), self.parameters[0].device
         self.moments = torch.zeros(size, device=device), torch.zeros(size, device=device)
         self.history: list[float] = []
         self.val_history: list[float | None] = []
         self.best_loss = float("inf")
-        self.position: dict[str, Any] = _native.first_position()
+        self.timesteps = 0 if card.betas is None else len(card.betas)
+        #: What is known of the model, for itself, its average and the files.
+        self.cards = [card, card_of(ema.shadow) or card]
         self._variance: DataVariance | None = DataVariance()
+        #: How far the run has come; the engine's own, only read here.
+        self.position: dict[str, Any] = _native.first_position()
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the epochs, or updates, asked for are made."""
+        most, position = self.settings.max_steps, self.position
+        too_many = most is not None and position["updates"] >= most
+        return position["epoch"] >= self.settings.epochs or too_many
+
+    def updates_left(self, batches_per_epoch: int) -> int:
+        """How many the run will make, if nothing stops it."""
+        settings, position = self.settings, self.position
+        ahead = (settings.epochs - position["epoch"]) * -(-batches_per_epoch // settings.accumulate)
+        ahead -= position["batch"] // settings.accumulate
+        return ahead if settings.max_steps is None else min(ahead, settings.max_steps - position["updates"])
 
     def move_to(self, position: dict[str, Any]) -> None:
         """Take over where the engine has come to."""
         self.position = position
         self.ema.initial_share = position["initial_share"]
+        # what is no parameter is not averaged: the statistics of a BatchNorm, for one
+        buffers = dict(self.model.named_buffers())
+        for name, own in self.ema.shadow.named_buffers():
+            if name in buffers and own.shape == buffers[name].shape:
+                own.copy_(buffers[name])
 
     def note_images(self, images: Tensor) -> None:
         """Let the model know what it is trained on; samplers and saved weights carry it on."""
@@ -57,14 +88,14 @@ class State:
             self._variance = None
 
     def _note(self, **facts: Any) -> None:
-        for card in (self.model.card, self.ema.shadow.card):
+        for card in self.cards:
             for name, fact in facts.items():
                 setattr(card, name, fact)
 
     def to_checkpoint(self, random: dict[str, Any], order_seed: int | None) -> dict[str, Any]:
         """The course's keys, and one of ours for what they leave out."""
         optimizer, scheduler = self._torch_states()
-        options = self.options
+        settings = self.settings
         return {
             "epoch": self.position["epoch"] - 1,
             "model": self.model.state_dict(),
@@ -75,11 +106,11 @@ class State:
             "history": list(self.history),
             "best_loss": self.best_loss,
             "config": {
-                "target_epochs": options["epochs"],
-                "learning_rate": options["learning_rate"],
-                "weight_decay": options["weight_decay"],
-                "ema_decay": options["ema_decay"],
-                "grad_clip": options["grad_clip"],
+                "target_epochs": settings.epochs,
+                "learning_rate": settings.learning_rate,
+                "weight_decay": settings.weight_decay,
+                "ema_decay": settings.ema_decay,
+                "grad_clip": settings.grad_clip,
                 "num_diffusion_steps": self.timesteps,
             },
             checkpoint.OWN: {
@@ -87,29 +118,29 @@ class State:
                 "position": dict(self.position),
                 "random": random,
                 "order_seed": order_seed,
-                "precision": options["precision"],
-                "model": self.model.config,
+                "precision": settings.precision,
+                "model": self.model.config if isinstance(self.model, Network) else None,
                 "val_history": list(self.val_history),
-                **self.ema.shadow.card.to_dict(),
+                **self.cards[-1].to_dict(),
             },
         }
 
     def _torch_states(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """State dicts as torch's own classes write them, so that any loop of torch's goes on from them."""
-        options, epoch = self.options, self.position["epoch"]
+        settings, epoch, updates = self.settings, self.position["epoch"], self.position["updates"]
         optimizer = torch.optim.AdamW(
-            self.parameters,
-            lr=options["learning_rate"],
-            weight_decay=options["weight_decay"],
+            self.model.parameters(),
+            lr=settings.learning_rate,
+            weight_decay=settings.weight_decay,
             betas=ADAM_BETAS,
             eps=ADAM_EPS,
         )
-        scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=options["epochs"])
-        rate = _native.learning_rate(options, epoch, self.position["updates"])
+        scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=settings.epochs)
+        rate = _native.learning_rate(self.options, epoch, updates)
         scheduler.last_epoch, scheduler._step_count, scheduler._last_lr = epoch, epoch + 1, [rate]
         optimizer.param_groups[0]["lr"] = rate
-        if self.position["updates"] > 0:
-            step = torch.tensor(float(self.position["updates"]))
+        if updates > 0:
+            step = torch.tensor(float(updates))
             views = zip(self.parameters, *(self._views(flat) for flat in self.moments), strict=True)
             for parameter, first, second in views:
                 # copies: in the file each tensor is its own, as torch.optim writes them
@@ -126,7 +157,7 @@ class State:
 
     def _scaler_state(self) -> dict[str, Any]:
         """What torch.amp.GradScaler's state dict holds; empty when no scaler is at work."""
-        if self.options["precision"] != "fp16":
+        if self.settings.precision != "fp16":
             return {}
         scaler = torch.GradScaler("cpu", init_scale=self.position["scale"])
         return {
@@ -140,10 +171,12 @@ class State:
         self.model.load_state_dict(saved["model"])
         self.ema.shadow.load_state_dict(saved["ema"]["shadow"])
         state = saved["optimizer"]["state"]
-        for index, views in enumerate(zip(*(self._views(flat) for flat in self.moments), strict=True)):
-            if state:
-                views[0].copy_(state[index]["exp_avg"])
-                views[1].copy_(state[index]["exp_avg_sq"])
+        if state:
+            places = [index for index, p in enumerate(self.model.parameters()) if p.requires_grad]
+            views = zip(places, *(self._views(flat) for flat in self.moments), strict=True)
+            for index, first, second in views:
+                first.copy_(state[index]["exp_avg"])
+                second.copy_(state[index]["exp_avg_sq"])
         self.history = [float(loss) for loss in saved.get("history", [])]
         self.best_loss = float(saved.get("best_loss", min(self.history, default=float("inf"))))
         own = saved.get(checkpoint.OWN)
@@ -161,7 +194,7 @@ class State:
 
     def _position_of_the_course(self, saved: dict[str, Any]) -> dict[str, Any]:
         state, scaler = saved["optimizer"]["state"], saved.get("scaler") or {}
-        updates = int(state[0]["step"]) if state else 0
+        updates = int(next(iter(state.values()))["step"]) if state else 0
         position = {**self.position, "epoch": saved["epoch"] + 1, "updates": updates, "averaged": updates}
         position["initial_share"] = float(saved["ema"]["decay"]) ** updates
         if "scale" in scaler:

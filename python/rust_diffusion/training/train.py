@@ -1,27 +1,21 @@
-"""The whole training run as one call: arguments are checked here, the loop is the engine's."""
+"""The whole training run as one call: settings, preparation, run."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import warnings
 from collections.abc import Callable
-from pathlib import Path
+from dataclasses import fields
 from typing import Any
 
 import torch
 
-from rust_diffusion.data.images import load_images
-from rust_diffusion.files import checkpoint, lock
-from rust_diffusion.model.card import OBJECTIVES, VALUE_RANGE, ModelCard
-from rust_diffusion.model.ema import EMA
-from rust_diffusion.model.unet import DiffusionUNet
-from rust_diffusion.support import checks, graphs, guards, versions
-from rust_diffusion.training import distributed, settings
-from rust_diffusion.training.batches import Batches, InMemory, as_batches
+from rust_diffusion.support import guards
+from rust_diffusion.training.prepare import Given, prepare
 from rust_diffusion.training.result import EpochInfo, TrainResult
-from rust_diffusion.training.run import Files, Run, Surroundings
-from rust_diffusion.training.state import State
+from rust_diffusion.training.resume import begin
+from rust_diffusion.training.run import Run
+from rust_diffusion.training.settings import Settings
 
 
 def train(
@@ -68,8 +62,10 @@ def train(
 
     Parameters
     ----------
-    model : DiffusionUNet
-        Float32 weights; changed in place.
+    model : DiffusionUNet or torch.nn.Module
+        Float32 weights; changed in place. Another module than ours is called as ``model(x_t, t)``, gives a tensor of
+        the shape of x_t (or, as in diffusers, something with that as its `.sample`), and trains through torch's
+        autograd; parameters that do not require gradients stay as they are.
     data : Tensor, array, Dataset, DataLoader, batches, or path
         (N, C, H, W) in [-1, 1], or uint8 grey levels, which become (x / 255 - 0.5) / 0.5 on the device. A
         tensor or array is shuffled in each epoch by a generator of its own, seeded from `seed` (or torch's
@@ -164,202 +160,31 @@ def train(
     KeyboardInterrupt
         After Ctrl-C, once the checkpoint is written.
     """
-    if checks.flag("deterministic", deterministic):
-        guards.prepare_cublas()  # before anything here asks CUDA for the device
-    model = settings.check_model(model)
-    options: dict[str, Any] = {
-        "epochs": checks.integer("epochs", epochs, 1),
-        "learning_rate": checks.number("learning_rate", learning_rate, 0.0),
-        "lr_schedule": checks.choice("lr_schedule", lr_schedule, settings.LR_SCHEDULES),
-        "warmup_steps": checks.integer("warmup_steps", warmup_steps, 0),
-        "weight_decay": checks.number("weight_decay", weight_decay, 0.0),
-        "grad_clip": settings.norm_limit("grad_clip", grad_clip),
-        "ema_decay": checks.number("ema_decay", ema_decay, 0.0, 1.0),
-        "ema_warmup": checks.flag("ema_warmup", ema_warmup),
-        "objective": checks.choice("objective", objective, OBJECTIVES),
-        "min_snr_gamma": (
-            None if min_snr_gamma is None else settings.positive("min_snr_gamma", min_snr_gamma)
-        ),
-        "accumulate": checks.integer("accumulate", accumulate, 1),
-        "horizontal_flip": checks.flag("horizontal_flip", horizontal_flip),
-        "max_steps": None if max_steps is None else checks.integer("max_steps", max_steps, 1),
-    }
-    batch_size = checks.integer("batch_size", batch_size, 1)
-    betas = settings.check_betas(betas)
-    if callback is not None and not callable(callback):
-        raise TypeError(f"callback must be callable, got {type(callback).__name__}")
-    target = distributed.own_device(checks.device("device", device or next(model.parameters()).device))
-    options["precision"] = settings.pick_precision(
-        checks.choice("precision", precision, settings.PRECISIONS), target
-    )
-    if seed is not None:
-        seed = checks.integer("seed", seed, -(2**63), 2**64 - 1)
-    name = settings.check_name(name)
-    force_restart = checks.flag("force_restart", force_restart)
-    progress = checks.flag("progress", progress)
-
+    keywords = locals()
+    settings = Settings.among(keywords)
+    given = Given(**{known.name: keywords[known.name] for known in fields(Given)})
     with contextlib.ExitStack() as stack:
-        group = stack.enter_context(distributed.group(target))
-        options["processes"], options["rank"] = group.processes, group.rank
-        options["queued"] = graphs.queues(target)
-        folder = group.share(lambda: settings.weights_folder(weights_dir))
-        files = Files(folder if group.rank == 0 else None, name)
-        if seed is not None:
-            torch.manual_seed(seed)
-        group.same_random_state(target)
-        data, val_data = (_loaded(images, model, progress) for images in (data, val_data))
-        batches = as_batches("data", data, batch_size, seed, options["epochs"])
-        settings.check_images("data", batches, model)
-        val_batches = _validation(val_data, batch_size, model)
-        if files.folder is not None:
-            stack.enter_context(lock.exclusive(files.path(".lock")))
-            checkpoint.clear_leftovers(files.folder, files.name)
-        found = group.share(lambda: None if force_restart else _find(files, model, len(betas), options))
-        stack.enter_context(guards.deterministic(deterministic, target))
-        stack.enter_context(guards.own_modes(target))
-        with guards.enough_memory(lambda: "weights, averages and moments do not fit; take a smaller base_ch"):
-            # Rows in memory: weights with channels last can be trained on the CPU only, and slowly.
-            model.to(target, memory_format=torch.contiguous_format).train()
-            options["dropout"] = model._dropout_rate()
-            model.card = ModelCard(
-                objective=options["objective"],
-                betas=betas.detach().to("cpu", torch.float32),
-                value_range=VALUE_RANGE,
-                trained_with=versions.here(),
-            )
-            group.same_tensors([parameter.detach() for parameter in model.parameters()])
-            state = State(model, EMA(model, options["ema_decay"]), options, len(betas))
-        if isinstance(batches, InMemory):
-            state.note_images(batches.images)
-            state.note_all_seen()
-            batches.move_to(target)
-        around = Surroundings(
-            batches,
-            betas,
-            files,
-            group,
-            progress,
-            callback,
-            val_batches,
-            None if log_dir is None else Path(log_dir),
-        )
-        run = Run(state, around)
-        _begin(run, found)
-        if not (isinstance(found, _Weights) or _finished(state)):
+        run, found = prepare(given, settings, stack)
+        if begin(run, found):
             with (
-                guards.device_errors(lambda: files.paths().get("checkpoint")),
+                guards.device_errors(lambda: run.files.paths().get("checkpoint")),
                 guards.enough_memory(run.advice),
             ):
                 run.go()
-            if files.folder is not None and not files.path(".pth").exists():
-                run.save_weights()
-    return _result(run)
-
-
-def _loaded(data: Any, model: DiffusionUNet, progress: bool) -> Any:
-    """The images of a folder, if `data` names one."""
-    if isinstance(data, (str, os.PathLike)):
-        return load_images(data, channels=model.config["in_ch"], progress=progress)
-    return data
-
-
-def _validation(val_data: Any, batch_size: int, model: DiffusionUNet) -> Batches | None:
-    if val_data is None:
-        return None
-    batches = as_batches("val_data", val_data, batch_size, seed=0, epochs=2, shuffle=False)
-    settings.check_images("val_data", batches, model)
-    return batches
-
-
-class _Weights(dict[str, Any]):
-    """A state dict of averaged weights found without a checkpoint."""
-
-
-def _find(
-    files: Files, model: DiffusionUNet, timesteps: int, options: dict[str, Any]
-) -> dict[str, Any] | None:
-    """What an earlier run left, checked: a checkpoint, else weights, else None."""
-    if files.folder is None:
-        return None
-    path = files.path(".ckpt")
-    if path.exists():
-        saved = checkpoint.read(path)
-        checkpoint.check(saved, model, path)
-        _compare(saved, timesteps, options, path)
-        _compare_heads(saved, model, path)
-        return dict(saved)
-    path = files.path(".pth")
-    if path.exists():
-        weights = checkpoint.read(path)
-        checkpoint.check_state(weights, model, path, "the file")
-        return _Weights(weights)
-    return None
-
-
-def _compare(saved: dict[str, Any], timesteps: int, options: dict[str, Any], path: Path) -> None:
-    """Settings against those of the checkpoint: another task is an error, another number a warning."""
-    config = saved.get("config") or {}
-    theirs = config.get("num_diffusion_steps", timesteps)
-    if theirs != timesteps:
-        raise ValueError(f"betas has {timesteps} steps, but {path} was trained with {theirs}")
-    objective = saved.get(checkpoint.OWN, {}).get("objective", "eps")
-    if objective != options["objective"]:
-        raise ValueError(f"objective is {options['objective']!r}, but {path} was trained for {objective!r}")
-    for key in ("learning_rate", "weight_decay", "ema_decay", "grad_clip"):
-        if key in config and config[key] != options[key]:
-            text = f"the run in {path} had {key}={config[key]}; it goes on with {options[key]}"
-            warnings.warn(text, stacklevel=5)
-
-
-def _compare_heads(saved: dict[str, Any], model: DiffusionUNet, path: Path) -> None:
-    """The one part of an architecture that leaves no trace in the shapes of the weights."""
-    theirs = saved.get(checkpoint.OWN, {}).get("model")
-    ours = model.config["num_heads"]
-    if isinstance(theirs, dict) and theirs.get("num_heads", ours) != ours:
-        raise ValueError(
-            f"model has num_heads={ours}, but {path} was trained with num_heads={theirs['num_heads']}"
-        )
-
-
-def _begin(run: Run, found: dict[str, Any] | None) -> None:
-    """Take over what was found, and say so."""
-    state = run.state
-    if isinstance(found, _Weights):
-        state.model.load_state_dict(found)
-        state.ema.shadow.load_state_dict(found)
-        state.ema.initial_share = None
-        run.say(f"Found weights and no checkpoint: {run.files.path('.pth')} is loaded, nothing is trained.")
-        return
-    if found is not None:
-        state.load(found)
-        run.resume(found.get(checkpoint.OWN))
-    if _finished(state):
-        run.say(
-            f"Nothing to train: {run.files.path('.ckpt')} has its {len(state.history)} epochs. More epochs= go on from "
-            f"there; another name=, another weights_dir= or force_restart=True begins anew."
-        )
-        return
-    if found is not None:
-        epoch, batch = state.position["epoch"], state.position["batch"]
-        run.say(f"Resuming from epoch {epoch + 1}" + (f", batch {batch + 1}." if batch else "."))
-    run.say(f"Training in {state.options['precision']} on {run.device}.")
-
-
-def _finished(state: State) -> bool:
-    most, position = state.options["max_steps"], state.position
-    return position["epoch"] >= state.options["epochs"] or (most is not None and position["updates"] >= most)
+        return _result(run)
 
 
 def _result(run: Run) -> TrainResult:
+    """The same on every process."""
     state = run.state
     return TrainResult(
         history=state.history,
         best_loss=state.best_loss,
         ema=state.ema,
         epochs_run=run.epochs_run,
-        precision=state.options["precision"],
+        precision=state.settings.precision,
         val_history=state.val_history,
         skipped_steps=state.position["skipped"],
         images_per_second=run.images / run.seconds if run.seconds else 0.0,
-        paths=run.files.paths(),
+        paths=run.group.share(run.files.paths),
     )

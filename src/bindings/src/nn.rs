@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use diffusion_core::device::Captured;
+use diffusion_core::flat::Flat;
 use diffusion_core::nn::backend::cpu::{self, Prepared, Stamp, Wanted, Weights};
 use diffusion_core::nn::blueprint::{Entry, Layer, TimeAddition};
 use diffusion_core::nn::differentiable::forward_aten;
@@ -11,7 +12,7 @@ use diffusion_core::nn::presets::{UNet2DConfig, UNetConfig};
 use diffusion_core::nn::Blueprint;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
-use tch::Kind;
+use tch::{Device, Kind};
 
 use crate::detach::detached;
 use crate::error::to_py;
@@ -218,10 +219,11 @@ impl Recording {
             let failed = || diffusion_core::Error::Runtime("an earlier backward pass failed".into());
             let inner = self.inner.lock().map_err(|_| failed())?;
             inner.prepared.check(inner.stamp)?;
-            let mut grads = wanted.1.then(|| cpu::zero_gradients(&inner.prepared.plan)).transpose()?;
-            let into = grads.as_deref_mut();
+            let zeros = || Flat::zeros(&inner.prepared.plan.shapes, 0, Device::Cpu);
+            let mut grads = wanted.1.then(zeros).transpose()?;
+            let into = grads.as_mut().map(Flat::views_mut);
             let walk = |weights: &Weights| inner.tape.backward(weights, &d_prediction, into, wanted.0);
-            Ok((inner.prepared.with(inner.kind, walk)?, grads))
+            Ok((inner.prepared.with(inner.kind, walk)?, grads.map(Flat::into_views)))
         })?;
         let dx = dx.map(|dx| to_python(py, dx)).transpose()?;
         let grads = grads.map(|grads| grads.into_iter().map(|g| to_python(py, g)).collect()).transpose()?;

@@ -3,14 +3,17 @@
 use std::time::Instant;
 
 use diffusion_core::choice::Choice;
-use diffusion_core::diffusion::{Objective, Schedule};
-use diffusion_core::nn::Precision;
+use diffusion_core::diffusion::{process::Mixing, Objective, Schedule};
+use diffusion_core::nn::differentiable::{differentiable, Differentiable};
 use diffusion_core::train::{
-    self, Batch, EpochReport, Flat, Host, LossScaler, Rate, RateSchedule, State, StepReport, Trainer,
+    noising, Batch, EpochReport, Host, Position, RateSchedule, Settings, StepReport, Trainer, TrainingTensors,
 };
-use diffusion_core::Result;
+use diffusion_core::{Error, Result};
+use pyo3::exceptions::PyKeyboardInterrupt;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyList, PyTuple};
+use pyo3::types::{PyList, PyTuple};
+use pythonize::{depythonize, pythonize};
+use serde::de::DeserializeOwned;
 use tch::Tensor;
 
 use crate::detach::{attached, check_signals, detached, SHOW_EVERY};
@@ -19,117 +22,29 @@ use crate::error::to_py;
 use crate::nn::Network;
 use crate::tensor::{from_python, list_from_python, to_python};
 
-/// The core's options, as a dict of Python's.
-#[derive(FromPyObject)]
-#[pyo3(from_item_all)]
-struct Options {
-    epochs: i64,
-    learning_rate: f64,
-    lr_schedule: String,
-    warmup_steps: i64,
-    weight_decay: f64,
-    grad_clip: f64,
-    ema_decay: f64,
-    ema_warmup: bool,
-    precision: String,
-    dropout: f64,
-    objective: String,
-    min_snr_gamma: Option<f64>,
-    accumulate: i64,
-    horizontal_flip: bool,
-    max_steps: Option<i64>,
-    processes: i64,
-    rank: i64,
-    queued: bool,
-}
+/// Something of the core's that is a dict in Python.
+struct Dict<T>(T);
 
-impl Options {
-    fn into_core(self) -> Result<train::Options> {
-        Ok(train::Options {
-            epochs: self.epochs,
-            rate: Rate {
-                schedule: RateSchedule::parse(&self.lr_schedule)?,
-                peak: self.learning_rate,
-                epochs: self.epochs,
-                warmup_steps: self.warmup_steps,
-            },
-            weight_decay: self.weight_decay,
-            grad_clip: self.grad_clip,
-            ema_decay: self.ema_decay,
-            ema_warmup: self.ema_warmup,
-            precision: Precision::parse(&self.precision)?,
-            dropout: self.dropout,
-            objective: Objective::parse(&self.objective)?,
-            min_snr: self.min_snr_gamma,
-            accumulate: self.accumulate,
-            flip: self.horizontal_flip,
-            max_steps: self.max_steps,
-            processes: self.processes,
-            rank: self.rank,
-            queued: self.queued,
-        })
+impl<'py, T: DeserializeOwned> FromPyObject<'py> for Dict<T> {
+    fn extract_bound(dict: &Bound<'py, PyAny>) -> PyResult<Self> {
+        Ok(Self(depythonize(dict)?))
     }
 }
 
-/// The core's position, as the dict that checkpoints carry.
-#[derive(FromPyObject)]
-#[pyo3(from_item_all)]
-struct Position {
-    epoch: i64,
-    batch: i64,
-    loss_sum: f64,
-    losses: i64,
-    updates: i64,
-    skipped: i64,
-    averaged: i64,
-    initial_share: f64,
-    scale: f64,
-    scale_healthy: i64,
-    skips_in_a_row: i64,
-}
-
-impl From<Position> for train::Position {
-    fn from(p: Position) -> Self {
-        Self {
-            epoch: p.epoch,
-            batch: p.batch,
-            loss_sum: p.loss_sum,
-            losses: p.losses,
-            updates: p.updates,
-            skipped: p.skipped,
-            averaged: p.averaged,
-            initial_share: p.initial_share,
-            scaler: LossScaler { scale: p.scale, healthy: p.scale_healthy, skips_in_a_row: p.skips_in_a_row },
-        }
-    }
-}
-
-fn position_dict<'py>(py: Python<'py>, p: &train::Position) -> PyResult<Bound<'py, PyDict>> {
-    let out = PyDict::new(py);
-    out.set_item("epoch", p.epoch)?;
-    out.set_item("batch", p.batch)?;
-    out.set_item("loss_sum", p.loss_sum)?;
-    out.set_item("losses", p.losses)?;
-    out.set_item("updates", p.updates)?;
-    out.set_item("skipped", p.skipped)?;
-    out.set_item("averaged", p.averaged)?;
-    out.set_item("initial_share", p.initial_share)?;
-    out.set_item("scale", p.scaler.scale)?;
-    out.set_item("scale_healthy", p.scaler.healthy)?;
-    out.set_item("skips_in_a_row", p.scaler.skips_in_a_row)?;
-    Ok(out)
+fn dict_of<'py>(py: Python<'py>, position: &Position) -> PyResult<Bound<'py, PyAny>> {
+    Ok(pythonize(py, position)?)
 }
 
 /// Where a run from nothing begins.
 #[pyfunction]
-fn first_position(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
-    position_dict(py, &train::Position::default())
+fn first_position(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
+    dict_of(py, &Position::default())
 }
 
 /// The rate of the update after `updates` others, in `epoch`.
 #[pyfunction]
-fn learning_rate(options: Options, epoch: i64, updates: i64) -> PyResult<f64> {
-    Ok(options.into_core().map_err(to_py)?.rate.at(epoch, updates))
+fn learning_rate(settings: Dict<Settings>, epoch: i64, updates: i64) -> f64 {
+    settings.0.rate_at(epoch, updates)
 }
 
 /// Raises what is wrong with a schedule.
@@ -139,6 +54,28 @@ fn check_betas(py: Python<'_>, betas: &Bound<'_, PyAny>) -> PyResult<()> {
     detached(py, move || Schedule::from_betas(&betas).map(|_| ()))
 }
 
+/// (x_t, what the network should answer) for images as `train` takes them, at t with this noise.
+#[pyfunction]
+fn noised<'py>(
+    py: Python<'py>,
+    images: &Bound<'py, PyAny>,
+    t: &Bound<'py, PyAny>,
+    noise: &Bound<'py, PyAny>,
+    betas: &Bound<'py, PyAny>,
+    objective: &str,
+) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyAny>)> {
+    let objective = Objective::parse(objective).map_err(to_py)?;
+    let (images, t) = (from_python(images, "images")?, from_python(t, "t")?);
+    let (noise, betas) = (from_python(noise, "noise")?, from_python(betas, "betas")?);
+    let (x_t, target) = detached(py, move || {
+        let x0 = noising::normalised(&images)?;
+        let alpha_bars = Tensor::f_from_slice(&Schedule::from_betas(&betas)?.alpha_bars)?;
+        let mixing = Mixing::at(&alpha_bars, &t, &x0.size())?;
+        Ok((mixing.noised(&x0, &noise)?, mixing.target(objective, &x0, &noise)?))
+    })?;
+    Ok((to_python(py, x_t)?, to_python(py, target)?))
+}
+
 /// The Python object that gives batches and is told how the run goes.
 struct PythonHost {
     host: PyObject,
@@ -146,10 +83,10 @@ struct PythonHost {
 }
 
 impl Host for PythonHost {
-    fn begin_epoch(&mut self, position: &train::Position) -> Result<()> {
+    fn begin_epoch(&mut self, position: &Position) -> Result<()> {
         self.shown = None;
         attached(|py| {
-            let args = (position_dict(py, position)?,);
+            let args = (dict_of(py, position)?,);
             self.host.call_method1(py, "begin_epoch", args).map(|_| ())
         })
     }
@@ -184,7 +121,7 @@ impl Host for PythonHost {
     fn end_epoch(&mut self, report: &EpochReport) -> Result<bool> {
         attached(|py| {
             let args =
-                (report.epoch, report.loss, report.rate, report.images_per_second, position_dict(py, report.position)?);
+                (report.epoch, report.loss, report.rate, report.images_per_second, dict_of(py, report.position)?);
             self.host.call_method1(py, "end_epoch", args)?.extract(py)
         })
     }
@@ -196,48 +133,104 @@ impl Host for PythonHost {
         })
     }
 
-    fn stopped(&mut self, position: &train::Position, within_step: bool) -> Result<()> {
+    fn agree(&mut self, failed: Option<&Error>) -> Result<()> {
         attached(|py| {
-            let args = (position_dict(py, position)?, within_step);
+            let interrupted = failed.is_some_and(|error| is_interrupt(py, error));
+            let args = (interrupted, failed.is_some() && !interrupted);
+            self.host.call_method1(py, "agree", args).map(|_| ())
+        })
+    }
+
+    fn stopped(&mut self, position: &Position, within_step: bool) -> Result<()> {
+        attached(|py| {
+            let args = (dict_of(py, position)?, within_step);
             self.host.call_method1(py, "stopped", args).map(|_| ())
         })
     }
 }
 
-/// Train in place: `params` and `shadow` are the modules' own parameters, `moments` two flat float32 buffers. The
-/// gradients of the usual batch and the usual update are captured in `graphs` (see [`PythonGraph`]).
+fn is_interrupt(py: Python<'_>, error: &Error) -> bool {
+    match error {
+        Error::Interrupted => true,
+        Error::Callback(raised) => {
+            raised.downcast_ref::<PyErr>().is_some_and(|raised| raised.is_instance_of::<PyKeyboardInterrupt>(py))
+        }
+        _ => false,
+    }
+}
+
+/// A network that is not ours: an object with `forward(x_t, t)`, the prediction, and `backward(d_prediction)`, the gradients
+/// of the parameters in training, None for those that had no part in it.
+struct PythonNetwork(PyObject);
+
+impl Differentiable for PythonNetwork {
+    fn forward(&mut self, x: &Tensor, t: &Tensor) -> Result<Tensor> {
+        attached(|py| {
+            let args = (to_python(py, x.shallow_clone())?, to_python(py, t.shallow_clone())?);
+            from_python(&self.0.bind(py).call_method1("forward", args)?, "what model returned")
+        })
+    }
+
+    fn backward(&mut self, d_prediction: &Tensor, grads: &mut [Tensor]) -> Result<()> {
+        let found = attached(|py| {
+            let args = (to_python(py, d_prediction.shallow_clone())?,);
+            let found: Vec<Option<Bound<'_, PyAny>>> = self.0.bind(py).call_method1("backward", args)?.extract()?;
+            found
+                .iter()
+                .map(|g| g.as_ref().map(|g| from_python(g, "a gradient")).transpose())
+                .collect::<PyResult<Vec<_>>>()
+        })?;
+        for (sum, gradient) in grads.iter_mut().zip(found) {
+            if let Some(gradient) = gradient {
+                let _ = sum.f_add_(&gradient)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn weights_changed(&mut self) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// Train in place: `params` and `shadow` are the modules' own parameters, `moments` two flat float32 buffers. `network` is one
+/// of ours, or what [`PythonNetwork`] takes. The gradients of the usual batch and the usual update are captured in `graphs`
+/// (see [`PythonGraph`]).
 #[pyfunction]
-#[pyo3(signature = (network, params, shadow, moments, betas, options, position, host, graphs))]
+#[pyo3(signature = (network, params, shadow, moments, betas, settings, position, host, graphs))]
 #[allow(clippy::too_many_arguments)]
 fn train_network(
     py: Python<'_>,
-    network: PyRef<'_, Network>,
+    network: &Bound<'_, PyAny>,
     params: &Bound<'_, PyList>,
     shadow: &Bound<'_, PyList>,
     moments: (Bound<'_, PyAny>, Bound<'_, PyAny>),
     betas: &Bound<'_, PyAny>,
-    options: Options,
-    position: Position,
+    settings: Dict<Settings>,
+    position: Dict<Position>,
     host: PyObject,
     graphs: (Option<PyObject>, Option<PyObject>),
 ) -> PyResult<()> {
-    let blueprint = network.blueprint.clone();
     let weights = list_from_python(params, "model.parameters()")?;
     let shadow = list_from_python(shadow, "ema.shadow.parameters()")?;
     let (first, second) = (from_python(&moments.0, "exp_avg")?, from_python(&moments.1, "exp_avg_sq")?);
     let betas = from_python(betas, "betas")?;
-    let options = options.into_core().map_err(to_py)?;
+    let plan = network.downcast::<Network>().ok().map(|network| network.get().blueprint.clone());
+    let other = PythonNetwork(network.clone().unbind());
     let mut host = PythonHost { host, shown: None };
     detached(py, move || {
-        let state = State {
-            weights,
-            shadow,
-            first: Flat::over(first, &blueprint.shapes)?,
-            second: Flat::over(second, &blueprint.shapes)?,
+        let settings = settings.0;
+        let net: Box<dyn Differentiable + Send> = match plan {
+            Some(plan) => {
+                let weights = weights.iter().map(Tensor::shallow_clone).collect();
+                differentiable(&plan, weights, settings.precision, settings.dropout)?
+            }
+            None => Box::new(other),
         };
+        let tensors = TrainingTensors::new(weights, shadow, first, second)?;
         let schedule = Schedule::from_betas(&betas)?;
         let graphs = [graphs.0, graphs.1].map(|graph| graph.map(PythonGraph::boxed));
-        Trainer::new(&blueprint, state, &schedule, options, position.into(), graphs)?.run(&mut host)
+        Trainer::new(net, tensors, &schedule, settings, position.0, graphs)?.run(&mut host)
     })
 }
 
@@ -246,5 +239,6 @@ pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(first_position, m)?)?;
     m.add_function(wrap_pyfunction!(learning_rate, m)?)?;
     m.add_function(wrap_pyfunction!(check_betas, m)?)?;
+    m.add_function(wrap_pyfunction!(noised, m)?)?;
     m.add_function(wrap_pyfunction!(train_network, m)?)
 }

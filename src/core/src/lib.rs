@@ -11,6 +11,7 @@ pub mod device;
 pub mod diffusion;
 pub mod ema;
 pub mod error;
+pub mod flat;
 pub mod inverse;
 #[allow(unsafe_code)]
 mod libtorch;

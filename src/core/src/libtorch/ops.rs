@@ -188,10 +188,10 @@ pub struct OnDevice<'a> {
     pub rate: &'a Tensor,
     /// Steps made, this one among them.
     pub updates: &'a Tensor,
-    /// What to divide the gradients by.
-    pub divisor: &'a Tensor,
-    /// 1 to leave the step out, 0 to make it.
-    pub left_out: &'a Tensor,
+    /// What to divide the gradients by, if by anything. Apple's kernel would not.
+    pub divisor: Option<&'a Tensor>,
+    /// 1 to leave the step out, 0 to make it; Apple's kernel always makes it.
+    pub left_out: Option<&'a Tensor>,
 }
 
 /// One step of torch's fused AdamW, without a word to the host. `constants` are the two betas, weight decay and eps.
@@ -199,8 +199,9 @@ pub fn adamw(moving: &Moving, numbers: &OnDevice, constants: [f64; 4]) -> Result
     let Moving { weights, gradients, first, second } = *moving;
     let count = ensure_same_count(&[weights, gradients, first, second])?;
     let [weights, gradients, first, second] = [weights, gradients, first, second].map(pointers);
-    let numbers = pointers([numbers.rate, numbers.updates, numbers.divisor, numbers.left_out]);
-    // SAFETY: `count` pointers in each list and the four numbers, all to tensors that the arguments keep alive; `constants`
+    let numbers = [Some(numbers.rate), Some(numbers.updates), numbers.divisor, numbers.left_out]
+        .map(|number| number.map_or(std::ptr::null(), Tensor::as_ptr));
+    // SAFETY: `count` pointers in each list and the four numbers (the last two may be null), all to tensors that the arguments keep alive; `constants`
     // has the four values that the shim reads.
     checked(|message| unsafe {
         shim_adamw(

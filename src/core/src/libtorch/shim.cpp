@@ -20,6 +20,7 @@
 #include <cstdint>
 #include <cstring>
 #include <mutex>
+#include <optional>
 #include <vector>
 
 namespace {
@@ -29,6 +30,10 @@ std::vector<at::Tensor> list(const at::Tensor *const *tensors, std::size_t count
   result.reserve(count);
   for (std::size_t i = 0; i < count; ++i) result.push_back(*tensors[i]);
   return result;
+}
+
+std::optional<at::Tensor> perhaps(const at::Tensor *tensor) {
+  return tensor == nullptr ? std::nullopt : std::optional<at::Tensor>(*tensor);
 }
 
 void write_message(const char *text, char *message, std::size_t size) {
@@ -143,7 +148,8 @@ int shim_move_each_towards(const at::Tensor *const *which, const at::Tensor *con
   });
 }
 
-// One step of torch's fused AdamW: numbers = {rate, updates, divisor of the gradient, whether to leave the step out},
+// One step of torch's fused AdamW: numbers = {rate, updates, divisor of the gradient or null, whether to leave the step out
+// or null},
 // constants = {beta1, beta2, weight decay, eps}.
 int shim_adamw(const at::Tensor *const *weights, const at::Tensor *const *gradients, const at::Tensor *const *first,
                const at::Tensor *const *second, std::size_t count, const at::Tensor *const *numbers,
@@ -151,8 +157,8 @@ int shim_adamw(const at::Tensor *const *weights, const at::Tensor *const *gradie
   return guarded(message, size, [&] {
     auto updates = std::vector<at::Tensor>(count, *numbers[1]);
     at::_fused_adamw_(list(weights, count), list(gradients, count), list(first, count), list(second, count), {}, updates,
-                      *numbers[0], constants[0], constants[1], constants[2], constants[3], false, false, *numbers[2],
-                      *numbers[3]);
+                      *numbers[0], constants[0], constants[1], constants[2], constants[3], false, false,
+                      perhaps(numbers[2]), perhaps(numbers[3]));
   });
 }
 

@@ -6,8 +6,8 @@
 use tch::{Kind, Tensor};
 
 use super::correction::{At, Correction, Means};
-use super::heun::heun;
 use super::path::Path;
+use super::rows::heun;
 use super::table::{Row, Said, Table};
 use crate::diffusion::process::Denoised;
 use crate::diffusion::schedule::Level;

@@ -2,10 +2,22 @@
 
 use tch::{Device, Kind, Tensor};
 
+use crate::data::to_values;
 use crate::diffusion::objective::FLOW_TIME;
 use crate::diffusion::process::Mixing;
 use crate::diffusion::{Objective, Schedule};
 use crate::error::{ensure, Error, Result};
+
+/// Images in float32; grey levels become values in [-1, 1].
+pub fn normalised(images: &Tensor) -> Result<Tensor> {
+    match images.f_kind() {
+        Ok(Kind::Uint8) => to_values(images),
+        Ok(Kind::Float | Kind::Double | Kind::Half | Kind::BFloat16) => Ok(images.f_to_kind(Kind::Float)?),
+        kind => Err(Error::Type(format!(
+            "data must hold floating-point images in [-1, 1] or uint8 grey levels, got {kind:?}"
+        ))),
+    }
+}
 
 /// The noising process as the loop uses it: tables of T coefficients on the device of the network.
 pub struct Noising {
@@ -19,7 +31,7 @@ pub struct Noising {
 }
 
 /// One batch (or a process' rows of one): the question, the answer wanted, and what it weighs.
-pub struct Draw {
+pub struct Noised {
     pub x_t: Tensor,
     pub t: Tensor,
     target: Tensor,
@@ -46,22 +58,15 @@ impl Noising {
         })
     }
 
-    /// A batch on the network's device in float32; grey levels become values in [-1, 1].
+    /// A batch on the network's device, see [`normalised`].
     pub fn images(&self, batch: &Tensor) -> Result<Tensor> {
         ensure!(batch.size().len() == 4, Value, "data must give batches of shape (B, C, H, W), got {:?}", batch.size());
-        let x = batch.f_to_device(self.device)?;
-        match x.f_kind() {
-            Ok(Kind::Uint8) => crate::data::to_values(&x),
-            Ok(Kind::Float | Kind::Double | Kind::Half | Kind::BFloat16) => Ok(x.f_to_kind(Kind::Float)?),
-            kind => Err(Error::Type(format!(
-                "data must hold floating-point images in [-1, 1] or uint8 grey levels, got {kind:?}"
-            ))),
-        }
+        normalised(&batch.f_to_device(self.device)?)
     }
 
     /// Draws, in this order: mirrorings if `flip`, then t ~ U{0..T-1} per image, then eps ~ N(0, I). All for the `total`
     /// images of the whole batch, of which `x0` are those from `first` on, so that each process draws the same.
-    pub fn draw(&self, x0: &Tensor, total: i64, first: i64, flip: bool) -> Result<Draw> {
+    pub fn draw(&self, x0: &Tensor, total: i64, first: i64, flip: bool) -> Result<Noised> {
         let size = x0.size();
         let share = |all: &Tensor| all.f_narrow(0, first, size[0]);
         let x0 = if flip {
@@ -80,7 +85,7 @@ impl Noising {
             Some(weight) => Some(weight.f_index_select(0, &t)?),
             None => None,
         };
-        Ok(Draw { x_t, t, target, weight })
+        Ok(Noised { x_t, t, target, weight })
     }
 
     /// A time for each of `total` images: a timestep, or for "flow" any time on the straight path.
@@ -101,7 +106,7 @@ impl Noising {
     }
 }
 
-impl Draw {
+impl Noised {
     pub fn images(&self) -> i64 {
         self.t.size()[0]
     }

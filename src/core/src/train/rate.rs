@@ -1,5 +1,6 @@
-//! The learning rate over a run.
+//! The learning rate over a run, and the decay of the averaged weights.
 
+use super::{Position, Settings};
 use crate::choice::Choice;
 
 /// What shape the rate has.
@@ -19,31 +20,31 @@ impl Choice for RateSchedule {
         &[("cosine", Self::Cosine), ("constant", Self::Constant), ("warmup_cosine", Self::WarmupCosine)];
 }
 
-#[derive(Debug, Clone)]
-pub struct Rate {
-    pub schedule: RateSchedule,
-    pub peak: f64,
-    /// The run's length in epochs, at which the cosine reaches 0.
-    pub epochs: i64,
-    /// Length of the warm-up in updates.
-    pub warmup_steps: i64,
-}
-
-impl Rate {
+impl Settings {
     /// The rate of an update, given the epoch it is in and the number of updates before it.
-    pub fn at(&self, epoch: i64, updates: i64) -> f64 {
+    pub fn rate_at(&self, epoch: i64, updates: i64) -> f64 {
         let turn = std::f64::consts::PI * epoch as f64 / self.epochs.max(1) as f64;
-        let cosine = self.peak / 2.0 * (1.0 + turn.cos());
-        match self.schedule {
+        let cosine = self.learning_rate / 2.0 * (1.0 + turn.cos());
+        match self.lr_schedule {
             RateSchedule::Cosine => cosine,
-            RateSchedule::Constant => self.peak,
+            RateSchedule::Constant => self.learning_rate,
             RateSchedule::WarmupCosine => cosine * ((updates + 1) as f64 / self.warmup_steps.max(1) as f64).min(1.0),
         }
     }
 
     /// Whether the rate depends on how many updates came before.
-    pub fn rises(&self, updates: i64) -> bool {
-        self.schedule == RateSchedule::WarmupCosine && updates < self.warmup_steps
+    pub fn rate_rises(&self, updates: i64) -> bool {
+        self.lr_schedule == RateSchedule::WarmupCosine && updates < self.warmup_steps
+    }
+
+    /// The decay of the next average. During warm-up, after n of them, it is min(ema_decay, (1 + n) / (10 + n)), so that
+    /// early averages forget the initial weights fast.
+    pub fn decay_at(&self, position: &Position) -> f64 {
+        if !self.ema_warmup {
+            return self.ema_decay;
+        }
+        let n = position.averaged as f64;
+        self.ema_decay.min((1.0 + n) / (10.0 + n))
     }
 }
 
@@ -53,14 +54,22 @@ mod tests {
 
     #[test]
     fn the_cosine_falls_from_the_peak_and_the_warm_up_rises_to_it() {
-        let mut rate = Rate { schedule: RateSchedule::Cosine, peak: 2.0, epochs: 4, warmup_steps: 10 };
-        assert_eq!(rate.at(0, 0), 2.0);
-        assert!((rate.at(2, 99) - 1.0).abs() < 1e-12 && rate.at(4, 99) < 1e-12);
-        rate.schedule = RateSchedule::WarmupCosine;
-        assert!((rate.at(0, 0) - 0.2).abs() < 1e-12);
-        assert_eq!(rate.at(0, 9), 2.0);
-        assert!(rate.rises(9) && !rate.rises(10));
-        rate.schedule = RateSchedule::Constant;
-        assert_eq!(rate.at(3, 0), 2.0);
+        let mut settings = Settings { epochs: 4, learning_rate: 2.0, warmup_steps: 10, ..Settings::plain() };
+        assert_eq!(settings.rate_at(0, 0), 2.0);
+        assert!((settings.rate_at(2, 99) - 1.0).abs() < 1e-12 && settings.rate_at(4, 99) < 1e-12);
+        settings.lr_schedule = RateSchedule::WarmupCosine;
+        assert!((settings.rate_at(0, 0) - 0.2).abs() < 1e-12);
+        assert_eq!(settings.rate_at(0, 9), 2.0);
+        assert!(settings.rate_rises(9) && !settings.rate_rises(10));
+        settings.lr_schedule = RateSchedule::Constant;
+        assert_eq!(settings.rate_at(3, 0), 2.0);
+    }
+
+    #[test]
+    fn warm_up_ends_at_the_decay() {
+        let settings = Settings { ema_decay: 0.9, ema_warmup: true, ..Settings::plain() };
+        let after = |averaged| settings.decay_at(&Position { averaged, ..Position::default() });
+        assert!((after(0) - 0.1).abs() < 1e-12);
+        assert_eq!(after(1_000_000), 0.9);
     }
 }

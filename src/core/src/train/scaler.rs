@@ -1,5 +1,6 @@
 //! Loss scaling for float16 (Micikevicius et al. 2018, section 3.2), with the rules of torch.amp.GradScaler.
 
+use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
 use crate::error::Result;
@@ -13,10 +14,12 @@ const INTERVAL: i64 = 2000;
 /// so that overflow is no longer the reason.
 pub const MAX_CONSECUTIVE_SKIPS: i64 = 25;
 
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct LossScaler {
     pub scale: f64,
     /// Healthy updates since the scale last changed.
+    #[serde(rename = "scale_healthy")]
     pub healthy: i64,
     pub skips_in_a_row: i64,
 }
@@ -28,6 +31,11 @@ impl Default for LossScaler {
 }
 
 impl LossScaler {
+    /// Whether overflow can no longer be the reason for what is left out.
+    pub fn gave_up(&self) -> bool {
+        self.skips_in_a_row > MAX_CONSECUTIVE_SKIPS
+    }
+
     pub fn update(&mut self, healthy: bool) {
         if !healthy {
             self.scale *= BACKOFF;

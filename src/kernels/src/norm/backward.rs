@@ -90,13 +90,18 @@ pub fn backward<T: Element>(
         })
     })?;
     drop(shares);
+    sum_over_batch(&totals, images.batch, weight, bias);
+    Ok(())
+}
+
+/// The layer's own gradients, from the sums of each image.
+fn sum_over_batch(totals: &[f64], batch: usize, weight: &mut [f32], bias: &mut [f32]) {
+    let channels = weight.len();
     for c in 0..channels {
-        let over_batch =
-            |k: usize| (0..images.batch).map(|b| totals[(b * SUMS + k) * channels + c]).sum::<f64>() as f32;
+        let over_batch = |k: usize| (0..batch).map(|b| totals[(b * SUMS + k) * channels + c]).sum::<f64>() as f32;
         bias[c] = over_batch(0);
         weight[c] = over_batch(1);
     }
-    Ok(())
 }
 
 /// Sums kept per channel: of dz, of dz h, and of h.

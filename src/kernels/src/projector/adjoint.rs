@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::cell::{Cell, Real};
+use super::cell::Cell;
 use super::pack::{Layout, Lines};
 use super::view::Axis;
 use super::weights::Table;
@@ -26,10 +26,12 @@ pub fn run<C: Cell>(p: &Projector, pool: &dyn Pool, images: usize, y: &[C::Numbe
     let pieces = Split::new(x, images * p.height, |i| (i + 1) * p.width);
     pool::run(pool, images * p.height, |i| {
         let (image, row) = (i / p.height, i % p.height);
-        let (group, number) = (image / C::IMAGES * p.pixels(), image % C::IMAGES);
-        for (column, x) in pieces.take(i).iter_mut().enumerate() {
-            let along_rows = rows[group + row * p.width + column].numbers()[number];
-            *x = along_rows.plus(columns[group + column * p.height + row].numbers()[number]);
+        let (group, number) = (image / C::IMAGES, image % C::IMAGES);
+        let along_row = &rows[(group * p.height + row) * (p.width + C::BEHIND)..];
+        let down = &columns[group * p.width * (p.height + C::BEHIND) + row..];
+        let down = down.iter().step_by(p.height + C::BEHIND);
+        for ((x, across), down) in pieces.take(i).iter_mut().zip(along_row).zip(down) {
+            *x = across.numbers()[number] + down.numbers()[number];
         }
         Ok(())
     })
@@ -37,11 +39,11 @@ pub fn run<C: Cell>(p: &Projector, pool: &dyn Pool, images: usize, y: &[C::Numbe
 
 /// What the views whose rays are followed along `axis` give, line by line.
 fn along<C: Cell>(p: &Projector, pool: &dyn Pool, groups: usize, sinograms: &Lines<C>, axis: Axis) -> Result<Vec<C>> {
-    let (lines, length) = (p.lines(axis), p.length(axis));
-    let mut sums = filled(C::ZERO, groups * lines * length)?;
+    let (lines, stride) = (p.lines(axis), p.length(axis) + C::BEHIND);
+    let mut sums = filled(C::ZERO, groups * lines * stride)?;
     let blocks = lines.div_ceil(LINES);
     let pieces = Split::new(&mut sums, groups * blocks, |i| {
-        (i / blocks * lines + ((i % blocks + 1) * LINES).min(lines)) * length
+        (i / blocks * lines + ((i % blocks + 1) * LINES).min(lines)) * stride
     });
     pool::run(pool, groups * blocks, |i| {
         let (group, first) = (i / blocks, i % blocks * LINES);
@@ -57,7 +59,7 @@ struct Block<'a, C> {
     axis: Axis,
     group: usize,
     lines: Range<usize>,
-    /// (lines, length)
+    /// (lines, length and what is written behind it)
     sums: &'a mut [C],
 }
 
@@ -72,7 +74,7 @@ impl<C: Cell> Kernel for Block<'_, C> {
         for (v, view) in p.views.iter().enumerate() {
             let Some(rays) = view.rays(axis) else { continue };
             let from = sinograms.line(group, v);
-            for (line, sums) in lines.clone().zip(sums.chunks_exact_mut(length)) {
+            for (line, sums) in lines.clone().zip(sums.chunks_exact_mut(length + C::BEHIND)) {
                 table.fill_pixels(rays, line, length, p.bins);
                 C::gather(s, &table, from, sums);
             }

@@ -2,31 +2,32 @@
 
 #![allow(clippy::needless_range_loop)] // the indices are the formulas'
 
+use std::ops::{Add, Mul, Sub};
+
 use super::weights::Table;
 use crate::simd::{Line, Simd, LANES};
 
 /// Numbers that the projector computes in.
-pub trait Real: Copy + Default + Send + Sync + 'static {
+pub trait Real:
+    Copy + Default + Add<Output = Self> + Sub<Output = Self> + Mul<Output = Self> + Send + Sync + 'static
+{
     /// One image.
     type Single: Cell<Number = Self>;
     /// Several.
     type Batch: Cell<Number = Self>;
     const ZERO: Self;
+    const ONE: Self;
     fn from_f64(x: f64) -> Self;
-    fn plus(self, other: Self) -> Self;
 }
 
 impl Real for f32 {
     type Single = f32;
     type Batch = Line;
     const ZERO: f32 = 0.0;
+    const ONE: f32 = 1.0;
     #[inline(always)]
     fn from_f64(x: f64) -> f32 {
         x as f32
-    }
-    #[inline(always)]
-    fn plus(self, other: f32) -> f32 {
-        self + other
     }
 }
 
@@ -34,13 +35,10 @@ impl Real for f64 {
     type Single = f64;
     type Batch = f64;
     const ZERO: f64 = 0.0;
+    const ONE: f64 = 1.0;
     #[inline(always)]
     fn from_f64(x: f64) -> f64 {
         x
-    }
-    #[inline(always)]
-    fn plus(self, other: f64) -> f64 {
-        self + other
     }
 }
 
@@ -49,7 +47,7 @@ pub trait Cell: Copy + Send + Sync + 'static {
     type Number: Real;
     const IMAGES: usize;
     const ZERO: Self;
-    /// Zeros behind the margin of each line: one, or as many places as are read at once.
+    /// Places behind the margin of each line: one, or as many as are read or written at once.
     const BEHIND: usize;
     fn numbers(&self) -> &[Self::Number];
     fn numbers_mut(&mut self) -> &mut [Self::Number];
@@ -183,35 +181,17 @@ impl Cell for f32 {
 
 #[inline(always)]
 fn gather_targets<S: Simd>(s: S, table: &Table<f32>, taps: usize, from: &[f32], to: &mut [f32]) {
-    let first = table.parts().0;
-    let whole = first.len() - first.len() % LANES;
-    let (to, rest) = to[..first.len()].split_at_mut(whole);
-    for (block, to) in to.chunks_exact_mut(LANES).enumerate() {
-        let first = &first[block * LANES..];
-        if let (Some(to), Some(first)) = (to.first_chunk_mut(), first.first_chunk()) {
-            gather_block(s, table, block, taps, from, first, to);
-        }
-    }
-    if let Some(&last) = first[whole..].last() {
-        let (mut targets, mut sums) = ([last; LANES], [0.0; LANES]);
-        targets[..rest.len()].copy_from_slice(&first[whole..]);
-        sums[..rest.len()].copy_from_slice(rest);
-        gather_block(s, table, whole / LANES, taps, from, &targets, &mut sums);
-        rest.copy_from_slice(&sums[..rest.len()]);
+    let blocks = table.parts().0.len().div_ceil(LANES);
+    let to = to.as_chunks_mut::<LANES>().0.iter_mut();
+    for (block, to) in to.take(blocks).enumerate() {
+        gather_block(s, table, block, taps, from, to);
     }
 }
 
 /// 16 targets, whose sources ascend or descend and lie side by side as a rule.
 #[inline(always)]
-fn gather_block<S: Simd>(
-    s: S,
-    table: &Table<f32>,
-    block: usize,
-    taps: usize,
-    from: &[f32],
-    first: &[u32; LANES],
-    to: &mut [f32; LANES],
-) {
+fn gather_block<S: Simd>(s: S, table: &Table<f32>, block: usize, taps: usize, from: &[f32], to: &mut [f32; LANES]) {
+    let first = table.first_of(block);
     let (a, b) = (first[0] as usize, first[LANES - 1] as usize);
     let (start, end) = (a.min(b), a.max(b) + taps);
     let window = from.get(start..).and_then(<[f32]>::first_chunk).filter(|window| end - start <= window.len());

@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::cell::Cell;
 use super::pack::{Layout, Lines};
 use super::view::Axis;
-use super::weights::Table;
+use super::weights::{Table, MARGIN};
 use super::Projector;
 use crate::error::Result;
 use crate::pool::scratch::filled;
@@ -19,7 +19,12 @@ const VIEWS: usize = 4;
 pub fn run<C: Cell>(p: &Projector, pool: &dyn Pool, images: usize, x: &[C::Number], y: &mut [C::Number]) -> Result {
     let pack = |axis| {
         let index = move |line, place| p.pixel(axis, line, place);
-        Lines::<C>::pack(pool, images, x, Layout { lines: p.lines(axis), length: p.length(axis), margin: 1, index })
+        Lines::<C>::pack(
+            pool,
+            images,
+            x,
+            Layout { lines: p.lines(axis), length: p.length(axis), margin: MARGIN, index },
+        )
     };
     let lines = [pack(Axis::Rows)?, pack(Axis::Columns)?];
     let (views, groups) = (p.views.len(), images.div_ceil(C::IMAGES));
@@ -29,11 +34,11 @@ pub fn run<C: Cell>(p: &Projector, pool: &dyn Pool, images: usize, x: &[C::Numbe
     pool::run(pool, groups * blocks, |i| {
         let (group, first) = (i / blocks, i % blocks * each);
         let views = first..views.min(first + each);
-        let mut sums = filled(C::ZERO, views.len() * p.bins)?;
+        let mut sums = filled(C::ZERO, views.len() * (p.bins + C::BEHIND))?;
         dispatch(Views { p, lines: &lines, group, views: views.clone(), sums: &mut sums })?;
         let images = (group * C::IMAGES..images).take(C::IMAGES);
         for (number, image) in images.enumerate() {
-            for (view, sums) in views.clone().zip(sums.chunks_exact(p.bins)) {
+            for (view, sums) in views.clone().zip(sums.chunks_exact(p.bins + C::BEHIND)) {
                 let row = rows.take(image * p.views.len() + view);
                 row.iter_mut().zip(sums).for_each(|(y, sum)| *y = sum.numbers()[number]);
             }
@@ -47,7 +52,7 @@ struct Views<'a, C> {
     lines: &'a [Lines<C>; 2],
     group: usize,
     views: Range<usize>,
-    /// (views, bins)
+    /// (views, bins and what is written behind them)
     sums: &'a mut [C],
 }
 
@@ -61,10 +66,10 @@ impl<C: Cell> Kernel for Views<'_, C> {
         for (axis, lines) in Axis::BOTH.into_iter().zip(lines) {
             for line in 0..p.lines(axis) {
                 let from = lines.line(group, line);
-                for (view, sums) in p.views[views.clone()].iter().zip(sums.chunks_exact_mut(p.bins)) {
+                for (view, sums) in p.views[views.clone()].iter().zip(sums.chunks_exact_mut(p.bins + C::BEHIND)) {
                     let Some(rays) = view.rays(axis) else { continue };
                     let bins = table.fill_bins(rays, line, p.length(axis), p.bins);
-                    C::gather(s, &table, from, &mut sums[bins]);
+                    C::gather(s, &table, from, &mut sums[bins.start..]);
                 }
             }
         }

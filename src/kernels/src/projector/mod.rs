@@ -20,7 +20,7 @@ use crate::error::{check_len, Error, Result};
 use crate::pool::Pool;
 pub use cell::Real;
 use view::{Axis, View};
-use weights::Table;
+use weights::{Table, MARGIN};
 
 /// How rays reach a flat detector whose bins are one pixel wide.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -116,11 +116,10 @@ impl Projector {
                 let Some(rays) = view.rays(axis) else { continue };
                 for line in 0..self.lines(axis) {
                     let first = table.fill_bins(rays, line, self.length(axis), self.bins).start;
-                    // places are counted from the zero in front of the line
-                    let within = 1..=self.length(axis);
+                    let within = MARGIN..MARGIN + self.length(axis);
                     let entries = table.entries().filter(|(_, place, w)| *w > least && within.contains(place));
                     found.extend(entries.map(|(k, place, weight)| {
-                        (v * self.bins + first + k, self.pixel(axis, line, place - 1), weight)
+                        (v * self.bins + first + k, self.pixel(axis, line, place - MARGIN), weight)
                     }));
                 }
             }

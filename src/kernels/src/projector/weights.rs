@@ -1,6 +1,6 @@
 //! The weights of one line and one view, seen from the bins or from the pixels.
 
-#![allow(clippy::needless_range_loop)] // plain loops over equal lengths are those that compilers vectorise
+#![allow(clippy::needless_range_loop)] // plain loops of a fixed length are those that compilers vectorise
 
 use std::ops::Range;
 
@@ -9,12 +9,6 @@ use super::view::{AnyRays, Rays};
 use crate::error::Result;
 use crate::pool::scratch::filled;
 use crate::simd::LANES;
-
-/// What a ray gives a pixel that it passes at `distance` pixels along the line, at most 1, and the other way round.
-#[inline(always)]
-fn weight(distance: f64, length: f64) -> f64 {
-    (1.0 - distance) * length
-}
 
 /// `x`, at least 0 and at most `most`; 0 if it is no number.
 #[inline(always)]
@@ -35,6 +29,9 @@ fn rounded(x: f64) -> (f64, u32) {
     let shifted = if x > 0.0 { x } else { 0.0 } + SHIFT;
     (shifted - SHIFT, shifted.to_bits() as u32)
 }
+
+/// Zeros at either end of a line of pixels.
+pub const MARGIN: usize = 2;
 
 /// For each target k the sources first[k] .. first[k] + taps, with a weight each.
 pub struct Table<T> {
@@ -76,7 +73,8 @@ impl<T: Real> Table<T> {
         })
     }
 
-    /// Targets are the bins returned, whose rays meet the line; sources its pixels, behind one zero; two taps.
+    /// Targets are the bins returned, whose rays meet the line; sources its pixels, behind a margin; two taps. A pixel that a
+    /// ray passes at a distance d < 1 along the line gets (1 - d) times the ray's length from line to line.
     #[inline(always)]
     pub fn fill_bins(&mut self, rays: AnyRays, line: usize, length: usize, bins: usize) -> Range<usize> {
         match rays {
@@ -90,25 +88,23 @@ impl<T: Real> Table<T> {
         let ends = [rays.bin(line, -1.0), rays.bin(line, length as f64)];
         let low = ends[0].min(ends[1]).clamp(0.0, bins as f64) as usize;
         let high = (ends[0].max(ends[1]) + 1.0).clamp(low as f64, bins as f64) as usize;
-        let n = high - low;
-        self.targets = n;
+        let n = self.whole_blocks(high - low);
         let (left, right) = self.weights.split_at_mut(self.room);
         let (first, left, right) = (&mut self.first[..n], &mut left[..n], &mut right[..n]);
-        let (low_bin, most) = (low as f64, length as f64 + 1.0);
         for k in 0..n {
-            let bin = low_bin + f64::from(k as i32);
-            let (place, step) = (rays.place(bin, line), rays.length(bin));
-            // counted from the zero in front of the line; a ray that passes beyond the line's ends meets zeros only
-            let place = within(place + 1.0, most);
+            let bin = f64::from((low + k) as i32);
+            // Counted from the margin. A ray that passes beyond the ends of the line is held to where there are zeros.
+            let place = within(rays.place(bin, line) + MARGIN as f64, length as f64 + MARGIN as f64 + 0.5);
             let (pixel, index) = rounded(place - 0.5);
+            let (share, step) = (T::from_f64(place - pixel), T::from_f64(rays.length(bin)));
             first[k] = index;
-            left[k] = T::from_f64(weight(place - pixel, step));
-            right[k] = T::from_f64(weight(pixel + 1.0 - place, step));
+            left[k] = (T::ONE - share) * step;
+            right[k] = share * step;
         }
         low..high
     }
 
-    /// Targets are the line's pixels; sources the bins, behind as many zeros as there are taps.
+    /// Targets are the line's pixels; sources the bins, behind a margin of as many as there are taps. The same weights.
     #[inline(always)]
     pub fn fill_pixels(&mut self, rays: AnyRays, line: usize, length: usize, bins: usize) {
         match rays {
@@ -119,29 +115,42 @@ impl<T: Real> Table<T> {
 
     #[inline(always)]
     fn fill_pixels_of(&mut self, rays: impl Rays, line: f64, length: usize, bins: usize) {
-        self.targets = length;
-        let first = &mut self.first[..length];
+        let n = self.whole_blocks(length);
+        let first = &mut self.first[..n];
         let taps = self.taps as f64;
         let most = bins as f64 + taps;
-        for (pixel, first) in first.iter_mut().enumerate() {
+        for k in 0..n {
             // the shadow, and as many bins on either side
-            let bin = rays.bin(line, f64::from(pixel as i32)) + taps / 2.0 + 1.0;
-            *first = rounded(within(bin, most) - 0.5).1;
+            let bin = rays.bin(line, f64::from(k as i32)) + taps / 2.0 + 1.0;
+            first[k] = rounded(within(bin, most) - 0.5).1;
         }
         for (tap, weights) in self.weights.chunks_exact_mut(self.room).enumerate() {
-            let (weights, tap) = (&mut weights[..length], tap as f64 - taps);
-            for pixel in 0..length {
-                let bin = f64::from(first[pixel] as i32) + tap;
-                let distance = (rays.place(bin, line) - f64::from(pixel as i32)).abs();
-                let distance = if distance < 1.0 { distance } else { 1.0 };
-                weights[pixel] = T::from_f64(weight(distance, rays.length(bin)));
+            let (weights, tap) = (&mut weights[..n], tap as f64 - taps);
+            for k in 0..n {
+                let bin = f64::from(first[k] as i32) + tap;
+                let distance = (rays.place(bin, line) - f64::from(k as i32)).abs();
+                let share = T::from_f64(if distance < 1.0 { distance } else { 1.0 });
+                weights[k] = (T::ONE - share) * T::from_f64(rays.length(bin));
             }
         }
+    }
+
+    /// Sets the number of targets; gives it rounded up to blocks of 16, which are filled and may be read to their ends.
+    #[inline(always)]
+    fn whole_blocks(&mut self, targets: usize) -> usize {
+        self.targets = targets;
+        targets.next_multiple_of(LANES).min(self.room)
     }
 }
 
 impl Table<f32> {
-    /// The weights of 16 targets' sources `tap`; zeros, or those of lines before, behind the last target.
+    /// The first sources of 16 targets, the last ones perhaps of none.
+    #[inline(always)]
+    pub fn first_of(&self, block: usize) -> &[u32; LANES] {
+        self.first[block * LANES..].first_chunk().unwrap_or(&[0; LANES])
+    }
+
+    /// The weights of their sources `tap`.
     #[inline(always)]
     pub fn block(&self, tap: usize, block: usize) -> &[f32; LANES] {
         self.weights[tap * self.room + block * LANES..].first_chunk().unwrap_or(&[0.0; LANES])

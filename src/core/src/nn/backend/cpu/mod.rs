@@ -20,7 +20,7 @@ pub use weights::Weights;
 
 use crate::error::{Error, Result};
 use crate::libtorch::AutocastOff;
-use crate::nn::blueprint::{Attention, Blueprint, Conv, Norm, ResBlock, TimeEmbedding};
+use crate::nn::blueprint::{Attention, Conv, Norm, ResBlock, TimeEmbedding};
 use crate::nn::differentiable::Differentiable;
 use crate::nn::wiring::{self, Backend};
 use conv::{conv_forward, Resize};
@@ -93,19 +93,6 @@ pub fn supports(params: &[Tensor], dropout: f64) -> bool {
 fn supports_on(isa: Isa, params: &[Tensor], dropout: f64) -> bool {
     let plain = |p: &Tensor| p.device() == Device::Cpu && p.f_kind().ok() == Some(Kind::Float) && p.is_contiguous();
     isa.is_vector_code() && dropout < 1.0 && params.iter().all(plain)
-}
-
-/// A zero per parameter, all in one stretch of memory.
-pub fn zero_gradients(plan: &Blueprint) -> Result<Vec<Tensor>> {
-    let sizes: Vec<i64> = plan.shapes.iter().map(|shape| shape.iter().product()).collect();
-    let flat = Tensor::f_zeros([sizes.iter().sum::<i64>()], (Kind::Float, Device::Cpu))?;
-    let mut at = 0;
-    let mut views = Vec::with_capacity(sizes.len());
-    for (size, shape) in sizes.iter().zip(&plan.shapes) {
-        views.push(flat.f_narrow(0, at, *size)?.f_view(&shape[..])?);
-        at += size;
-    }
-    Ok(views)
 }
 
 impl Engine<'_> {

@@ -1,9 +1,9 @@
 //! Denoising diffusion implicit models, Song, Meng and Ermon 2021, equations 12 and 16.
 
-use super::grid::check_grid;
-use super::table::{Ask, Row, Said, Table};
 use crate::diffusion::schedule::Level;
 use crate::error::{ensure, Result};
+use crate::sampler::grid::check_grid;
+use crate::sampler::table::{Ask, Row, Said, Table};
 
 /// Along `grid`, a strictly decreasing list of timesteps; each step goes to the next entry, the last to the clean image.
 /// Draws noise in each step but the last if eta > 0, none otherwise. The numbers are computed in float32, as the course
@@ -35,11 +35,11 @@ fn weights(alpha_bar: f32, next: f32, eta: f32) -> (f32, f32, f32) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::table::checks::keeps_its_levels;
-    use super::super::testing::{schedule, Oracle};
-    use super::super::{timestep_grid, Spacing};
     use super::*;
     use crate::choice::Choice;
+    use crate::sampler::table::checks::keeps_its_levels;
+    use crate::sampler::testing::{schedule, Oracle};
+    use crate::sampler::{timestep_grid, Spacing};
     use tch::{Device, Kind, Tensor};
 
     #[test]

@@ -1,9 +1,9 @@
 //! The path of DDIM backwards, from an image to its noise (Song, Meng and Ermon 2021, section 5.4; Dhariwal and Nichol 2021,
 //! appendix F).
 
-use super::path::Path;
-use super::table::{Ask, Row, Said, Table};
 use crate::diffusion::schedule::Level;
+use crate::sampler::path::Path;
+use crate::sampler::table::{Ask, Row, Said, Table};
 
 /// From the clean image up the path. The network is asked about each image as if it were at the level it is taken to: only
 /// there does it know the noise to add. Without `from_clean`, the image is taken for one at the lowest level.
@@ -27,10 +27,10 @@ pub fn ddim_invert(path: Path, from_clean: bool) -> Table {
 
 #[cfg(test)]
 mod tests {
-    use super::super::ddim;
-    use super::super::table::checks::follow;
-    use super::super::testing::schedule;
     use super::*;
+    use crate::sampler::ddim;
+    use crate::sampler::table::checks::follow;
+    use crate::sampler::testing::schedule;
 
     #[test]
     fn ddim_leads_back_to_the_image() {

@@ -1,8 +1,8 @@
 //! Heun's second-order method with churn, Karras et al. 2022, algorithms 1 and 2.
 
-use super::path::{towards_x0, Path};
-use super::table::{Ask, Row, Said, Table};
 use crate::diffusion::schedule::Level;
+use crate::sampler::path::{towards_x0, Path};
+use crate::sampler::table::{Ask, Row, Said, Table};
 
 /// Noise is never raised by more than this factor less 1 in one step (Karras et al. 2022, algorithm 2).
 const MOST_CHURN: f64 = std::f64::consts::SQRT_2 - 1.0;
@@ -68,9 +68,9 @@ fn nearest(alpha_bars: &[f32], sigma: f64) -> Ask {
 
 #[cfg(test)]
 mod tests {
-    use super::super::table::checks::{keeps_its_levels, order};
-    use super::super::testing::schedule;
     use super::*;
+    use crate::sampler::table::checks::{keeps_its_levels, order};
+    use crate::sampler::testing::schedule;
 
     #[test]
     fn rows_lead_from_level_to_level() {

@@ -1,8 +1,8 @@
 //! Euler's method on the probability flow, and its ancestral form (Karras et al. 2022; k-diffusion by K. Crowson).
 
-use super::path::{towards_x0, Path};
-use super::table::{Row, Said, Table};
 use crate::diffusion::schedule::Level;
+use crate::sampler::path::{towards_x0, Path};
+use crate::sampler::table::{Row, Said, Table};
 
 /// One network call a step, straight on towards x0_hat. Ancestral: further down than the next level, and back up to it
 /// with fresh noise.
@@ -31,10 +31,10 @@ fn noise(from: Level, to: Level) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::ddim;
-    use super::super::table::checks::{error_on_a_gaussian, keeps_its_levels, order};
-    use super::super::testing::schedule;
     use super::*;
+    use crate::sampler::ddim;
+    use crate::sampler::table::checks::{error_on_a_gaussian, keeps_its_levels, order};
+    use crate::sampler::testing::schedule;
 
     #[test]
     fn rows_lead_from_level_to_level() {

@@ -1,9 +1,9 @@
 //! UniPC with B(h) = exp(h) - 1, Zhao et al. 2023, section 3 and appendix on data prediction.
 
-use super::path::{towards_x0, Path};
-use super::table::{Row, Said, Table};
 use crate::diffusion::schedule::Level;
 use crate::error::{ensure, Result};
+use crate::sampler::path::{towards_x0, Path};
+use crate::sampler::table::{Row, Said, Table};
 
 /// One network call a step: the answer about a predicted image also corrects it, before the next prediction.
 pub fn unipc(path: &Path, highest: usize) -> Result<Table> {
@@ -108,9 +108,9 @@ fn said(weights: &[f64]) -> Vec<(Said, f64)> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::table::checks::{keeps_its_levels, order};
-    use super::super::testing::schedule;
     use super::*;
+    use crate::sampler::table::checks::{keeps_its_levels, order};
+    use crate::sampler::testing::schedule;
 
     #[test]
     fn rows_lead_from_level_to_level() {

@@ -1,8 +1,8 @@
 //! Ancestral sampling, Ho et al. 2020, algorithm 2, with x0_hat clamped (their section 3.2, equations 6 and 7).
 
-use super::table::{Ask, Row, Said, Table};
 use crate::diffusion::schedule::{Level, Schedule};
 use crate::error::{ensure, Result};
+use crate::sampler::table::{Ask, Row, Said, Table};
 
 /// The posterior variance vanishes towards the last step; the course keeps it above this.
 const MIN_VARIANCE: f32 = 1e-20;
@@ -46,10 +46,10 @@ pub fn ddpm(schedule: &Schedule) -> Result<Table> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::table::checks::keeps_its_levels;
-    use super::super::testing::{schedule, Oracle};
     use super::*;
     use crate::diffusion::schedule::linear_betas;
+    use crate::sampler::table::checks::keeps_its_levels;
+    use crate::sampler::testing::{schedule, Oracle};
     use tch::{Device, Kind, Tensor};
 
     #[test]

@@ -1,9 +1,9 @@
-//! DPM-Solver++ as a multistep method, Lu et al. 2022b: section 4 and appendix B, and its form for the stochastic equation.
+//! DPM-Solver++ as a multistep method, Lu et al. 2022, section 4 and appendix B, and its form for the stochastic equation.
 
-use super::path::Path;
-use super::table::{Row, Said, Table};
 use crate::choice::Choice;
 use crate::error::{ensure, Result};
+use crate::sampler::path::Path;
+use crate::sampler::table::{Row, Said, Table};
 
 /// Runs shorter than this end in lower orders, as the authors recommend.
 const SHORT: usize = 15;
@@ -99,9 +99,9 @@ fn differences(path: &Path, index: usize, used: usize, h: f64) -> [[f64; 3]; 2] 
 
 #[cfg(test)]
 mod tests {
-    use super::super::table::checks::{keeps_its_levels, order as order_of};
-    use super::super::testing::schedule;
     use super::*;
+    use crate::sampler::table::checks::{keeps_its_levels, order as order_of};
+    use crate::sampler::testing::schedule;
 
     fn order(highest: usize, solver: Solver, sde: bool) -> Order {
         Order { highest, solver, sde, lower_order_final: true }

@@ -56,6 +56,10 @@ impl Flat {
         &mut self.views
     }
 
+    pub fn into_views(self) -> Vec<Tensor> {
+        self.views
+    }
+
     pub fn clear(&mut self) -> Result<()> {
         let _ = self.all.f_zero_()?;
         Ok(())

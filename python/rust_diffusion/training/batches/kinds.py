@@ -1,19 +1,17 @@
-"""The forms in which training data come, as one thing: batches, anew in each epoch, from any place on."""
+"""Training data as one thing: batches, anew in each epoch, from any place on."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset
+from torch.utils.data import DataLoader, IterableDataset
 
-from rust_diffusion.support.images import as_images, checked_dtype, is_list_of_images, shared
-from rust_diffusion.support.random import draw_seed
+from rust_diffusion.training.batches.images import images_of
 
 
 class Share(NamedTuple):
@@ -221,81 +219,3 @@ def _drop(batches: Iterator[Any], skip: int, ready: Ready) -> Iterator[Any]:
         pass
     ready()
     return batches
-
-
-def as_batches(
-    name: str, data: Any, batch_size: int, seed: int | None, epochs: int, shuffle: bool = True
-) -> Batches:
-    """`data` in whatever form as `Batches`; a tensor's content is checked as a whole.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If it is in none of the forms, empty, or not finite.
-    """
-    if isinstance(data, (Tensor, np.ndarray)) or is_list_of_images(data):
-        images = as_images(data, name)
-        _check_tensor(name, images)
-        return InMemory(images.detach(), batch_size, draw_seed() if seed is None else seed)
-    if isinstance(data, Dataset):
-        random_access = shuffle and not isinstance(data, IterableDataset)
-        _check_length(name, data)
-        data = DataLoader(data, batch_size=batch_size, shuffle=random_access)
-        batches = Loaded(data)
-        batches.sized_here = True
-        return batches
-    if isinstance(data, DataLoader):
-        if isinstance(data.sampler, DistributedSampler):
-            raise ValueError(
-                f"{name} has a DistributedSampler; give a plain DataLoader of the whole batches, "
-                f"they are shared out among the processes here"
-            )
-        _check_length(name, data)
-        return Loaded(data)
-    if callable(data):
-        return Repeated(data, None)
-    if isinstance(data, Iterable) and not isinstance(data, (str, bytes, dict)):
-        if iter(data) is data and epochs > 1:
-            raise ValueError(
-                f"{name} is an iterator, which can be read only once, and there are {epochs} epochs: "
-                f"give a function that makes a new one each time, or a list of batches"
-            )
-        _check_length(name, data)
-        return Repeated(lambda: data, len(data) if isinstance(data, Sized) else None)
-    raise TypeError(
-        f"{name} must be a tensor or array (N, C, H, W), a list of images, a Dataset, a DataLoader, a list of "
-        f"batches or a function that makes an iterator over them, got {type(data).__name__}"
-    )
-
-
-def _check_length(name: str, data: Any) -> None:
-    try:
-        empty = len(data) == 0
-    except TypeError:
-        return
-    if empty:
-        raise ValueError(f"{name} is empty")
-
-
-def _check_tensor(name: str, images: Tensor) -> None:
-    if len(images) == 0:
-        raise ValueError(f"{name} is empty: its shape is {tuple(images.shape)}")
-    # Piece by piece: the whole mask of a large set would cost memory.
-    if images.is_floating_point() and not all(bool(part.isfinite().all()) for part in images.split(1024)):
-        raise ValueError(f"{name} must be finite, got NaN or infinity")
-
-
-def images_of(name: str, batch: Any) -> Tensor:
-    """The images of a batch: the batch itself, or the first part of (images, labels, ...)."""
-    if isinstance(batch, (tuple, list)) and batch:
-        batch = batch[0]
-    if isinstance(batch, np.ndarray):
-        batch = shared(name, batch)
-    if not isinstance(batch, Tensor):
-        raise TypeError(
-            f"{name} must give tensors or arrays (B, C, H, W), or tuples that begin with one, "
-            f"got {type(batch).__name__}"
-        )
-    if batch.ndim != 4:
-        raise ValueError(f"{name} must give batches of shape (B, C, H, W), got {tuple(batch.shape)}")
-    return checked_dtype(name, batch)

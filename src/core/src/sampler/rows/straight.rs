@@ -1,11 +1,11 @@
 //! Straight paths from noise to image: rectified flow (Liu et al. 2023), in the steps of Stable Diffusion 3 (Esser et al. 2024).
 
-use super::path::Path;
-use super::table::Table;
 use super::{euler, heun};
 use crate::choice::Choice;
 use crate::diffusion::objective::FLOW_TIME;
 use crate::error::{ensure, Result};
+use crate::sampler::path::Path;
+use crate::sampler::table::Table;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum FlowSolver {
@@ -41,9 +41,9 @@ fn shares(steps: usize, shift: f64) -> Vec<f64> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::table::checks::keeps_its_levels;
     use super::*;
     use crate::diffusion::schedule::Level;
+    use crate::sampler::table::checks::keeps_its_levels;
 
     #[test]
     fn rows_lead_from_noise_to_image() {

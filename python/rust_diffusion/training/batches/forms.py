@@ -1,0 +1,82 @@
+"""The forms in which `train` takes data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sized
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset
+
+from rust_diffusion.support.images import as_images, is_list_of_images
+from rust_diffusion.support.random import draw_seed
+from rust_diffusion.training.batches.kinds import Batches, InMemory, Loaded, Repeated
+from rust_diffusion.training.batches.values import check_values
+
+
+def as_batches(
+    name: str, data: Any, batch_size: int, seed: int | None, epochs: int, shuffle: bool = True
+) -> Batches:
+    """`data` in whatever form as `Batches`; a tensor's content is checked as a whole.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is in none of the forms, empty, or not finite.
+    """
+    if isinstance(data, (Tensor, np.ndarray)) or is_list_of_images(data):
+        images = as_images(data, name)
+        if len(images) == 0:
+            raise ValueError(f"{name} is empty: its shape is {tuple(images.shape)}")
+        check_values(name, images)
+        return InMemory(images.detach(), batch_size, draw_seed() if seed is None else seed)
+    if isinstance(data, Dataset):
+        return _of_dataset(name, data, batch_size, shuffle)
+    if isinstance(data, DataLoader):
+        return _of_loader(name, data)
+    if callable(data):
+        return Repeated(data, None)
+    if isinstance(data, Iterable) and not isinstance(data, (str, bytes, dict)):
+        return _of_iterable(name, data, epochs)
+    raise TypeError(
+        f"{name} must be a tensor or array (N, C, H, W), a list of images, a Dataset, a DataLoader, a list of "
+        f"batches or a function that makes an iterator over them, got {type(data).__name__}"
+    )
+
+
+def _of_dataset(name: str, data: Dataset[Any], batch_size: int, shuffle: bool) -> Batches:
+    _check_length(name, data)
+    random_access = shuffle and not isinstance(data, IterableDataset)
+    batches = Loaded(DataLoader(data, batch_size=batch_size, shuffle=random_access))
+    batches.sized_here = True
+    return batches
+
+
+def _of_loader(name: str, data: DataLoader[Any]) -> Batches:
+    if isinstance(data.sampler, DistributedSampler):
+        raise ValueError(
+            f"{name} has a DistributedSampler; give a plain DataLoader of the whole batches, "
+            f"they are shared out among the processes here"
+        )
+    _check_length(name, data)
+    return Loaded(data)
+
+
+def _of_iterable(name: str, data: Iterable[Any], epochs: int) -> Batches:
+    if iter(data) is data and epochs > 1:
+        raise ValueError(
+            f"{name} is an iterator, which can be read only once, and there are {epochs} epochs: "
+            f"give a function that makes a new one each time, or a list of batches"
+        )
+    _check_length(name, data)
+    return Repeated(lambda: data, len(data) if isinstance(data, Sized) else None)
+
+
+def _check_length(name: str, data: Any) -> None:
+    try:
+        empty = len(data) == 0
+    except TypeError:
+        return
+    if empty:
+        raise ValueError(f"{name} is empty")

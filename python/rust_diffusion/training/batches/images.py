@@ -1,0 +1,26 @@
+"""What a batch may be, and the tensor in it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from rust_diffusion.support.images import checked_dtype, shared
+
+
+def images_of(name: str, batch: Any) -> Tensor:
+    """The images of a batch: the batch itself, or the first part of (images, labels, ...)."""
+    if isinstance(batch, (tuple, list)) and batch:
+        batch = batch[0]
+    if isinstance(batch, np.ndarray):
+        batch = shared(name, batch)
+    if not isinstance(batch, Tensor):
+        raise TypeError(
+            f"{name} must give tensors or arrays (B, C, H, W), or tuples that begin with one, "
+            f"got {type(batch).__name__}"
+        )
+    if batch.ndim != 4:
+        raise ValueError(f"{name} must give batches of shape (B, C, H, W), got {tuple(batch.shape)}")
+    return checked_dtype(name, batch)

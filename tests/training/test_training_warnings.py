@@ -1,0 +1,123 @@
+"""What passes the checks and is a mistake all the same: `train` says so, and what to do."""
+
+import warnings
+
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from tools import TINY, slices
+
+FIXED = dict(epochs=1, batch_size=4, device="cpu", progress=False, ema_warmup=True)
+
+
+FEW = dict(betas=torch.full((5,), 0.1), batch_size=4, device="cpu", progress=False)
+
+
+def forms(images):
+    yield "tensor", images
+    yield "array", images.numpy()
+    yield "loader", DataLoader(images, batch_size=4)
+    yield "batches", list(images.split(4))
+
+
+RANGES = {
+    "0 to 1": (lambda x: (x + 1) / 2, r"from 0\S* to 0\.\d+; .*2 \* x - 1"),
+    "0 to 255": (lambda x: (x + 1) * 127.5, r"to 25\S+; .*x / 127\.5 - 1.*uint8"),
+    "twelve bits": (lambda x: (x + 1) * 2047.5, r"to 40\S+; .*high=40"),
+    "Hounsfield units": (lambda x: x * 1000, r"from -9\S+ to 9\S+; .*low=-9"),
+}
+
+
+@pytest.mark.parametrize("case", RANGES)
+def test_images_that_are_not_scaled_are_warned_of_in_every_form(rd, oracle, case):
+    scale, message = RANGES[case]
+    for form, data in forms(scale(slices(8))):
+        with pytest.warns(UserWarning, match=rf"^data has values .*{message}") as caught:
+            rd.train(rd.DiffusionUNet(**TINY), data, betas=oracle.cosine_beta_schedule(5), **FIXED)
+        assert len(caught) == 1 and caught[0].filename == __file__, form
+
+
+def test_held_out_images_are_looked_at_too(rd, oracle):
+    betas, held_out = oracle.cosine_beta_schedule(5), (slices(4) + 1) / 2
+    with pytest.warns(UserWarning, match=r"^val_data has values"):
+        rd.train(rd.DiffusionUNet(**TINY), slices(4), betas=betas, val_data=held_out, **FIXED)
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        slices(8),
+        slices(8) * 1.1,  # what interpolation overshoots
+        slices(8).half(),
+        slices(8).bfloat16(),
+        torch.full((8, 1, 8, 8), 0.5),
+        torch.zeros(8, 1, 8, 8),
+        ((slices(8) + 1) * 127).to(torch.uint8),
+    ],
+    ids=["usual", "overshoot", "half", "bfloat16", "one grey", "zero", "uint8"],
+)
+def test_usual_images_and_schedules_are_not_warned_of(rd, oracle, images):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for betas in (rd.cosine_beta_schedule(5), rd.linear_beta_schedule(5), torch.full((5,), 0.1)):
+            rd.train(rd.DiffusionUNet(**TINY), images, betas=betas, **FIXED)
+
+
+@pytest.mark.parametrize(
+    "turn",
+    [lambda b: b.flip(0), lambda b: 1 - b, lambda b: torch.cumprod(1 - b, 0)],
+    ids=["reversed", "alphas", "alpha_bars"],
+)
+@pytest.mark.parametrize("schedule", ["cosine_beta_schedule", "linear_beta_schedule"])
+def test_a_schedule_handed_over_the_wrong_way_is_warned_of(rd, turn, schedule):
+    with pytest.warns(UserWarning, match=r"^betas fall from .*flip.*alphas.*alpha_bars") as caught:
+        rd.train(rd.DiffusionUNet(**TINY), slices(4), betas=turn(getattr(rd, schedule)(10)), **FIXED)
+    assert caught[0].filename == __file__
+
+
+@pytest.mark.parametrize("course", [False, True])
+def test_a_resume_with_another_schedule_of_the_same_length_is_refused(rd, oracle, tmp_path, course):
+    betas = oracle.cosine_beta_schedule(20)
+    run = dict(weights_dir=tmp_path, **FIXED)
+    rd.train(rd.DiffusionUNet(**TINY), slices(4), betas=betas, **run)
+    path = tmp_path / "DDPMDenoiser.ckpt"
+    if course:  # which does not keep the schedule: nothing can be said
+        saved = torch.load(path, weights_only=True)
+        del saved["rust_diffusion"]
+        torch.save(saved, path)
+    before, run = path.read_bytes(), {**run, "epochs": 2}
+    if not course:
+        with pytest.raises(
+            ValueError, match=r"betas is another schedule than .*ckpt was trained with: betas\[19\]"
+        ):
+            rd.train(rd.DiffusionUNet(**TINY), slices(4), betas=rd.linear_beta_schedule(20), **run)
+        assert path.read_bytes() == before
+        rd.train(rd.DiffusionUNet(**TINY), slices(4), betas=betas.double() * (1 + 1e-7), **run)
+    else:
+        rd.train(rd.DiffusionUNet(**TINY), slices(4), betas=rd.linear_beta_schedule(20), **run)
+    assert torch.load(path, weights_only=True)["epoch"] == 1
+
+
+def test_too_few_updates_for_the_average_are_warned_of_before_the_first(rd, oracle, tmp_path):
+    said = r"after the 6 updates of this run 100 % of the averaged weights.*ema_warmup=True, ema_decay=0\.464 or less"
+    run = dict(betas=oracle.cosine_beta_schedule(5), batch_size=4, weights_dir=tmp_path, device="cpu")
+    stop = dict(callback=lambda info: info.epoch < 0, progress=False)
+    with pytest.warns(UserWarning, match=said) as caught:
+        rd.train(rd.DiffusionUNet(**TINY), slices(8), epochs=3, **run, **stop)
+    assert len(caught) == 1 and caught[0].filename == __file__
+    # what is left of the run decides, and updates are not batches
+    with pytest.warns(UserWarning, match="after the 4 updates of this run 100 %"):
+        rd.train(rd.DiffusionUNet(**TINY), slices(8), epochs=3, **run, **stop)
+    with pytest.warns(UserWarning, match="after the 2 updates of this run 81 %"):
+        rd.train(rd.DiffusionUNet(**TINY), slices(8), epochs=2, accumulate=2, ema_decay=0.9, **FEW)
+
+
+@pytest.mark.parametrize("options", [dict(ema_warmup=True), dict(ema_decay=0.6), dict(data=None)], ids=str)
+def test_enough_updates_or_an_unknown_number_of_them_are_not(rd, options):
+    data = slices(8)
+    if "data" in options:
+        options, data = {}, lambda: iter([slices(4)])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        rd.train(rd.DiffusionUNet(**TINY), data, epochs=3, **FEW, **options)
