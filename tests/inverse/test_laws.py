@@ -41,7 +41,7 @@ def r2(t):
 
 def law(monkeypatch, sampler, a, steps, **options):
     """Mean and standard deviation of what comes out: from its answer to each of the numbers that go in."""
-    draws = 2 * steps + 2
+    draws = 3 * steps + 2
     drawn = []
 
     def probes(shape):
@@ -121,6 +121,8 @@ def test_every_method_follows_its_law_on_a_gaussian(monkeypatch, row):
 @pytest.mark.parametrize("steps", [40, 100, 400])
 @pytest.mark.parametrize("variance", [r2, "schedule", "jacobian"], ids=["true", "schedule", "jacobian"])
 def test_daps_is_exact_for_any_number_of_steps(monkeypatch, steps, variance):
+    if variance == "jacobian" and steps == 400:
+        pytest.skip("the same at 40 and at 100; each draw takes a while")
     for a in (1.0, 0.5, 0.1, 0.0):
         precision = a * a / SIGMA**2 + 1 / S
         got = law(monkeypatch, rd.daps_sample, a, steps, r2=variance)

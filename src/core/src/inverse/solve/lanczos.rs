@@ -11,7 +11,7 @@ const ENOUGH: f64 = 1e-4;
 /// C^(1/2) eps of each image, for a symmetric C that treats every image for itself: the Lanczos approximation from the Krylov
 /// space of C and eps, orthogonalised in full. Eigenvalues below 0, which a network's Jacobian may have, count as 0.
 pub fn root(c: &mut dyn FnMut(&Tensor) -> Result<Tensor>, eps: &Tensor, steps: usize) -> Result<Tensor> {
-    let lengths: Vec<f64> = inner(eps, eps)?.iter().map(|square| square.sqrt()).collect();
+    let lengths: Vec<f64> = inner(eps, eps)?.iter().map(|square| square.sqrt().max(1e-30)).collect();
     let mut v = eps.f_div(&numbers(&lengths, eps)?)?;
     let (mut directions, mut diagonals, mut links) = (vec![], vec![], vec![]);
     for _ in 0..steps {
@@ -58,6 +58,9 @@ fn combined(
 
 fn first_column(diagonals: &[Vec<f64>], links: &[Vec<f64>], image: usize) -> Result<Vec<f64>> {
     let size = diagonals.len();
+    if let [only] = diagonals {
+        return Ok(vec![only[image].max(0.0).sqrt()]);
+    }
     let mut entries = vec![0.0; size * size];
     for j in 0..size {
         entries[j * size + j] = diagonals[j][image];
