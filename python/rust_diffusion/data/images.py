@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +13,7 @@ from tqdm.auto import tqdm
 from rust_diffusion import _native
 from rust_diffusion.data.files import PathLike, cache_place, list_files
 from rust_diffusion.support import checks
+from rust_diffusion.support.warning import warn
 
 ON_ERROR = ("raise", "skip")
 DTYPES = (torch.float32, torch.uint8, torch.float16, torch.bfloat16, torch.float64)
@@ -148,33 +148,29 @@ def load_set(
             paths, size, channels, **options, on_progress=on_progress
         )
     images = torch.from_numpy(values).view(-1, channels, *size)
-    _warn(len(paths), skipped, trouble, _darkness(images) if deep and window is None else None)
+    if trouble is not None:
+        warn(trouble, RuntimeWarning)
+    if skipped:
+        warn(_skip_message(skipped, len(paths)))
+    if deep and window is None:
+        _warn_of_darkness(images)
     images = images.to(dtype)
     if window is not None:
         images.window = window  # type: ignore[attr-defined]
     return Loaded(images, files, skipped, window)
 
 
-def _darkness(images: Tensor) -> str | None:
-    """What to say of 16-bit files that use a corner of their range."""
+def _warn_of_darkness(images: Tensor) -> None:
+    """Say that 16-bit files use a corner of their range, and what shows them."""
     brightest = images.max().item()
     # In levels of 16 bits; of 8 bits the lowest that is rounded to this one.
     level = (brightest - 0.5) * 257 if images.dtype == torch.uint8 else (brightest + 1) * 32767.5
-    if level >= _DARK:
-        return None
-    width = 1 << max(round(level), 1).bit_length()
-    return (
-        f"the 16-bit files use only the lowest {width} of 65536 levels, and the images are nearly black: "
-        f"window=({width // 2}, {width}) shows them from black to white"
-    )
-
-
-def _warn(total: int, skipped: list[tuple[Path, str]], *troubles: str | None) -> None:
-    for trouble, kind in zip(troubles, (RuntimeWarning, UserWarning), strict=True):
-        if trouble is not None:
-            warnings.warn(trouble, kind, stacklevel=4)
-    if skipped:
-        warnings.warn(_skip_message(skipped, total), UserWarning, stacklevel=4)
+    if 1 <= level < _DARK:
+        width = 1 << max(round(level), 1).bit_length()
+        warn(
+            f"the 16-bit files use only the lowest {width} of 65536 levels, and the images are nearly black: "
+            f"window=({width // 2}, {width}) shows them from black to white"
+        )
 
 
 def check_dtype(dtype: Any) -> torch.dtype:
