@@ -51,7 +51,8 @@ def law(monkeypatch, sampler, a, steps, **options):
         return z
 
     monkeypatch.setattr(noise, "source", lambda *_: probes)
-    operator = ops.MatrixOperator(torch.tensor([[a]], dtype=torch.float64))
+    one = (1, 1)
+    operator = a * ops.Identity(one) if a else ops.FunctionOperator(lambda x: 0.0 * x, img_shape=one)
     y = torch.full((1 + draws, 1, 1, 1), Y)
     if options.get("style") == "course":
         options["x_T"] = y
