@@ -404,8 +404,10 @@ def first_position() -> dict[str, Any]:
 def learning_rate(settings: dict[str, Any], epoch: int, updates: int) -> float:
     """Return the rate of the update after `updates` others, in `epoch`."""
 
-def noised(images: _Array, t: _Array, noise: _Array, betas: _Array, objective: str) -> tuple[Tensor, Tensor]:
-    """Return x_t and what the network should answer, for images as `train` takes them."""
+def noised(
+    images: _Array, t: _Array, noise: _Array, betas: _Array, objective: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return x_t, the times the network is shown and what it should answer, for images as `train` takes them."""
 
 def train_network(
     network: Any,

@@ -54,7 +54,7 @@ fn check_betas(py: Python<'_>, betas: &Bound<'_, PyAny>) -> PyResult<()> {
     detached(py, move || Schedule::from_betas(&betas).map(|_| ()))
 }
 
-/// (x_t, what the network should answer) for images as `train` takes them, at t with this noise.
+/// (x_t, the times the network is shown, what it should answer) for images as `train` takes them, at t with this noise.
 #[pyfunction]
 fn noised<'py>(
     py: Python<'py>,
@@ -63,17 +63,15 @@ fn noised<'py>(
     noise: &Bound<'py, PyAny>,
     betas: &Bound<'py, PyAny>,
     objective: &str,
-) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyAny>)> {
+) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyAny>, Bound<'py, PyAny>)> {
     let objective = Objective::parse(objective).map_err(to_py)?;
     let (images, t) = (from_python(images, "images")?, from_python(t, "t")?);
     let (noise, betas) = (from_python(noise, "noise")?, from_python(betas, "betas")?);
-    let (x_t, target) = detached(py, move || {
+    let (x_t, shown, target) = detached(py, move || {
         let x0 = noising::normalised(&images)?;
-        let alpha_bars = Tensor::f_from_slice(&Schedule::from_betas(&betas)?.alpha_bars)?;
-        let mixing = Mixing::at(&alpha_bars, &t, &x0.size())?;
-        Ok((mixing.noised(&x0, &noise)?, mixing.target(objective, &x0, &noise)?))
+        noising::question(&x0, &t, &noise, &Schedule::from_betas(&betas)?, objective)
     })?;
-    Ok((to_python(py, x_t)?, to_python(py, target)?))
+    Ok((to_python(py, x_t)?, to_python(py, shown)?, to_python(py, target)?))
 }
 
 /// The Python object that gives batches and is told how the run goes.

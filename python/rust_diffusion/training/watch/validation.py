@@ -31,8 +31,8 @@ def validation_loss(model: nn.Module, batches: Batches, betas: Tensor, objective
             images = share.images.cpu()
             t = torch.randint(len(betas), (len(images),), generator=generator)
             noise = torch.randn(images.shape, generator=generator)
-            x_t, target = _native.noised(images, t, noise, betas, objective)
-            prediction = predict(model, x_t.to(device), t.to(device)).float()
+            x_t, shown, target = _native.noised(images, t, noise, betas, objective)
+            prediction = predict(model, x_t.to(device), shown.to(device)).float()
             total += F.mse_loss(prediction, target.to(device)).item() * len(images)
             count += len(images)
     finally:

@@ -3,7 +3,7 @@
 
 use tch::{Kind, Tensor};
 
-use super::objective::Objective;
+use super::objective::{Objective, FLOW_TIME};
 use super::schedule::Level;
 use crate::error::{ensure, Error, Result};
 
@@ -35,6 +35,12 @@ impl Mixing {
             signal: extract(&alpha_bars.f_sqrt()?, t, x_shape)?,
             spread: extract(&alpha_bars.f_neg()?.f_add_scalar(1.0)?.f_sqrt()?, t, x_shape)?,
         })
+    }
+
+    /// That of images on straight paths at times t (B,), as a network for "flow" is shown them.
+    pub fn straight(t: &Tensor) -> Result<Self> {
+        let spread = t.f_div_scalar(FLOW_TIME)?.f_view([-1, 1, 1, 1])?;
+        Ok(Self { signal: spread.f_neg()?.f_add_scalar(1.0)?, spread })
     }
 
     /// x_t, equation 4 of Ho et al. 2020.

@@ -19,6 +19,25 @@ pub fn normalised(images: &Tensor) -> Result<Tensor> {
     }
 }
 
+/// What a network is asked about clean images at timesteps `t` with this noise, and what it should answer: x_t, the times
+/// it is shown, the target. On a straight path, timestep t is the middle of the t-th of as many equal stretches.
+pub fn question(
+    x0: &Tensor,
+    t: &Tensor,
+    noise: &Tensor,
+    schedule: &Schedule,
+    objective: Objective,
+) -> Result<(Tensor, Tensor, Tensor)> {
+    let (mixing, shown) = match objective {
+        Objective::Flow => {
+            let shown = t.f_to_kind(Kind::Float)?.f_add_scalar(0.5)?.f_mul_scalar(FLOW_TIME / schedule.len() as f64)?;
+            (Mixing::straight(&shown)?, shown)
+        }
+        _ => (Mixing::at(&Tensor::f_from_slice(&schedule.alpha_bars)?, t, &x0.size())?, t.shallow_clone()),
+    };
+    Ok((mixing.noised(x0, noise)?, shown, mixing.target(objective, x0, noise)?))
+}
+
 /// The noising process as the loop uses it: tables of T coefficients on the device of the network.
 pub struct Noising {
     /// Of every timestep.
@@ -98,8 +117,7 @@ impl Noising {
 
     fn mixing_at(&self, t: &Tensor) -> Result<Mixing> {
         if self.objective == Objective::Flow {
-            let spread = t.f_div_scalar(FLOW_TIME)?.f_view([-1, 1, 1, 1])?;
-            return Ok(Mixing { signal: spread.f_neg()?.f_add_scalar(1.0)?, spread });
+            return Mixing::straight(t);
         }
         let at = |column: &Tensor| column.f_index_select(0, t);
         Ok(Mixing { signal: at(&self.mixing.signal)?, spread: at(&self.mixing.spread)? })
@@ -189,6 +207,21 @@ mod tests {
         assert!(largest(&draw.x_t - s * &draw.target - x0) < 1e-5);
         let schedule = Schedule::from_betas(&cosine_betas(10, 0.008).expect("betas")).expect("a schedule");
         assert!(Noising::new(&schedule, Objective::Flow, Some(5.0), Device::Cpu).is_err());
+    }
+
+    #[test]
+    fn a_question_about_flow_is_on_its_straight_path_and_others_are_on_the_schedule() {
+        let schedule = Schedule::from_betas(&cosine_betas(10, 0.008).expect("betas")).expect("a schedule");
+        let draw = || Tensor::randn([10, 1, 2, 2], (Kind::Float, Device::Cpu));
+        let (x0, eps, t) = (draw(), draw(), Tensor::arange(10, (Kind::Int64, Device::Cpu)));
+        let (x_t, shown, target) = question(&x0, &t, &eps, &schedule, Objective::Flow).expect("a question");
+        assert_eq!(
+            Vec::<f32>::try_from(&shown).expect("times"),
+            (0..10).map(|k| 100.0 * k as f32 + 50.0).collect::<Vec<_>>()
+        );
+        assert!(largest(x_t - (&shown / 1000.0).view([-1, 1, 1, 1]) * target - &x0) < 1e-5);
+        let (_, shown, target) = question(&x0, &t, &eps, &schedule, Objective::Eps).expect("a question");
+        assert!(shown == t && target == eps);
     }
 
     #[test]
