@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use diffusion_core::choice::Choice;
-use diffusion_core::diffusion::{process::Mixing, Objective, Schedule};
+use diffusion_core::diffusion::{Objective, Schedule};
 use diffusion_core::nn::differentiable::{differentiable, Differentiable};
 use diffusion_core::train::{
     noising, Batch, EpochReport, Host, Position, RateSchedule, Settings, StepReport, Trainer, TrainingTensors,

@@ -49,8 +49,10 @@ impl From<TchError> for Error {
 /// `ensure!(cond, Value, "message {x}")`: return the error unless the condition holds.
 macro_rules! ensure {
     ($cond:expr, $kind:ident, $($message:tt)+) => {
-        if !$cond {
-            return Err($crate::error::Error::$kind(format!($($message)+)));
+        // not `if !cond`: of numbers that may be NaN, the negation of a comparison is not its opposite
+        match $cond {
+            true => {}
+            false => return Err($crate::error::Error::$kind(format!($($message)+))),
         }
     };
 }

@@ -36,7 +36,7 @@ fn great_circle(cosine: f64, share: f64) -> (f64, f64) {
     let angle = cosine.clamp(-1.0, 1.0).acos();
     let whole = angle.sin();
     // parallel ones, and those of no length, span no circle
-    if !(whole > 1e-6) {
+    if whole.is_nan() || whole <= 1e-6 {
         return (1.0 - share, share);
     }
     (((1.0 - share) * angle).sin() / whole, (share * angle).sin() / whole)
