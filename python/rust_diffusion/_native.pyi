@@ -16,7 +16,9 @@ from torch import Tensor
 
 __all__ = [
     "BOUNDARIES",
+    "CT_GEOMETRIES",
     "DOWNSCALE_MODES",
+    "FBP_FILTERS",
     "FITS",
     "FLOW_SOLVERS",
     "GUIDANCE_NORMS",
@@ -29,6 +31,7 @@ __all__ = [
     "PRECISIONS",
     "SOLVERS",
     "SPACINGS",
+    "CtProjector",
     "LinearOperator",
     "Method",
     "Network",

@@ -138,7 +138,9 @@ def test_a_network_learns_to_go_straight(rd):
     betas = rd.cosine_beta_schedule(100)
     options = dict(betas=betas, epochs=60, learning_rate=2e-3, ema_decay=0.9, seed=0, progress=False)
     result = rd.train(model, data, objective="flow", val_data=data[:8], **options)
-    assert result.val_history[-1] < 0.25 < result.val_history[0], "held-out images are asked about on the same path"
+    assert result.val_history[-1] < 0.25 < result.val_history[0], (
+        "held-out images are asked about on the same path"
+    )
     assert model.objective == "flow" and result.history[-1] < 0.2 < result.history[0]
     images = rd.flow_sample(model.eval(), 8, (1, 8, 8), "cpu", 10, seed=1, progress=False)
     assert (images.mean() - 0.5).abs() < 0.1
