@@ -5,7 +5,6 @@
 
 #![deny(unsafe_code)]
 
-mod ct;
 mod data;
 mod detach;
 mod device;
@@ -13,9 +12,7 @@ mod diffusion;
 mod error;
 mod inverse;
 mod nn;
-mod restore;
 mod sampler;
-mod table;
 mod tensor;
 mod train;
 
@@ -28,10 +25,7 @@ fn _native(m: &Bound<'_, PyModule>) -> PyResult<()> {
     data::register(m)?;
     diffusion::register(m)?;
     inverse::register(m)?;
-    ct::register(m)?;
     nn::register(m)?;
-    table::register(m)?;
-    restore::register(m)?;
     sampler::register(m)?;
     train::register(m)
 }

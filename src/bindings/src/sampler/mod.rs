@@ -1,5 +1,7 @@
 //! The samplers: the loop runs in the core without the GIL; models, noise and callbacks of Python are called back into.
 
+pub mod table;
+
 use std::sync::{Arc, Mutex, PoisonError};
 
 use diffusion_core::choice::Choice;
@@ -19,8 +21,8 @@ use crate::detach::{attached, check_signals, detached, Every, SHOW_EVERY, SIGNAL
 use crate::device::PythonGraph;
 use crate::error::to_py;
 use crate::nn::Network;
-use crate::table::Table;
 use crate::tensor::{from_python, list_from_python, to_python};
+use table::Table;
 
 /// Any Python callable (x_t, t) -> prediction.
 struct Callable(PyObject);
@@ -253,6 +255,7 @@ fn between<'py>(
 }
 
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    table::register(m)?;
     m.add("OBJECTIVES", PyTuple::new(m.py(), Objective::names())?)?;
     m.add("PRECISIONS", PyTuple::new(m.py(), Precision::names())?)?;
     m.add_function(wrap_pyfunction!(log_density, m)?)?;

@@ -1,5 +1,8 @@
 //! Operators of inverse problems: the core's by name, Python's own as callbacks, and what both can do.
 
+mod ct;
+mod restore;
+
 use std::sync::Arc;
 
 use diffusion_core::choice::Choice;
@@ -298,6 +301,8 @@ fn metric<'py>(
 }
 
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    ct::register(m)?;
+    restore::register(m)?;
     m.add("BOUNDARIES", PyTuple::new(m.py(), Boundary::names())?)?;
     m.add("DOWNSCALE_MODES", PyTuple::new(m.py(), Mode::names())?)?;
     m.add_function(wrap_pyfunction!(metric, m)?)?;

@@ -11,8 +11,8 @@ use pyo3::types::PyTuple;
 use crate::detach::detached;
 use crate::error::to_py;
 use crate::inverse::Operator;
+use crate::sampler::table::Table;
 use crate::sampler::{draw, Model, Settings};
-use crate::table::Table;
 use crate::tensor::{from_python, to_python};
 
 /// How a measurement enters a sampler's steps.
