@@ -23,7 +23,7 @@
 //! | [`conv::Filter::update`] | packs new weights of the same shape into a filter, on the pool (after each optimiser step) |
 //! | [`conv::convolve`] | y = filter * source + bias(C) + residual(N, H, W, C), both addends optional |
 //! | [`conv::weight_gradient`] | from the source and dy: dw (O, I, 3, 3) and, if asked for, dbias (both written) |
-//! | [`correlate::correlate`] | single-channel images, of f32 or f64, correlated with a small kernel |
+//! | [`conv::correlate::correlate`] | single-channel images, of f32 or f64, correlated with a small kernel |
 //! | [`projector::Projector::forward`] | sinograms (N, angles, bins) of images (N, H, W), parallel or fan beam; f32 or f64 |
 //! | [`projector::Projector::adjoint`] | its exact transpose |
 
@@ -31,7 +31,6 @@
 
 pub mod attention;
 pub mod conv;
-pub mod correlate;
 pub mod error;
 pub mod norm;
 pub mod optim;

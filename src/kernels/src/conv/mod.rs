@@ -2,6 +2,7 @@
 //! point, products to images, for a block of tiles at a time that stays in the caches.
 
 mod convolve;
+pub mod correlate;
 mod filter;
 mod gradient;
 mod method;

@@ -1,6 +1,6 @@
 //! Blurring: correlation with a kernel, under four conventions for what lies beyond the edges.
 
-use diffusion_kernels::correlate::{correlate, Real, Tap};
+use diffusion_kernels::conv::correlate::{correlate, Real, Tap};
 use tch::{Device, Kind, Tensor};
 
 use crate::choice::Choice;
