@@ -216,7 +216,7 @@ def test_a_model_that_knows_no_schedule_says_so(rd, tmp_path):
     "arguments, message",
     [
         (dict(num_samples=0), "num_samples"),
-        (dict(num_samples=1, sampler="euler"), "'ddim', 'ddpm'"),
+        (dict(num_samples=1, sampler="ancestral"), "'ddim', 'ddpm'"),
         (dict(num_samples=1, batch_size=0), "batch_size"),
         (dict(num_samples=1, image_size=7), "multiples of 2"),
         (dict(num_samples=1, sample_steps=13), "sample_steps"),

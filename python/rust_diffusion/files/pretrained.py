@@ -152,7 +152,7 @@ def load(
     betas: Any = None,
     objective: str | None = None,
     image_size: Any = None,
-) -> Network:
+) -> Any:
     """Load a trained denoiser from whatever holds one, ready for ``.sample(8)``.
 
     Parameters

@@ -184,7 +184,7 @@ class Network(Carded, nn.Module):
         )
 
     @staticmethod
-    def from_pretrained(directory: str | os.PathLike[str]) -> Network:
+    def from_pretrained(directory: str | os.PathLike[str]) -> Any:
         """Load a folder written by `save_pretrained` or diffusers, or a network by its name on the Hub, in eval mode.
 
         Raises
