@@ -67,7 +67,8 @@ def test_it_asks_for_exactly_the_torch_it_is_linked_with(metadata):
     needs = [r for r in metadata.get_all("Requires-Dist") if "extra ==" not in r]
     assert f"torch=={versions.TORCH}" in [r.replace(" ", "") for r in needs]
     assert {re.match(r"[A-Za-z0-9_-]+", r)[0] for r in needs} == {
-        "torch", "numpy", "tqdm", "matplotlib", "pillow", "safetensors", "click", "typing-extensions"
+        "torch", "numpy", "tqdm", "matplotlib", "pillow", "safetensors", "click", "filelock", "platformdirs",
+        "typing-extensions",
     }  # fmt: skip
 
 
