@@ -6,21 +6,25 @@ A folder is laid out as google/ddpm-cifar10-32 is, everything side by side, or a
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
 from rust_diffusion import _native
-from rust_diffusion.files import atomic, checkpoint, weights
-from rust_diffusion.model.card import MAX_STEPS, ModelCard, schedule_of, size_of
+from rust_diffusion.files import weights
+from rust_diffusion.files.content import (
+    read_json,
+    read_safetensors,
+    read_torch,
+    write_json,
+    write_safetensors,
+)
+from rust_diffusion.files.weights import Description
+from rust_diffusion.model.card import MAX_STEPS, ModelCard, schedule_name, schedule_of, size_of
 from rust_diffusion.model.network import Network
 from rust_diffusion.model.unet2d import UNet2DModel
 from rust_diffusion.support import checks
@@ -43,11 +47,11 @@ def is_folder(folder: Path) -> bool:
     """Whether diffusers wrote this folder: some network of its, not necessarily one that can be read here."""
     if (folder / INDEX).is_file() or (folder / "unet" / CONFIG).is_file():
         return True
-    return (folder / CONFIG).is_file() and "_class_name" in _json(folder / CONFIG)
+    return (folder / CONFIG).is_file() and "_class_name" in _object(folder / CONFIG)
 
 
-def describe(folder: Path) -> tuple[dict[str, Any], ModelCard]:
-    """Read the arguments of `UNet2DModel` and the card; nothing but the two configurations is opened.
+def describe(folder: Path) -> Description:
+    """What the folder says of its network; nothing but the two configurations is opened.
 
     Raises
     ------
@@ -55,7 +59,7 @@ def describe(folder: Path) -> tuple[dict[str, Any], ModelCard]:
         If a file is missing, damaged, or of a network that the engine does not compute; the message names it.
     """
     path = _part(folder, "unet", CONFIG)
-    config = _json(path)
+    config = _object(path)
     kind = config.get("_class_name", NETWORK)
     if kind != NETWORK:
         raise ValueError(
@@ -65,10 +69,11 @@ def describe(folder: Path) -> tuple[dict[str, Any], ModelCard]:
     card = _card(folder)
     if config.get("sample_size") is not None:
         card.image_size = checks.pair(f"{path}: sample_size", config["sample_size"])
-    return {name: value for name, value in config.items() if not name.startswith("_")}, card
+    own = {name: value for name, value in config.items() if not name.startswith("_")}
+    return Description(path, own, card, UNet2DModel)
 
 
-def load(folder: Path) -> UNet2DModel:
+def load(folder: Path) -> Network:
     """Load a network of the `UNet2DModel` family, in eval mode, with what the folder says of its schedule.
 
     Raises
@@ -76,12 +81,11 @@ def load(folder: Path) -> UNet2DModel:
     FileNotFoundError, ValueError
         As `describe`, or if the weights are missing or do not fit; the message names the file.
     """
-    config, card = describe(folder)
-    model = _plan(config, _part(folder, "unet", CONFIG))
-    model.card = card
-    path, content = _weights(_part(folder, "unet", CONFIG).parent)
-    weights.fill(model, {_new_name(name): tensor for name, tensor in content.items()}, path)
-    return model.eval()
+    described = describe(folder)
+    path = _weights(described.path.parent)
+    content = read_safetensors(path) if path.name == SAFETENSORS else read_torch(path)
+    renamed = {_new_name(name): tensor for name, tensor in content.items()}
+    return weights.fill(described.plan(), renamed, path).eval()
 
 
 def save(
@@ -114,20 +118,14 @@ def save(
     }
     folder = Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
-    content = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    with atomic.replacing(folder / SAFETENSORS) as file:
-        file.write(to_safetensors(content, metadata={"format": "pt"}))
+    write_safetensors(folder / SAFETENSORS, model)
     for name, values in ((SCHEDULER, scheduler), (CONFIG, unet), (INDEX, index)):
-        with atomic.replacing(folder / name) as file:
-            file.write(f"{json.dumps(values, indent=2)}\n".encode())
+        write_json(folder / name, values)
     return folder
 
 
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(weights.existing(path).read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not JSON: {error}") from None
+def _object(path: Path) -> dict[str, Any]:
+    values = read_json(path)
     if not isinstance(values, dict):
         raise ValueError(f"{path} must hold an object, got {type(values).__name__}")
     return values
@@ -139,33 +137,12 @@ def _part(folder: Path, part: str, name: str) -> Path:
     return inside if inside.is_file() else folder / name
 
 
-def _plan(config: dict[str, Any], path: Path) -> UNet2DModel:
-    """Make the network without memory for its weights; no random number is drawn."""
-    try:
-        with torch.device("meta"):
-            return UNet2DModel(**config)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{path}: {error}") from None
-
-
-def _weights(folder: Path) -> tuple[Path, Mapping[str, Tensor]]:
-    """Read the weights, of a pickle nothing but tensors."""
-    path = folder / SAFETENSORS
-    if path.is_file():
-        try:
-            return path, load_file(path)
-        except SafetensorError as error:
-            raise ValueError(f"{path} is damaged or no safetensors file: {error}") from None
-    path = folder / PICKLED
-    if not path.is_file():
-        raise FileNotFoundError(f"{folder} has neither {SAFETENSORS} nor {PICKLED}")
-    try:
-        content = checkpoint.load(path)
-    except ValueError as error:
-        raise ValueError(f"{path} cannot be read as weights: {error}") from None
-    if not isinstance(content, Mapping):
-        raise ValueError(f"{path} holds a {type(content).__name__}, not a state dict")
-    return path, content
+def _weights(folder: Path) -> Path:
+    """Find the file of the weights."""
+    for name in (SAFETENSORS, PICKLED):
+        if (folder / name).is_file():
+            return folder / name
+    raise FileNotFoundError(f"{folder} has neither {SAFETENSORS} nor {PICKLED}")
 
 
 def _new_name(name: str) -> str:
@@ -182,7 +159,7 @@ def _card(folder: Path) -> ModelCard:
     if not path.is_file():
         card.assume(betas=_betas(_SCHEDULE))
         return card
-    config = {**_SCHEDULE, **_json(path)}
+    config = {**_SCHEDULE, **_object(path)}
     said = config.get("prediction_type", "epsilon")
     if said not in _OBJECTIVES:
         raise ValueError(f"{path}: prediction_type must be one of {', '.join(_OBJECTIVES)}, got {said!r}")
@@ -212,15 +189,14 @@ def _betas(config: Mapping[str, Any]) -> Tensor:
 def _scheduler(betas: Tensor, objective: str) -> dict[str, Any]:
     words = {ours: theirs for theirs, ours in _OBJECTIVES.items()}
     checks.choice("objective", objective, tuple(words))
-    steps, first, last = len(betas), float(betas[0]), float(betas[-1])
     said: dict[str, Any] = {
         "_class_name": "DDPMScheduler",
         "_diffusers_version": _VERSION,
-        "num_train_timesteps": steps,
+        "num_train_timesteps": len(betas),
         "prediction_type": words[objective],
         "clip_sample": True,
         "variance_type": "fixed_small",
     }
-    if first < last and torch.equal(_native.linear_beta_schedule(steps, 1e-4, 0.02), betas):
-        return {**said, "beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02}
+    if schedule_name(betas) == "linear":
+        return {**said, **{name: _SCHEDULE[name] for name in ("beta_schedule", "beta_start", "beta_end")}}
     return {**said, "trained_betas": betas.tolist()}

@@ -7,20 +7,17 @@ value range) and `model.safetensors`. No pickle is written, and none is read but
 from __future__ import annotations
 
 import copy
-import json
 import os
 import zlib
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
-from rust_diffusion.files import atomic, diffusers, hub, weights
-from rust_diffusion.files.weights import Description, existing
+from rust_diffusion.files import diffusers, hub, weights
+from rust_diffusion.files.content import existing, read_json, read_safetensors, write_json, write_safetensors
+from rust_diffusion.files.weights import Description
 from rust_diffusion.model import verbs
 from rust_diffusion.model.card import (
     MAX_STEPS,
@@ -32,6 +29,8 @@ from rust_diffusion.model.card import (
     size_of,
 )
 from rust_diffusion.model.network import Network
+from rust_diffusion.model.unet import DiffusionUNet
+from rust_diffusion.model.unet2d import UNet2DModel
 from rust_diffusion.support import checks
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -54,10 +53,9 @@ def save_pretrained(
     if checks.choice("format", format, _FORMATS) == "diffusers":
         return diffusers.save(model, directory, betas=betas, image_size=image_size)
     card = _card_to_save(model, betas, image_size)
-    content = to_safetensors(
-        {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()},
-        metadata={"format": "pt"},
-    )
+    folder = Path(directory)
+    folder.mkdir(parents=True, exist_ok=True)
+    content = write_safetensors(folder / WEIGHTS, model)
     config = {
         "format": _FORMAT,
         "format_version": _VERSION,
@@ -66,13 +64,8 @@ def save_pretrained(
         **card,
         "weights_crc32": zlib.crc32(content),
     }
-    folder = Path(directory)
-    folder.mkdir(parents=True, exist_ok=True)
-    # the configuration last, since it marks the folder as complete
-    with atomic.replacing(folder / WEIGHTS) as file:
-        file.write(content)
-    with atomic.replacing(folder / CONFIG) as file:
-        file.write(f"{json.dumps(config, indent=2)}\n".encode())
+    # last, since it marks the folder as complete
+    write_json(folder / CONFIG, config)
     return folder
 
 
@@ -97,11 +90,7 @@ def from_pretrained(directory: str | os.PathLike[str]) -> Network:
         return diffusers.load(folder)
     path = folder / WEIGHTS
     described = _describe(folder, check=True)
-    try:
-        content = load_file(existing(path))
-    except SafetensorError as error:
-        raise ValueError(f"{path} is damaged or no safetensors file: {error}") from None
-    return weights.fill(described.plan(), content, path).eval()
+    return weights.fill(described.plan(), read_safetensors(path), path).eval()
 
 
 def describe(path: str | os.PathLike[str], num_heads: int | None = None) -> Description:
@@ -119,7 +108,7 @@ def describe(path: str | os.PathLike[str], num_heads: int | None = None) -> Desc
 def _describe(folder: Path, check: bool) -> Description:
     """Read the configuration, and with `check` compare the weights with what it says of them."""
     if diffusers.is_folder(folder):
-        return Description(folder, *diffusers.describe(folder))
+        return diffusers.describe(folder)
     path = folder / CONFIG
     config = _read_config(path)
     expected = config.get("weights_crc32")
@@ -132,7 +121,8 @@ def _describe(folder: Path, check: bool) -> Description:
         card = ModelCard.from_dict({**config, "betas": _betas(config["schedule"])})
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from None
-    return Description(path, config["model"], card)
+    network = UNet2DModel if "block_out_channels" in config["model"] else DiffusionUNet
+    return Description(path, config["model"], card, network)
 
 
 def _crc32(path: Path) -> int:
@@ -223,10 +213,7 @@ def _betas(recipe: Any) -> Tensor:
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(existing(path).read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:  # numbers of thousands of digits, and endless nesting, too
-        raise ValueError(f"{path} is not JSON: {error}") from None
+    config = read_json(path)
     if not isinstance(config, dict) or config.get("format") != _FORMAT:
         raise ValueError(f'{path} was not written by save_pretrained (no "format": "{_FORMAT}")')
     if config.get("format_version") != _VERSION:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from rust_diffusion.files import checkpoint
 from rust_diffusion.files.checkpoint import OWN
+from rust_diffusion.files.content import read_torch
 from rust_diffusion.model.card import COURSE_SIZE, COURSE_STEPS, MAX_STEPS, SCHEDULES, ModelCard, card_of
 from rust_diffusion.model.network import Network
 from rust_diffusion.model.unet import DiffusionUNet
@@ -31,11 +32,7 @@ class Description:
     #: The arguments of the network's class.
     config: dict[str, Any]
     card: ModelCard
-
-    @property
-    def network(self) -> type[Network]:
-        """The class that takes these arguments."""
-        return UNet2DModel if "block_out_channels" in self.config else DiffusionUNet
+    network: type[Network] = DiffusionUNet
 
     def plan(self) -> Network:
         """Make the network, without memory for its weights; no random number is drawn.
@@ -84,7 +81,7 @@ def describe(path: Path, num_heads: int | None = None) -> Description:
 def _read(
     path: Path, num_heads: int | None, lazily: bool = False
 ) -> tuple[Mapping[str, Tensor], Description]:
-    content = _content(path, lazily)
+    content = read_torch(path, lazily)
     about_from, said = _said(path, content, lazily)
     try:
         card = _card(said)
@@ -93,13 +90,14 @@ def _read(
         raise ValueError(f"{about_from}: {error}") from None
     try:
         weights = content["ema"]["shadow"] if "ema" in content else content
-        config = told if _OF_DIFFUSERS in weights else infer_config(weights)
+        network = UNet2DModel if _OF_DIFFUSERS in weights else DiffusionUNet
+        config = told if network is UNet2DModel else infer_config(weights)
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RuntimeError) as error:
         raise ValueError(f"{path}: {error}") from None
     heads = told.get("num_heads") if num_heads is None else num_heads
     if heads is not None:
         config["num_heads"] = heads
-    return weights, Description(path, config, card)
+    return weights, Description(path, config, card, network)
 
 
 def _said(path: Path, content: Mapping[str, Any], lazily: bool) -> tuple[Path, Mapping[str, Any]]:
@@ -110,7 +108,7 @@ def _said(path: Path, content: Mapping[str, Any], lazily: bool) -> tuple[Path, M
     if isinstance(metadata, Mapping) and isinstance(metadata.get(OWN), Mapping):
         return path, {OWN: metadata[OWN]}
     beside = path.with_name(path.stem.removesuffix("_raw") + ".ckpt")
-    said = dict(_content(beside, lazily)) if beside.is_file() else {}
+    said = dict(read_torch(beside, lazily)) if beside.is_file() else {}
     if isinstance(said.get(OWN), Mapping):
         # of the last epoch's averages, and these are another's
         said[OWN] = {
@@ -198,27 +196,3 @@ def infer_config(weights: Mapping[str, Tensor]) -> dict[str, Any]:
         "time_dim": time_dim,
         "attn_levels": tuple(i for i in range(levels) if f"down_blocks.{i}.2.attn.in_proj_weight" in weights),
     }
-
-
-def _content(path: Path, lazily: bool) -> Mapping[str, Any]:
-    """Read a `torch.save` file as tensors and plain containers, never running what a pickle asks for.
-
-    Raises
-    ------
-    ValueError
-        If it is damaged, holds anything else, or is no dict.
-    """
-    try:
-        content = checkpoint.load(existing(path), lazily=lazily)
-    except ValueError as error:
-        raise ValueError(f"{path} cannot be read as weights: {error}") from None
-    if not isinstance(content, Mapping):
-        raise ValueError(f"{path} holds a {type(content).__name__}, not a state dict")
-    return content
-
-
-def existing(path: Path) -> Path:
-    """Return `path` if there is such a file."""
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}")
-    return path
