@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import warnings
-
 from torch import Tensor, nn
 
 from rust_diffusion.support import checks
+from rust_diffusion.support.warning import warn
 
 
 class Structure:
@@ -92,10 +91,9 @@ class Structure:
         """Say once that hooks on parts, which the engine does not call, are left out."""
         if not self._warned_of_hooks and any(m._forward_hooks or m._forward_pre_hooks for m in self._parts):
             self._warned_of_hooks = True
-            warnings.warn(
+            warn(
                 "hooks on submodules of a DiffusionUNet are not called: its forward pass runs in Rust as a "
-                "whole. Hooks on the model itself are.",
-                stacklevel=5,
+                "whole. Hooks on the model itself are."
             )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,6 +17,7 @@ from rust_diffusion.model.network import Network, tensor_of
 from rust_diffusion.sampling import noise
 from rust_diffusion.sampling.sampler import Keywords, completed
 from rust_diffusion.support import checks, graphs, guards, random
+from rust_diffusion.support.warning import warn
 
 PRECISIONS = _native.PRECISIONS
 #: Averaged weights that hold more than this of the initial ones draw noise rather than images.
@@ -139,10 +139,9 @@ def _warn_of_initial_weights(model: Any) -> None:
     share = None if card is None else card.initial_share
     if share is not None and MAX_INITIAL_SHARE < share < 1.0 and not hasattr(model, "_warned_of_share"):
         model._warned_of_share = True
-        warnings.warn(
+        warn(
             f"{100 * share:.0f} % of these averaged weights (EMA) are still the random ones that training began "
-            f"with: train longer, use a smaller ema_decay or ema_warmup=True, or sample from the model itself",
-            stacklevel=5,
+            f"with: train longer, use a smaller ema_decay or ema_warmup=True, or sample from the model itself"
         )
 
 

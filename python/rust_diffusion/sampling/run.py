@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +12,7 @@ from rust_diffusion import _native
 from rust_diffusion.sampling.arguments import Arguments
 from rust_diffusion.sampling.progress import Progress
 from rust_diffusion.support import guards
+from rust_diffusion.support.warning import warn
 
 
 def draw(
@@ -39,11 +39,10 @@ def warned_of_nan(images: Tensor) -> Tensor:
     """The images, with a warning if some are no images at all."""
     bad = int((~torch.isfinite(images).flatten(1).all(dim=1)).sum())
     if bad:
-        warnings.warn(
+        warn(
             f"{bad} of {len(images)} samples hold NaN or infinity: look at what the model returns "
             f"(torch.isfinite of its weights and output) and at the schedule",
             RuntimeWarning,
-            stacklevel=4,
         )
     return images
 

@@ -9,10 +9,11 @@ import contextlib
 import functools
 import os
 import threading
-import warnings
 from typing import Any
 
 import torch
+
+from rust_diffusion.support.warning import warn
 
 #: Set to 1 to ask for them wherever the argument `cuda_graphs` does not say otherwise.
 SWITCH = "RUST_DIFFUSION_CUDA_GRAPHS"
@@ -76,7 +77,7 @@ class CudaGraph:
             _mend(self._device, self._pool)
         self._graph = None  # its memory is needed for the work itself
         first = (str(reason).splitlines() or ["no reason given"])[0]
-        warnings.warn(f"no CUDA graph could be made ({first}); it goes on without, more slowly", stacklevel=2)
+        warn(f"no CUDA graph could be made ({first}); it goes on without, more slowly")
         return False
 
 
