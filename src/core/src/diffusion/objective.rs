@@ -30,6 +30,16 @@ impl Objective {
             _ => (1.0, t),
         }
     }
+
+    /// The clean image at a level, before any clamp, as (weight of x_t, weight of the network's answer).
+    pub fn x0_weights(self, Level { signal, spread }: Level) -> (f64, f64) {
+        match self {
+            Self::Eps => (1.0 / signal, -spread / signal),
+            Self::X0 => (0.0, 1.0),
+            Self::V => (signal, -spread),
+            Self::Flow => (1.0 / (signal + spread), -spread / (signal + spread)),
+        }
+    }
 }
 
 impl Choice for Objective {

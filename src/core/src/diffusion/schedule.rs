@@ -4,7 +4,6 @@ use std::f32::consts::FRAC_PI_2;
 
 use tch::{Device, Kind, Tensor};
 
-use super::objective::Objective;
 use crate::error::{ensure, Result};
 
 /// Schedules longer than this are a mistyped argument, not a wish (the longest in use have some 4,000 steps).
@@ -80,17 +79,6 @@ impl Level {
     /// Half the logarithm of the signal-to-noise ratio, the time of exponential integrators (Lu et al. 2022).
     pub fn lambda(self) -> f64 {
         (self.signal / self.spread).ln()
-    }
-
-    /// The clean image, before any clamp, as (weight of x_t, weight of the network's answer).
-    pub fn x0_weights(self, objective: Objective) -> (f64, f64) {
-        let Self { signal, spread } = self;
-        match objective {
-            Objective::Eps => (1.0 / signal, -spread / signal),
-            Objective::X0 => (0.0, 1.0),
-            Objective::V => (signal, -spread),
-            Objective::Flow => (1.0 / (signal + spread), -spread / (signal + spread)),
-        }
     }
 }
 

@@ -4,9 +4,6 @@
 //! computes them. Beside it stand the modules that a host builds its own tree from, [`Entry`], in the order in which they are
 //! created (the order in which initial weights are drawn). Both come from one builder, which the presets call.
 
-use super::builder::Builder;
-use crate::error::Result;
-
 #[derive(Debug, Clone)]
 pub struct Blueprint {
     pub time: TimeEmbedding,
@@ -29,16 +26,6 @@ pub struct Network {
 }
 
 impl Blueprint {
-    /// What `preset` builds. It is called twice and must do the same each time.
-    pub fn new(preset: impl Fn(&mut Builder) -> Network) -> Result<Self> {
-        // First pass: which modules there are. Second pass: the same with each layer's place in the state dict known.
-        let mut draft = Builder::default();
-        preset(&mut draft);
-        let (mut builder, shapes) = draft.placed();
-        let Network { time, ops, in_channels, out_channels } = preset(&mut builder);
-        Ok(Self { time, ops, in_channels, out_channels, entries: builder.into_entries(), shapes })
-    }
-
     /// Height and width must be divisible by this, so that every halving comes out even.
     pub fn size_multiple(&self) -> i64 {
         1 << self.ops.iter().filter(|op| matches!(op, Op::Down(_))).count()

@@ -2,7 +2,20 @@
 
 use std::collections::HashMap;
 
-use super::blueprint::{Conv, Entry, Layer, Linear, Norm, Padding};
+use super::blueprint::{Blueprint, Conv, Entry, Layer, Linear, Network, Norm, Padding};
+use crate::error::Result;
+
+impl Blueprint {
+    /// What `preset` builds. It is called twice and must do the same each time.
+    pub fn new(preset: impl Fn(&mut Builder) -> Network) -> Result<Self> {
+        // First pass: which modules there are. Second pass: the same with each layer's place in the state dict known.
+        let mut draft = Builder::default();
+        preset(&mut draft);
+        let (mut builder, shapes) = draft.placed();
+        let Network { time, ops, in_channels, out_channels } = preset(&mut builder);
+        Ok(Self { time, ops, in_channels, out_channels, entries: builder.into_entries(), shapes })
+    }
+}
 
 #[derive(Default)]
 pub struct Builder {
@@ -13,12 +26,12 @@ pub struct Builder {
 
 impl Builder {
     /// For the second pass: an empty builder that knows the places of these modules, and the shapes of all parameters.
-    pub fn placed(self) -> (Self, Vec<Vec<i64>>) {
+    fn placed(self) -> (Self, Vec<Vec<i64>>) {
         let (places, shapes) = state_dict_layout(&self.entries);
         (Self { entries: Vec::new(), places }, shapes)
     }
 
-    pub fn into_entries(self) -> Vec<Entry> {
+    fn into_entries(self) -> Vec<Entry> {
         self.entries
     }
 

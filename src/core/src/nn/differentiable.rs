@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tch::{Kind, Tensor};
 
 use super::backend::aten::Aten;
-use super::backend::cpu;
+use super::backend::cpu::{self, Wanted};
 use super::wiring::{check_inputs, forward};
 use super::{Blueprint, Precision};
 use crate::error::{ensure, Error, Result};
@@ -29,7 +29,7 @@ pub fn differentiable(
     dropout: f64,
 ) -> Result<Box<dyn Differentiable + Send>> {
     if let Some(weights) = precision.engine(plan, &params, dropout)? {
-        return Ok(Box::new(cpu::Trained::new(weights, dropout)));
+        return Ok(Box::new(Engine { weights: weights.in_training(), dropout, tape: None }));
     }
     Ok(Box::new(Autograd::new(Arc::clone(plan), &params, precision.compute(), dropout)?))
 }
@@ -47,6 +47,31 @@ pub fn forward_aten(
     check_inputs(plan, params, x, t)?;
     let mut backend = Aten { params, dropout, compute: None, explicit_attention: differentiable_twice };
     forward(plan, &mut backend, x, t)
+}
+
+/// [`Differentiable`] on the CPU engine.
+struct Engine {
+    weights: cpu::Weights,
+    dropout: f64,
+    tape: Option<cpu::Tape>,
+}
+
+impl Differentiable for Engine {
+    fn forward(&mut self, x: &Tensor, t: &Tensor) -> Result<Tensor> {
+        check_inputs(&self.weights.plan, &self.weights.params, x, t)?;
+        let (prediction, tape) = cpu::forward(&self.weights, x, t, self.dropout, Some(Wanted::WEIGHTS))?;
+        self.tape = tape;
+        Ok(prediction)
+    }
+
+    fn backward(&mut self, d_prediction: &Tensor, grads: &mut [Tensor]) -> Result<()> {
+        let tape = self.tape.take().ok_or_else(|| Error::Runtime("backward without a forward".into()))?;
+        tape.consume(&self.weights, d_prediction, grads)
+    }
+
+    fn weights_changed(&mut self) -> Result<()> {
+        self.weights.refresh()
+    }
 }
 
 /// [`Differentiable`] by way of torch's autograd, for every device.

@@ -94,7 +94,7 @@ fn denoised(at: &At, reading: Reading, kind: Kind, x: &Tensor, outside: &mut Out
     let (answer, back) = outside.model.predict_with_vjp(&shown, &t)?;
     let said = read(&answer)?;
     let free = if clip { Some(said.x0_hat.f_abs()?.f_lt(1.0)?.f_to_kind(Kind::Float)?) } else { None };
-    let gradient = Some(Gradient { answer: back, scale, weights: at.level.x0_weights(objective), free });
+    let gradient = Some(Gradient { answer: back, scale, weights: objective.x0_weights(at.level), free });
     correction.denoised(at, x, said, &mut Means { noise, gradient })
 }
 

@@ -2,8 +2,8 @@
 
 use tch::{Device, Kind, Tensor};
 
+use super::host::Gathered;
 use super::optim::{clip_divisor, AdamW, TrainingTensors};
-use super::queue::Gathered;
 use super::scaler::DeviceScaler;
 use super::{LossScaler, Position, Settings};
 use crate::error::Result;

@@ -15,6 +15,22 @@ pub struct Batch {
     pub first: i64,
 }
 
+/// What an update is made of.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Gathered {
+    pub batches: i64,
+    pub images: i64,
+    /// Size of the first batch, the unit of the gradients while they are summed.
+    pub reference: i64,
+}
+
+impl Gathered {
+    /// What turns the sum of gradients into that of the mean over all images.
+    pub fn mean(&self) -> f64 {
+        self.reference as f64 / self.images as f64
+    }
+}
+
 /// What is known after an update.
 pub struct StepReport<'a> {
     pub position: &'a Position,

@@ -4,7 +4,7 @@
 use tch::{Kind, Tensor};
 
 use super::counters::DeviceCounters;
-use super::Batch;
+use super::host::{Batch, Gathered};
 use crate::device::{Capture, Graph};
 use crate::error::Result;
 
@@ -38,22 +38,6 @@ pub struct Queue {
     update: Usual<Gathered>,
     /// Where the batches of the captured gradients lie.
     place: Option<Tensor>,
-}
-
-/// What an update is made of.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Gathered {
-    pub batches: i64,
-    pub images: i64,
-    /// Size of the first batch, the unit of the gradients while they are summed.
-    pub reference: i64,
-}
-
-impl Gathered {
-    /// What turns the sum of gradients into that of the mean over all images.
-    pub fn mean(&self) -> f64 {
-        self.reference as f64 / self.images as f64
-    }
 }
 
 /// For the gradients of a batch, and for an update.

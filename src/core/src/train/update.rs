@@ -3,9 +3,9 @@
 use tch::{Device, Kind, Tensor};
 
 use super::counters::DeviceCounters;
+use super::host::Gathered;
 use super::noising::Noising;
 use super::optim::{clip_factor, AdamW, Step, TrainingTensors};
-use super::queue::Gathered;
 use super::{Batch, Host, Position, Settings, Trainer};
 use crate::diffusion::Schedule;
 use crate::error::{ensure, Result};

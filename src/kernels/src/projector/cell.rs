@@ -2,44 +2,25 @@
 
 #![allow(clippy::needless_range_loop)] // the indices are the formulas'
 
-use std::ops::{Add, Mul, Sub};
-
-use super::weights::Table;
+use super::weights::{Scalar, Table};
 use crate::simd::{Line, Simd, LANES};
 
 /// Numbers that the projector computes in.
-pub trait Real:
-    Copy + Default + Add<Output = Self> + Sub<Output = Self> + Mul<Output = Self> + Send + Sync + 'static
-{
+pub trait Real: Scalar {
     /// One image.
     type Single: Cell<Number = Self>;
     /// Several.
     type Batch: Cell<Number = Self>;
-    const ZERO: Self;
-    const ONE: Self;
-    fn from_f64(x: f64) -> Self;
 }
 
 impl Real for f32 {
     type Single = f32;
     type Batch = Line;
-    const ZERO: f32 = 0.0;
-    const ONE: f32 = 1.0;
-    #[inline(always)]
-    fn from_f64(x: f64) -> f32 {
-        x as f32
-    }
 }
 
 impl Real for f64 {
     type Single = f64;
     type Batch = f64;
-    const ZERO: f64 = 0.0;
-    const ONE: f64 = 1.0;
-    #[inline(always)]
-    fn from_f64(x: f64) -> f64 {
-        x
-    }
 }
 
 /// The images' numbers at one place, side by side.

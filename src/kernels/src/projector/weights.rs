@@ -2,13 +2,39 @@
 
 #![allow(clippy::needless_range_loop)] // plain loops of a fixed length are those that compilers vectorise
 
-use std::ops::Range;
+use std::ops::{Add, Mul, Range, Sub};
 
-use super::cell::Real;
 use super::view::{AnyRays, Rays};
 use crate::error::Result;
 use crate::pool::scratch::filled;
 use crate::simd::LANES;
+
+/// What weights are computed in.
+pub trait Scalar:
+    Copy + Default + Add<Output = Self> + Sub<Output = Self> + Mul<Output = Self> + Send + Sync + 'static
+{
+    const ZERO: Self;
+    const ONE: Self;
+    fn from_f64(x: f64) -> Self;
+}
+
+impl Scalar for f32 {
+    const ZERO: f32 = 0.0;
+    const ONE: f32 = 1.0;
+    #[inline(always)]
+    fn from_f64(x: f64) -> f32 {
+        x as f32
+    }
+}
+
+impl Scalar for f64 {
+    const ZERO: f64 = 0.0;
+    const ONE: f64 = 1.0;
+    #[inline(always)]
+    fn from_f64(x: f64) -> f64 {
+        x
+    }
+}
 
 /// `x`, at least 0 and at most `most`; 0 if it is no number.
 #[inline(always)]
@@ -43,7 +69,7 @@ pub struct Table<T> {
     targets: usize,
 }
 
-impl<T: Real> Table<T> {
+impl<T: Scalar> Table<T> {
     /// For up to `room` targets.
     pub fn new(taps: usize, room: usize) -> Result<Self> {
         let room = room.next_multiple_of(LANES);

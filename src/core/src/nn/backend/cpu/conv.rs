@@ -3,11 +3,11 @@
 //! Fast filtering multiplies in float32 whatever it reads and writes; it is still ahead of libtorch's bfloat16.
 
 use diffusion_kernels::conv::{self as kernel, Addends, Method};
-use diffusion_kernels::source::{Images, Source};
+use diffusion_kernels::source::Source;
 use half::bf16;
 use tch::{Kind, Tensor};
 
-use super::ops::{kept, nchw, nhwc, WeightGradients};
+use super::ops::{images, kept, nchw, nhwc, WeightGradients};
 use super::weights::{Direction, Weights};
 use crate::error::{Error, Result};
 use crate::libtorch::{convolution_backward, slice, slice_mut, ConvolutionGradients, Stored, TorchPool};
@@ -41,11 +41,6 @@ impl Resize {
             Resize::Double => Method::Upsample,
         }
     }
-}
-
-fn images(x: &Tensor) -> Result<Images> {
-    let (b, h, w, _) = x.size4()?;
-    Ok(Images { batch: b as usize, height: h as usize, width: w as usize })
 }
 
 /// Nearest doubling of NHWC images.

@@ -4,9 +4,9 @@ use std::sync::OnceLock;
 
 use diffusion_kernels::norm::dropout::{channels_last, draw, Twister};
 use diffusion_kernels::norm::Dropout;
+use diffusion_kernels::source::Images;
 use tch::{Kind, Tensor};
 
-use super::ops::images;
 use crate::error::Result;
 use crate::libtorch::{bernoulli, slice, slice_mut, with_generator, TorchPool};
 
@@ -30,8 +30,8 @@ impl Mask {
             let _ = planes.f_bernoulli_float_(1.0 - p)?;
         }
         let mut kept = Tensor::f_empty([b, h, w, c], options)?;
-        let (images, channels) = images(x)?;
-        channels_last(&TorchPool, images, channels, slice::<u8>(&planes)?, slice_mut::<u8>(&mut kept)?)?;
+        let images = Images { batch: b as usize, height: h as usize, width: w as usize };
+        channels_last(&TorchPool, images, c as usize, slice::<u8>(&planes)?, slice_mut::<u8>(&mut kept)?)?;
         Ok(Self { p, kept })
     }
 

@@ -18,10 +18,9 @@ pub use prepared::{Prepared, Stamp};
 pub use tape::{Tape, Wanted};
 pub use weights::Weights;
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::libtorch::AutocastOff;
 use crate::nn::blueprint::{Attention, Conv, Norm, ResBlock, TimeEmbedding};
-use crate::nn::differentiable::Differentiable;
 use crate::nn::wiring::{self, Backend};
 use conv::{conv_forward, Resize};
 use ops::{nchw, nhwc, norm_forward, After, Input};
@@ -173,37 +172,6 @@ impl Backend for Engine<'_> {
 
     fn share(&mut self, x: &Act) -> Act {
         Act { data: x.data.shallow_clone(), id: x.id }
-    }
-}
-
-/// [`Differentiable`] on the engine.
-pub struct Trained {
-    weights: Weights,
-    dropout: f64,
-    tape: Option<Tape>,
-}
-
-impl Trained {
-    pub fn new(weights: Weights, dropout: f64) -> Self {
-        Self { weights: weights.in_training(), dropout, tape: None }
-    }
-}
-
-impl Differentiable for Trained {
-    fn forward(&mut self, x: &Tensor, t: &Tensor) -> Result<Tensor> {
-        wiring::check_inputs(&self.weights.plan, &self.weights.params, x, t)?;
-        let (prediction, tape) = forward(&self.weights, x, t, self.dropout, Some(Wanted::WEIGHTS))?;
-        self.tape = tape;
-        Ok(prediction)
-    }
-
-    fn backward(&mut self, d_prediction: &Tensor, grads: &mut [Tensor]) -> Result<()> {
-        let tape = self.tape.take().ok_or_else(|| Error::Runtime("backward without a forward".into()))?;
-        tape.consume(&self.weights, d_prediction, grads)
-    }
-
-    fn weights_changed(&mut self) -> Result<()> {
-        self.weights.refresh()
     }
 }
 

@@ -27,10 +27,14 @@ pub fn rows(x: &Tensor) -> Result<Tensor> {
     Ok(x.f_view([-1, channels])?)
 }
 
-/// The size of the images of an NHWC tensor, and their channels.
-pub fn images(x: &Tensor) -> Result<(Images, usize)> {
-    let (b, h, w, c) = x.size4()?;
-    Ok((Images { batch: b as usize, height: h as usize, width: w as usize }, c as usize))
+/// The size of the images of an NHWC tensor.
+pub fn images(x: &Tensor) -> Result<Images> {
+    let (b, h, w, _) = x.size4()?;
+    Ok(Images { batch: b as usize, height: h as usize, width: w as usize })
+}
+
+fn channels(x: &Tensor) -> Result<usize> {
+    Ok(x.size4()?.3 as usize)
 }
 
 /// What a normalisation reads: one tensor or two side by side on channels, plus a shift per image and channel.
@@ -43,15 +47,14 @@ pub struct Input<'a> {
 
 impl<'a> Input<'a> {
     fn source<T: Stored>(&self) -> Result<(Images, Source<'a, T>)> {
-        let (images, channels) = images(self.first)?;
-        let mut source = Source::new(slice::<T>(self.first)?, channels);
+        let mut source = Source::new(slice::<T>(self.first)?, channels(self.first)?);
         if let Some(second) = self.second {
-            source = source.concat(slice::<T>(second)?, second.size4()?.3 as usize);
+            source = source.concat(slice::<T>(second)?, channels(second)?);
         }
         if let Some(shift) = self.shift {
             source = source.shifted(slice::<f32>(shift)?);
         }
-        Ok((images, source))
+        Ok((images(self.first)?, source))
     }
 }
 
