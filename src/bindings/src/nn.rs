@@ -156,12 +156,15 @@ impl Parameters {
         let (out, recording) = detached(py, move || {
             prepared.check_inputs(&x, &t)?;
             if wanted == (false, false) {
-                let out = prepared.with(kind, |weights| cpu::predict(weights, &x, &t, dropout))?;
+                let out = prepared.with(kind, |weights, _| cpu::predict(weights, &x, &t, dropout))?;
                 return Ok((out, None));
             }
             let wanted = Wanted { input: wanted.0, weights: wanted.1 };
-            let stamp = prepared.stamp()?;
-            let (out, tape) = prepared.with(kind, |weights| cpu::forward(weights, &x, &t, dropout, Some(wanted)))?;
+            let pass = |weights: &Weights, stamp| {
+                let (out, tape) = cpu::forward(weights, &x, &t, dropout, Some(wanted))?;
+                Ok((out, tape, stamp))
+            };
+            let (out, tape, stamp) = prepared.with(kind, pass)?;
             Ok((out, tape.map(|tape| Recording { inner: Mutex::new(Recorded { prepared, stamp, kind, tape }) })))
         })?;
         Ok((to_python(py, out)?, recording))
@@ -218,11 +221,13 @@ impl Recording {
         let (dx, grads) = detached(py, move || {
             let failed = || diffusion_core::Error::Runtime("an earlier backward pass failed".into());
             let inner = self.inner.lock().map_err(|_| failed())?;
-            inner.prepared.check(inner.stamp)?;
             let zeros = || Flat::zeros(&inner.prepared.plan.shapes, 0, Device::Cpu);
             let mut grads = wanted.1.then(zeros).transpose()?;
             let into = grads.as_mut().map(Flat::views_mut);
-            let walk = |weights: &Weights| inner.tape.backward(weights, &d_prediction, into, wanted.0);
+            let walk = |weights: &Weights, now| {
+                inner.stamp.check(now)?;
+                inner.tape.backward(weights, &d_prediction, into, wanted.0)
+            };
             Ok((inner.prepared.with(inner.kind, walk)?, grads.map(Flat::into_views)))
         })?;
         let dx = dx.map(|dx| to_python(py, dx)).transpose()?;

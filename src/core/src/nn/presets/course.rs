@@ -1,5 +1,6 @@
 //! The course's network (SPEC section 3): two residual blocks a level, one skip a level, attention at chosen levels.
 
+use super::{check_count, check_dropout, check_levels, MAX_CHANNELS};
 use crate::error::{ensure, Result};
 use crate::nn::blueprint::{
     Attention, Blueprint, Layer, Network, Norm, Op, Order, Projections, ResBlock, TimeAddition, TimeEmbedding,
@@ -9,8 +10,6 @@ use crate::nn::builder::Builder;
 /// Group normalisation uses the largest number of groups up to this that divides the channels.
 const MAX_GROUPS: i64 = 32;
 const NORM_EPS: f64 = 1e-5;
-/// More channels than this in one layer is a mistyped argument.
-pub(super) const MAX_CHANNELS: i64 = 65_536;
 
 /// What a student chooses about the network.
 #[derive(Debug, Clone, PartialEq)]
@@ -59,33 +58,18 @@ impl UNetConfig {
 
     /// Check every value; the message names the argument, what it got and what it takes.
     pub fn validate(&self) -> Result<()> {
-        let counts = [("in_ch", self.in_ch), ("base_ch", self.base_ch), ("num_heads", self.num_heads)];
-        for (name, value) in counts {
-            ensure!(
-                (1..=MAX_CHANNELS).contains(&value),
-                Value,
-                "{name} must be between 1 and {MAX_CHANNELS}, got {value}"
-            );
-        }
+        check_count("in_ch", self.in_ch)?;
+        check_count("base_ch", self.base_ch)?;
+        check_count("num_heads", self.num_heads)?;
         ensure!(
             (2..=MAX_CHANNELS).contains(&self.time_dim),
             Value,
             "time_dim must be between 2 and {MAX_CHANNELS}, got {}",
             self.time_dim
         );
-        ensure!(
-            self.dropout >= 0.0 && self.dropout <= 1.0,
-            Value,
-            "dropout must be a probability between 0 and 1, got {}",
-            self.dropout
-        );
+        check_dropout(self.dropout)?;
+        check_levels("channel_mults", &self.channel_mults)?;
         let levels = self.levels();
-        ensure!(
-            (1..=16).contains(&levels),
-            Value,
-            "channel_mults must have 1 to 16 entries, got {:?}",
-            self.channel_mults
-        );
         for mult in &self.channel_mults {
             let fits = *mult >= 1 && self.base_ch.checked_mul(*mult).is_some_and(|width| width <= MAX_CHANNELS);
             ensure!(

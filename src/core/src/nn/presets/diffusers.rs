@@ -7,7 +7,7 @@ use crate::nn::blueprint::{
 };
 use crate::nn::builder::Builder;
 
-use super::course::MAX_CHANNELS;
+use super::{check_count, check_dropout, check_levels};
 
 /// A network of the family, in the words of its `config.json`.
 #[derive(Debug, Clone, PartialEq)]
@@ -36,31 +36,16 @@ pub struct UNet2DConfig {
 
 impl UNet2DConfig {
     fn validate(&self) -> Result<()> {
+        check_levels("block_out_channels", &self.block_out_channels)?;
         let levels = self.block_out_channels.len();
-        ensure!(
-            (1..=16).contains(&levels),
-            Value,
-            "block_out_channels must have 1 to 16 entries, got {:?}",
-            self.block_out_channels
-        );
         for (name, count) in [("down", self.down_attention.len()), ("up", self.up_attention.len())] {
             ensure!(count == levels, Value, "{name}_block_types must have {levels} entries, got {count}");
         }
-        let counts = [
-            ("in_channels", self.in_channels),
-            ("out_channels", self.out_channels),
-            ("norm_num_groups", self.norm_num_groups),
-            ("layers_per_block", self.layers_per_block),
-        ];
-        for (name, value) in
-            counts.into_iter().chain(self.block_out_channels.iter().map(|c| ("block_out_channels", *c)))
-        {
-            ensure!(
-                (1..=MAX_CHANNELS).contains(&value),
-                Value,
-                "{name} must be between 1 and {MAX_CHANNELS}, got {value}"
-            );
-        }
+        check_count("in_channels", self.in_channels)?;
+        check_count("out_channels", self.out_channels)?;
+        check_count("norm_num_groups", self.norm_num_groups)?;
+        check_count("layers_per_block", self.layers_per_block)?;
+        self.block_out_channels.iter().try_for_each(|channels| check_count("block_out_channels", *channels))?;
         ensure!(
             self.block_out_channels[0] >= 4,
             Value,
@@ -80,12 +65,7 @@ impl UNet2DConfig {
             "norm_eps must be above 0, got {}",
             self.norm_eps
         );
-        ensure!(
-            (0.0..=1.0).contains(&self.dropout),
-            Value,
-            "dropout must be a probability between 0 and 1, got {}",
-            self.dropout
-        );
+        check_dropout(self.dropout)?;
         ensure!(
             matches!(self.downsample_padding, 0 | 1),
             Value,

@@ -29,8 +29,21 @@ struct Slot {
 }
 
 /// What tells weights from the same weights changed.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stamp(u64);
+
+impl Stamp {
+    /// An error if the weights, as they are `now`, are not what they were.
+    pub fn check(self, now: Self) -> Result<()> {
+        ensure!(
+            self == now,
+            Runtime,
+            "a weight of the model was changed in place after the forward pass, so that its gradient cannot be computed any \
+             more: compute gradients before changing weights"
+        );
+        Ok(())
+    }
+}
 
 impl Prepared {
     pub fn new(plan: Arc<Blueprint>, params: Vec<Tensor>) -> Self {
@@ -56,25 +69,9 @@ impl Prepared {
         supports(&self.params(), dropout)
     }
 
-    /// What the weights are now.
-    pub fn stamp(&self) -> Result<Stamp> {
-        stamp(&self.params())
-    }
-
-    /// An error if the weights are not what they were.
-    pub fn check(&self, then: Stamp) -> Result<()> {
-        ensure!(
-            self.stamp()? == then,
-            Runtime,
-            "a weight of the model was changed in place after the forward pass, so that its gradient cannot be computed any \
-             more: compute gradients before changing weights"
-        );
-        Ok(())
-    }
-
-    /// Does `work` with the weights derived for `kind` (Float or BFloat16). What is kept is one set; a second thread that
-    /// comes meanwhile derives its own.
-    pub fn with<T>(&self, kind: Kind, work: impl FnOnce(&Weights) -> Result<T>) -> Result<T> {
+    /// Does `work` with the weights derived for `kind` (Float or BFloat16), and with their stamp. What is kept is one set; a
+    /// second thread that comes meanwhile derives its own.
+    pub fn with<T>(&self, kind: Kind, work: impl FnOnce(&Weights, Stamp) -> Result<T>) -> Result<T> {
         let slot = &self.slots[usize::from(kind == Kind::BFloat16)];
         // nothing fails while the lock is held, so a slot is empty or whole
         let take = || slot.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -91,7 +88,7 @@ impl Prepared {
             };
             (stamp, weights)
         };
-        let out = work(&weights);
+        let out = work(&weights, stamp);
         *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(Slot { stamp, weights });
         out
     }
@@ -138,7 +135,7 @@ mod tests {
 
     /// The biases of the first layer stand for all weights; bfloat16 is a copy, so a stale one would show.
     fn first_bias(prepared: &Prepared) -> f64 {
-        let read = |weights: &Weights| Ok(f64::try_from(weights.compute[1].f_get(0)?)?);
+        let read = |weights: &Weights, _| Ok(f64::try_from(weights.compute[1].f_get(0)?)?);
         prepared.with(Kind::BFloat16, read).expect("a number")
     }
 
@@ -158,14 +155,15 @@ mod tests {
     #[test]
     fn a_change_behind_the_counter_of_versions_is_seen() {
         let prepared = prepared();
-        let then = prepared.stamp().expect("a stamp");
-        assert!(prepared.check(then).is_ok());
+        let now = || prepared.with(Kind::Float, |_, stamp| Ok(stamp)).expect("a stamp");
+        let then = now();
+        assert!(then.check(now()).is_ok());
         let before = prepared.params()[0].f_internal_version().expect("a version");
         crate::libtorch::slice_mut::<f32>(&mut prepared.params()[0])
             .expect("values")
             .iter_mut()
             .for_each(|w| *w *= 0.5);
         assert_eq!(prepared.params()[0].f_internal_version().expect("a version"), before);
-        assert!(prepared.check(then).expect_err("an error").to_string().contains("changed in place"));
+        assert!(then.check(now()).expect_err("an error").to_string().contains("changed in place"));
     }
 }
