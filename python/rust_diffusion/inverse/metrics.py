@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from rust_diffusion import _native
+from rust_diffusion.sampling.noise import check_one_source
 from rust_diffusion.support import checks
 
 
@@ -112,9 +113,8 @@ def gaussian_noise(
     if not y.is_floating_point():
         raise TypeError(f"y must be a floating-point tensor, got {y.dtype}")
     level = checks.number("noise_level", noise_level, 0.0)
+    check_one_source(generator, seed)
     if seed is not None:
-        if generator is not None:
-            raise ValueError("give either generator or seed, not both")
         generator = torch.Generator(y.device).manual_seed(checks.integer("seed", seed))
     e = torch.randn(y.shape, generator=generator, dtype=y.dtype, device=y.device)
     return e / torch.norm(e) * torch.norm(y) * level

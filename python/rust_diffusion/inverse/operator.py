@@ -234,8 +234,6 @@ class Operator:
             If an argument does not fit.
         """
         z, y = self._pair(z, y)
-        if generator is not None and seed is not None:
-            raise ValueError("give either generator or seed, not both")
         source = noise.source(generator, seed, len(z), z.device)
         sigma, r = _per_image("sigma", sigma, z), _per_image("r", r, z)
         return self._core.sample_gaussian(z, y, sigma, r, source)

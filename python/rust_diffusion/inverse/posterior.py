@@ -154,11 +154,13 @@ class _Draws:
 
 
 class _Summary:
-    """Mean and variance by Welford's updates, image by image; draws are kept for one measurement at a time."""
+    """Mean and variance by Welford's updates, image by image; draws are kept only for what needs them all at once."""
 
     def __init__(self, task: Task, count: int, probabilities: list[float], keep: bool) -> None:
         self._task, self._count, self._keep = task, count, keep
         self._probabilities = torch.tensor(probabilities, dtype=torch.float32)
+        #: Of the measurement at hand: how many draws were seen, and those that are kept.
+        self._seen = 0
         self._now: list[Tensor] = []
         self._means: list[Tensor] = []
         self._stds: list[Tensor] = []
@@ -172,25 +174,28 @@ class _Summary:
         sigma = self._task.sigma if len(self._task.sigma) == 1 else self._task.sigma[one]
         residual = _native.residual(self._task.operator._core, image[None], self._task.y[one], sigma)
         self._residuals.append(residual)
-        if not self._now:
+        self._seen += 1
+        if self._seen == 1:
             self._mean, self._squares = image.double(), torch.zeros_like(image, dtype=torch.float64)
         else:
             step = image.double() - self._mean
-            self._mean = self._mean + step / (len(self._now) + 1)
+            self._mean = self._mean + step / self._seen
             self._squares = self._squares + step * (image.double() - self._mean)
-        self._now.append(image)
-        if len(self._now) == self._count:
+        if self._keep or len(self._probabilities):
+            self._now.append(image)
+        if self._seen == self._count:
             self._finish()
 
     def _finish(self) -> None:
         self._means.append(self._mean.float())
         self._stds.append((self._squares / max(self._count - 1, 1)).sqrt().float())
-        draws = torch.stack(self._now)
-        if len(self._probabilities):
-            self._quantiles.append(torch.quantile(draws, self._probabilities.to(draws.device), dim=0))
-        if self._keep:
-            self._samples.append(draws)
-        self._now = []
+        if self._now:
+            draws = torch.stack(self._now)
+            if len(self._probabilities):
+                self._quantiles.append(torch.quantile(draws, self._probabilities.to(draws.device), dim=0))
+            if self._keep:
+                self._samples.append(draws)
+        self._seen, self._now = 0, []
 
     def result(self) -> Posterior:
         quantiles = tuple(torch.stack(self._quantiles, 1)) if self._quantiles else ()

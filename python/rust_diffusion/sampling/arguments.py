@@ -45,8 +45,6 @@ class Arguments:
         self.clip = checks.flag("clip", keywords["clip"])
         self.progress, self.callback = keywords["progress"], keywords["callback"]
         generator, seed, x_T = keywords["generator"], keywords["seed"], keywords["x_T"]
-        if generator is not None and seed is not None:
-            raise ValueError("give either generator or seed, not both")
         self.noise = noise.source(generator, seed, count, self.device)
         in_training = isinstance(model, nn.Module) and model.training
         self.dropout_seed = None if seed is None or not in_training else noise.seeds_of(seed, count)[0]

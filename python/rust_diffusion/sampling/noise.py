@@ -15,6 +15,7 @@ def source(
     generator: Any, seed: Any, count: int, device: torch.device
 ) -> Callable[[list[int]], Tensor] | None:
     """Return what draws noise of a shape; None for torch's own random state."""
+    check_one_source(generator, seed)
     if generator is not None:
         if not isinstance(generator, torch.Generator):
             raise TypeError(f"generator must be a torch.Generator, got {type(generator).__name__}")
@@ -32,6 +33,12 @@ def source(
         return graphs.sent(images, device)
 
     return draw
+
+
+def check_one_source(generator: Any, seed: Any) -> None:
+    """Refuse two sources of noise."""
+    if generator is not None and seed is not None:
+        raise ValueError("give either generator or seed, not both")
 
 
 def seeds_of(seed: Any, count: int) -> list[int]:

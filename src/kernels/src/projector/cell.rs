@@ -94,62 +94,46 @@ impl Cell for Line {
     }
 }
 
+/// A number as the cell of one image; how many places are read at once is left to say.
+macro_rules! one_image {
+    ($number:ty) => {
+        type Number = $number;
+        type Sum<S: Simd> = Self;
+        const IMAGES: usize = 1;
+        const ZERO: Self = 0.0;
+        #[inline(always)]
+        fn numbers(&self) -> &[$number] {
+            std::slice::from_ref(self)
+        }
+        #[inline(always)]
+        fn numbers_mut(&mut self) -> &mut [$number] {
+            std::slice::from_mut(self)
+        }
+        #[inline(always)]
+        fn load<S: Simd>(_s: S, from: &Self) -> Self {
+            *from
+        }
+        #[inline(always)]
+        fn store<S: Simd>(_s: S, to: &mut Self, sum: Self) {
+            *to = sum;
+        }
+        #[inline(always)]
+        fn plus<S: Simd>(_s: S, sum: Self, weight: $number, x: &Self) -> Self {
+            sum + weight * x
+        }
+    };
+}
+
 /// One image in float64.
 impl Cell for f64 {
-    type Number = f64;
-    type Sum<S: Simd> = Self;
-    const IMAGES: usize = 1;
-    const ZERO: Self = 0.0;
+    one_image!(f64);
     const BEHIND: usize = 1;
-    #[inline(always)]
-    fn numbers(&self) -> &[f64] {
-        std::slice::from_ref(self)
-    }
-    #[inline(always)]
-    fn numbers_mut(&mut self) -> &mut [f64] {
-        std::slice::from_mut(self)
-    }
-    #[inline(always)]
-    fn load<S: Simd>(_s: S, from: &Self) -> Self {
-        *from
-    }
-    #[inline(always)]
-    fn store<S: Simd>(_s: S, to: &mut Self, sum: Self) {
-        *to = sum;
-    }
-    #[inline(always)]
-    fn plus<S: Simd>(_s: S, sum: Self, weight: f64, x: &Self) -> Self {
-        sum + weight * x
-    }
 }
 
 /// One image in float32: 16 targets side by side instead.
 impl Cell for f32 {
-    type Number = f32;
-    type Sum<S: Simd> = Self;
-    const IMAGES: usize = 1;
-    const ZERO: Self = 0.0;
+    one_image!(f32);
     const BEHIND: usize = 2 * LANES;
-    #[inline(always)]
-    fn numbers(&self) -> &[f32] {
-        std::slice::from_ref(self)
-    }
-    #[inline(always)]
-    fn numbers_mut(&mut self) -> &mut [f32] {
-        std::slice::from_mut(self)
-    }
-    #[inline(always)]
-    fn load<S: Simd>(_s: S, from: &Self) -> Self {
-        *from
-    }
-    #[inline(always)]
-    fn store<S: Simd>(_s: S, to: &mut Self, sum: Self) {
-        *to = sum;
-    }
-    #[inline(always)]
-    fn plus<S: Simd>(_s: S, sum: Self, weight: f32, x: &Self) -> Self {
-        sum + weight * x
-    }
 
     #[inline(always)]
     fn gather<S: Simd>(s: S, table: &Table<f32>, from: &[f32], to: &mut [f32]) {
