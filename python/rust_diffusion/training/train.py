@@ -118,9 +118,9 @@ def train(
         Average with min(ema_decay, (1 + n) / (10 + n)) at update n, which forgets the initial weights sooner.
     horizontal_flip : bool
         Mirror each image left to right with probability 1/2.
-    objective : {"eps", "x0", "v"}
-        What the network predicts: the noise, the clean image, or sqrt(abar) eps - sqrt(1 - abar) x0 (Salimans
-        and Ho 2022). The samplers read it from the model.
+    objective : {"eps", "x0", "v", "flow"}
+        What the network predicts: the noise, the clean image, sqrt(abar) eps - sqrt(1 - abar) x0 (Salimans and Ho
+        2022), or eps - x0 on straight paths (Lipman et al. 2023). The samplers read it from the model.
     min_snr_gamma : float, optional
         Weight the loss by min(SNR, gamma) (Hang et al. 2023; they use 5).
     val_data : Tensor, array, Dataset, DataLoader, or batches, optional
