@@ -8,6 +8,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from typing import Any
 
 import click
 import rust_diffusion as rd
@@ -15,7 +16,7 @@ import torch
 from rust_diffusion import _native
 
 #: So small that what surrounds the network shows.
-TINY = dict(base_ch=16, channel_mults=(1,), attn_levels=())
+TINY: dict[str, Any] = {"base_ch": 16, "channel_mults": (1,), "attn_levels": ()}
 SIZE = 8
 T = 400
 STEPS = 50
@@ -55,7 +56,9 @@ def sampling() -> tuple[int, float]:
 def main(rounds: int) -> None:
     """Measure what Python adds to a pass of the engine, and how often the engine calls Python."""
     ours, engine = forward(rounds)
-    print(f"model(x, t): {ours * 1e6:.0f} µs, the engine's own pass {engine * 1e6:.0f} µs, ratio {ours / engine:.2f}")
+    print(
+        f"model(x, t): {ours * 1e6:.0f} µs, the engine's own pass {engine * 1e6:.0f} µs, ratio {ours / engine:.2f}"
+    )
     calls, seconds = sampling()
     print(f"DDIM-{STEPS} without bar and callback: {calls} calls of Python in {seconds:.2f} s")
 
