@@ -18,7 +18,8 @@ from benchmarks import scaling
 from benchmarks.harness import report
 from benchmarks.harness.files import generate
 from benchmarks.harness.measure import Timing, alternate, import_time, peak_memory, wait
-from benchmarks.peers.contenders import COURSE, Contender, contenders
+from benchmarks.peers.contender import COURSE, Contender
+from benchmarks.peers.contenders import contenders
 from benchmarks.peers.floor import floor
 
 ALL = ("forward", "train", "epoch", "ddim", "ddpm", "memory", "import", "scaling")

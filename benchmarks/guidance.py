@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from benchmarks.harness.measure import alternate, peak, peak_memory, reset_peak
 from benchmarks.peers import course
-from benchmarks.peers.contenders import COURSE
+from benchmarks.peers.contender import COURSE
 
 BATCHES = (1, 8)
 SIZE = 64

@@ -11,7 +11,7 @@ import torch
 
 from benchmarks.harness.measure import alternate
 from benchmarks.peers import course
-from benchmarks.peers.contenders import COURSE
+from benchmarks.peers.contender import COURSE
 from benchmarks.peers.floor import flops
 
 OURS, THEIRS = "rust_diffusion fp32", "course, eager"

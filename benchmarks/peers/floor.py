@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.peers import course
-from benchmarks.peers.contenders import COURSE
+from benchmarks.peers.contender import COURSE
 
 
 def layers(batch: int, size: int, **config: Any) -> list[tuple[nn.Module, torch.Size]]:
