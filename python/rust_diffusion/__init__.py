@@ -27,7 +27,7 @@ from rust_diffusion.inverse import (
     posterior,
     tv_reconstruct,
 )
-from rust_diffusion.model import EMA, DiffusionUNet, ModelCard, UNet2DModel
+from rust_diffusion.model import EMA, DiffusionUNet, ModelCard, UNet2DModel, as_eps
 from rust_diffusion.sampling import (
     SamplerStep,
     ddim_invert,
@@ -58,6 +58,7 @@ __all__ = [
     "TrainResult",
     "UNet2DModel",
     "__version__",
+    "as_eps",
     "compare_sets",
     "cosine_beta_schedule",
     "daps_sample",

@@ -31,6 +31,7 @@ __all__ = [
     "PRECISIONS",
     "SOLVERS",
     "SPACINGS",
+    "TIME_SAMPLINGS",
     "CtProjector",
     "LinearOperator",
     "Method",
@@ -38,6 +39,8 @@ __all__ = [
     "Parameters",
     "Recording",
     "Table",
+    "answered",
+    "asked",
     "between",
     "check_betas",
     "cosine_beta_schedule",
@@ -80,6 +83,7 @@ SPACINGS: tuple[str, ...]
 SOLVERS: tuple[str, ...]
 FLOW_SOLVERS: tuple[str, ...]
 LR_SCHEDULES: tuple[str, ...]
+TIME_SAMPLINGS: tuple[str, ...]
 """What can be chosen by name, the default first."""
 
 def kernels() -> str:
@@ -237,6 +241,14 @@ def predict_x0_from_eps(x_t: _Array, eps_pred: _Array, t: _Array, alpha_bars: _A
     TypeError
         If a dtype does not fit or something is neither a tensor nor an array.
     """
+
+def asked(x: _Array, t: _Array, alpha_bars: _Array | None, objective: str) -> tuple[Tensor, Tensor]:
+    """Return what a network of this objective is shown about images x at times t, and at which times."""
+
+def answered(
+    x: _Array, t: _Array, alpha_bars: _Array | None, objective: str, answer: _Array
+) -> tuple[Tensor, Tensor]:
+    """Return what its answer says: (x0, eps), nothing clamped."""
 
 def denormalize_to_01(x: _Array) -> Tensor:
     """Map values from [-1, 1] to [0, 1], as pictures are shown, and clamp what lies outside.

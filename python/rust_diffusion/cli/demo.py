@@ -87,7 +87,7 @@ def demo(out: Path, seed: int, quick: bool) -> None:
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
     data = phantoms(setting.images, size=setting.size, seed=seed)
-    model = _network(setting)
+    model = make_network(setting)
     parameters = sum(p.numel() for p in model.parameters())
     click.echo(
         f"Training {parameters / 1e6:.2f}M parameters on {setting.images} phantoms of {setting.size} x "
@@ -95,7 +95,7 @@ def demo(out: Path, seed: int, quick: bool) -> None:
     )
     seconds: dict[str, float] = {}
     with _timed("training", seconds):
-        result = _train(setting, model, data, seed, out)
+        result = train_network(setting, model, data, seed, out, restart=True)
     denoiser = result.ema.shadow
     drawn = {}
     for sampler, options in (("ddpm", {}), ("ddim", {"sample_steps": setting.ddim_steps})):
@@ -120,7 +120,8 @@ def _timed(name: str, seconds: dict[str, float]) -> Iterator[None]:
     seconds[name] = time.perf_counter() - start
 
 
-def _network(setting: Setting) -> DiffusionUNet:
+def make_network(setting: Setting) -> DiffusionUNet:
+    """Make the demonstration's network."""
     return DiffusionUNet(
         base_ch=setting.base_ch,
         channel_mults=setting.channel_mults,
@@ -130,8 +131,10 @@ def _network(setting: Setting) -> DiffusionUNet:
     )
 
 
-def _train(setting: Setting, model: DiffusionUNet, data: Tensor, seed: int, out: Path) -> TrainResult:
-    """Train anew, whatever an earlier demonstration left."""
+def train_network(
+    setting: Setting, model: DiffusionUNet, data: Tensor, seed: int, out: Path, *, restart: bool
+) -> TrainResult:
+    """Train as the demonstration does; with `restart` anew, whatever an earlier one left in `out`."""
     return train(
         model,
         data,
@@ -143,7 +146,7 @@ def _train(setting: Setting, model: DiffusionUNet, data: Tensor, seed: int, out:
         objective=setting.objective,
         seed=seed,
         weights_dir=out,
-        force_restart=True,
+        force_restart=restart,
         device="cpu",
         progress=on_terminal(),
         callback=None if on_terminal() else epoch_lines(setting.epochs, click.echo),

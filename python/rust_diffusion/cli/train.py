@@ -16,7 +16,7 @@ from rust_diffusion.cli.options import DEVICE, PATH, arguments_of, given, option
 from rust_diffusion.model.card import COURSE_SIZE, COURSE_STEPS, OBJECTIVES, SCHEDULES
 from rust_diffusion.model.unet import DiffusionUNet
 from rust_diffusion.training.result import TrainResult
-from rust_diffusion.training.settings import LR_SCHEDULES, PRECISIONS
+from rust_diffusion.training.settings import LR_SCHEDULES, PRECISIONS, TIME_SAMPLINGS
 from rust_diffusion.training.train import train as train_model
 
 _about_network = together(
@@ -54,9 +54,10 @@ _about_run = together(
     option_of(
         train_model,
         "objective",
-        "What the network predicts: the noise, the clean image, or a mixture of both.",
+        "What the network predicts: the noise, the clean image, a mixture of both, or a velocity.",
         choices=OBJECTIVES,
     ),
+    option_of(train_model, "time_sampling", "flow: how its times are drawn.", choices=TIME_SAMPLINGS),
     option_of(
         train_model, "min_snr_gamma", "Weight the loss by min(SNR, gamma); its authors take 5.", type=float
     ),

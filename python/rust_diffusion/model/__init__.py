@@ -4,6 +4,7 @@ from rust_diffusion.model.card import ModelCard
 from rust_diffusion.model.ema import EMA
 from rust_diffusion.model.layers import Downsample, ResBlock, SelfAttention2d, Upsample
 from rust_diffusion.model.network import Network
+from rust_diffusion.model.reading import as_eps
 from rust_diffusion.model.unet import DiffusionUNet
 from rust_diffusion.model.unet2d import UNet2DModel
 
@@ -17,4 +18,5 @@ __all__ = [
     "SelfAttention2d",
     "UNet2DModel",
     "Upsample",
+    "as_eps",
 ]

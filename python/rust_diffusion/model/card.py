@@ -14,6 +14,8 @@ from rust_diffusion.support import checks
 
 #: What a network can predict.
 OBJECTIVES = _native.OBJECTIVES
+#: The one of them that has straight paths instead of a schedule.
+FLOW = OBJECTIVES[3]
 #: Noise schedules by name, made from their number of steps with their usual constants.
 SCHEDULES: dict[str, Callable[[int], Tensor]] = {
     "cosine": _native.cosine_beta_schedule,
@@ -34,7 +36,7 @@ class ModelCard:
     What is set is *stated*, by `train`, by a file or by hand; what `assume` puts in is *assumed*; None is *unknown*.
     """
 
-    #: What the network predicts: "eps", "x0" or "v"; without a word about it, "eps" is assumed.
+    #: What the network predicts: "eps", "x0", "v" or "flow"; without a word about it, "eps" is assumed.
     objective: str = ""
     #: The noise schedule it was trained with, float32 of shape (T,) on the CPU.
     betas: Tensor | None = None
@@ -185,7 +187,7 @@ class Carded:
 
     @property
     def objective(self) -> str:
-        """What the network predicts: "eps", "x0" or "v". Set by `train`, read by the samplers."""
+        """What the network predicts: "eps", "x0", "v" or "flow". Set by `train`, read by the samplers."""
         return self.card.objective
 
     @objective.setter
@@ -215,6 +217,11 @@ def card_of(model: Any) -> ModelCard | None:
     """Return the card of a model that has one."""
     card = getattr(model, "card", None)
     return card if isinstance(card, ModelCard) else None
+
+
+def objective_of(model: Any) -> Any:
+    """What a model says that it predicts, on its card or as an attribute; "eps" if it does not say."""
+    return getattr(card_of(model) or model, "objective", OBJECTIVES[0])
 
 
 def schedule_of(model: Carded, betas: Any = None) -> Tensor:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import copy
 from typing import Any, Generic
 
-from torch import nn
+from torch import Tensor, nn
 from typing_extensions import TypeVar
 
 from rust_diffusion import _native
+from rust_diffusion.model import verbs
 from rust_diffusion.model.card import ModelCard, card_of
 from rust_diffusion.model.unet import DiffusionUNet
 from rust_diffusion.support import checks
@@ -62,6 +63,14 @@ class EMA(Generic[_M]):
         card = card_of(self.shadow)
         if card is not None:
             card.initial_share = share
+
+    def eps(self, x: Tensor, t: Tensor) -> Tensor:
+        """Return the noise in `x` by the averaged weights, whatever they were trained for: see `as_eps`."""
+        return verbs.lent("eps")(self.shadow, x, t)
+
+    def x0(self, x: Tensor, t: Tensor) -> Tensor:
+        """Return the clean images behind `x` by the averaged weights: see `as_eps`."""
+        return verbs.lent("x0")(self.shadow, x, t)
 
     def state_dict(self) -> dict[str, Any]:
         """``{"decay": float, "shadow": state dict}``."""

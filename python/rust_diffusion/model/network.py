@@ -83,6 +83,14 @@ class Network(Carded, nn.Module):
         _check_dtype(x, parameters[0].dtype)
         return held.forward(x, t, dropout, autograd.in_forward_mode())
 
+    def eps(self, x: Tensor, t: Tensor) -> Tensor:
+        """Return the noise in `x`, (B, C, H, W), whatever the network was trained for; see `as_eps` for `x` and `t`."""
+        return verbs.lent("eps")(self, x, t)
+
+    def x0(self, x: Tensor, t: Tensor) -> Tensor:
+        """Return the clean images behind `x`, not clamped, whatever the network was trained for: see `as_eps`."""
+        return verbs.lent("x0")(self, x, t)
+
     def _seen(self) -> Structure:
         """Return where everything stands, looked up again after a part was replaced."""
         if self._structure is None or self._structure.is_stale():

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.amp.autocast_mode import is_autocast_available
 
 from rust_diffusion import _native
-from rust_diffusion.model.card import OBJECTIVES, card_of
+from rust_diffusion.model.card import OBJECTIVES, card_of, objective_of
 from rust_diffusion.model.ema import EMA
 from rust_diffusion.model.network import Network, tensor_of
 from rust_diffusion.sampling import noise
@@ -39,8 +39,7 @@ class Arguments:
         self.shape = [count, *shape]
         model = model.shadow if isinstance(model, EMA) else model
         objective = keywords["objective"]
-        carried = card_of(model) or model
-        self.objective = objective if objective is not None else getattr(carried, "objective", OBJECTIVES[0])
+        self.objective = objective_of(model) if objective is None else objective
         checks.choice("objective", self.objective, OBJECTIVES)
         self.clip = checks.flag("clip", keywords["clip"])
         self.progress, self.callback = keywords["progress"], keywords["callback"]

@@ -10,13 +10,11 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from rust_diffusion import _native
-from rust_diffusion.model.card import card_of
+from rust_diffusion.model.card import FLOW, card_of
 from rust_diffusion.model.ema import EMA
 from rust_diffusion.sampling.run import images_from_noise
 from rust_diffusion.sampling.sampler import Keywords, sampler
 from rust_diffusion.support import checks
-
-FLOW = "flow"
 
 
 @sampler

@@ -14,7 +14,7 @@ from rust_diffusion.sampling.arguments import MAX_INITIAL_SHARE
 from rust_diffusion.support.warning import warn
 from rust_diffusion.training.keeping import Files
 from rust_diffusion.training.run import Run
-from rust_diffusion.training.settings import Settings
+from rust_diffusion.training.settings import TIME_SAMPLINGS, Settings
 
 #: What a well-chosen average leaves of the weights it began with.
 _GOOD_SHARE = 0.01
@@ -72,6 +72,11 @@ def _compare_tasks(
     objective = own.get("objective", "eps")
     if objective != settings.objective:
         raise ValueError(f"objective is {settings.objective!r}, but {path} was trained for {objective!r}")
+    times = own.get("time_sampling", TIME_SAMPLINGS[0])
+    if times != settings.time_sampling:
+        raise ValueError(
+            f"time_sampling is {settings.time_sampling!r}, but {path} was trained with {times!r}"
+        )
 
 
 def _compare_heads(own: dict[str, Any], model: nn.Module, path: Path) -> None:

@@ -12,11 +12,12 @@ from typing import Any
 import torch
 
 from rust_diffusion import _native
-from rust_diffusion.model.card import OBJECTIVES
+from rust_diffusion.model.card import FLOW, OBJECTIVES
 from rust_diffusion.support import checks
 
 PRECISIONS = ("auto", *_native.PRECISIONS)
 LR_SCHEDULES = _native.LR_SCHEDULES
+TIME_SAMPLINGS = _native.TIME_SAMPLINGS
 
 _NAME_BYTES = 200
 
@@ -69,6 +70,7 @@ class Settings:
     ema_warmup: bool = _checked(checks.flag)
     precision: str = _checked(checks.choice, PRECISIONS)
     objective: str = _checked(checks.choice, OBJECTIVES)
+    time_sampling: str = _checked(checks.choice, TIME_SAMPLINGS)
     min_snr_gamma: float | None = _or_none(_positive)
     accumulate: int = _checked(checks.integer, 1)
     horizontal_flip: bool = _checked(checks.flag)
@@ -83,6 +85,11 @@ class Settings:
         for known in fields(self):
             check, bounds = known.metadata["check"], known.metadata["bounds"]
             setattr(self, known.name, check(known.name, getattr(self, known.name), *bounds))
+        if self.objective != FLOW and self.time_sampling != TIME_SAMPLINGS[0]:
+            raise ValueError(
+                f"time_sampling {self.time_sampling!r} is for objective {FLOW!r}; for {self.objective!r}, whose times "
+                f"are timesteps, it must be {TIME_SAMPLINGS[0]!r}"
+            )
 
     @classmethod
     def among(cls, keywords: Mapping[str, Any]) -> Settings:

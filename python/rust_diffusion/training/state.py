@@ -119,6 +119,7 @@ class State:
                 "random": random,
                 "order_seed": order_seed,
                 "precision": settings.precision,
+                "time_sampling": settings.time_sampling,
                 "model": self.model.config if isinstance(self.model, Network) else None,
                 "val_history": list(self.val_history),
                 **self.cards[-1].to_dict(),

@@ -43,6 +43,7 @@ def train(
     ema_warmup: bool = False,
     horizontal_flip: bool = False,
     objective: str = "eps",
+    time_sampling: str = "uniform",
     min_snr_gamma: float | None = None,
     val_data: Any = None,
     max_steps: int | None = None,
@@ -121,6 +122,9 @@ def train(
     objective : {"eps", "x0", "v", "flow"}
         What the network predicts: the noise, the clean image, sqrt(abar) eps - sqrt(1 - abar) x0 (Salimans and Ho
         2022), or eps - x0 on straight paths (Lipman et al. 2023). The samplers read it from the model.
+    time_sampling : {"uniform", "logit_normal"}
+        How "flow" draws its times: evenly, or more of the middle, as the logistic function of standard normal numbers
+        (Esser et al. 2024, section 3.1).
     min_snr_gamma : float, optional
         Weight the loss by min(SNR, gamma) (Hang et al. 2023; they use 5).
     val_data : Tensor, array, Dataset, DataLoader, or batches, optional

@@ -1,10 +1,13 @@
 //! Noise schedules, and the noising process in closed form.
 
-use diffusion_core::diffusion::process;
+use diffusion_core::choice::Choice;
+use diffusion_core::diffusion::process::{self, Denoised};
 use diffusion_core::diffusion::schedule::{self, COSINE_OFFSET, LINEAR_END, LINEAR_START};
+use diffusion_core::diffusion::{Objective, Question};
 use pyo3::prelude::*;
 
 use crate::detach::detached;
+use crate::error::to_py;
 use crate::tensor::{from_python, to_python};
 
 /// Compute the cosine noise schedule (Nichol and Dhariwal 2021, equation 17).
@@ -192,6 +195,48 @@ fn predict_x0_from_eps<'py>(
     to_python(py, detached(py, move || process::predict_x0_from_eps(&x_t, &eps, &t, &alpha_bars))?)
 }
 
+/// How a network of this objective is asked about images x at times t: (what it is shown, at which times).
+#[pyfunction]
+fn asked<'py>(
+    py: Python<'py>,
+    x: &Bound<'py, PyAny>,
+    t: &Bound<'py, PyAny>,
+    alpha_bars: Option<&Bound<'py, PyAny>>,
+    objective: &str,
+) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyAny>)> {
+    let question = question(py, x, t, alpha_bars, objective)?;
+    Ok((to_python(py, question.shown)?, to_python(py, question.t)?))
+}
+
+/// What its answer says: (x0, eps), nothing clamped.
+#[pyfunction]
+fn answered<'py>(
+    py: Python<'py>,
+    x: &Bound<'py, PyAny>,
+    t: &Bound<'py, PyAny>,
+    alpha_bars: Option<&Bound<'py, PyAny>>,
+    objective: &str,
+    answer: &Bound<'py, PyAny>,
+) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyAny>)> {
+    let question = question(py, x, t, alpha_bars, objective)?;
+    let answer = from_python(answer, "what model returned")?;
+    let Denoised { x0_hat, eps_hat } = detached(py, move || question.read(&answer))?;
+    Ok((to_python(py, x0_hat)?, to_python(py, eps_hat)?))
+}
+
+fn question(
+    py: Python<'_>,
+    x: &Bound<'_, PyAny>,
+    t: &Bound<'_, PyAny>,
+    alpha_bars: Option<&Bound<'_, PyAny>>,
+    objective: &str,
+) -> PyResult<Question> {
+    let objective = Objective::parse(objective).map_err(to_py)?;
+    let (x, t) = (from_python(x, "x")?, from_python(t, "t")?);
+    let alpha_bars = alpha_bars.map(|alpha_bars| from_python(alpha_bars, "alpha_bars")).transpose()?;
+    detached(py, move || Question::new(&x, &t, alpha_bars.as_ref(), objective))
+}
+
 /// Map values from [-1, 1] to [0, 1], as pictures are shown, and clamp what lies outside.
 ///
 /// Parameters
@@ -227,5 +272,7 @@ pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(extract, m)?)?;
     m.add_function(wrap_pyfunction!(q_sample, m)?)?;
     m.add_function(wrap_pyfunction!(predict_x0_from_eps, m)?)?;
+    m.add_function(wrap_pyfunction!(asked, m)?)?;
+    m.add_function(wrap_pyfunction!(answered, m)?)?;
     m.add_function(wrap_pyfunction!(denormalize_to_01, m)?)
 }

@@ -233,6 +233,7 @@ fn train_network(
 }
 
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    m.add("TIME_SAMPLINGS", PyTuple::new(m.py(), noising::TimeSampling::names())?)?;
     m.add("LR_SCHEDULES", PyTuple::new(m.py(), RateSchedule::names())?)?;
     m.add_function(wrap_pyfunction!(first_position, m)?)?;
     m.add_function(wrap_pyfunction!(learning_rate, m)?)?;

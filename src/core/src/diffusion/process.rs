@@ -38,8 +38,10 @@ impl Mixing {
     }
 
     /// That of images on straight paths at times t (B,), as a network for "flow" is shown them.
-    pub fn straight(t: &Tensor) -> Result<Self> {
-        let spread = t.f_div_scalar(FLOW_TIME)?.f_view([-1, 1, 1, 1])?;
+    pub fn straight(t: &Tensor, x_shape: &[i64]) -> Result<Self> {
+        let mut shape = vec![1; x_shape.len()];
+        shape[0] = -1;
+        let spread = t.f_div_scalar(FLOW_TIME)?.f_view(&shape[..])?;
         Ok(Self { signal: spread.f_neg()?.f_add_scalar(1.0)?, spread })
     }
 
@@ -176,7 +178,7 @@ pub(crate) fn check_same(a: &Tensor, a_name: &str, b: &Tensor, b_name: &str) -> 
     Ok(())
 }
 
-fn check_batch(x: &Tensor, name: &str, t: &Tensor) -> Result<()> {
+pub(crate) fn check_batch(x: &Tensor, name: &str, t: &Tensor) -> Result<()> {
     check_integer_vector(t, "t")?;
     let (size, batch) = (x.size(), t.size()[0]);
     ensure!(

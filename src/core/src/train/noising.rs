@@ -2,6 +2,7 @@
 
 use tch::{Device, Kind, Tensor};
 
+use crate::choice::Choice;
 use crate::data::to_values;
 use crate::diffusion::objective::FLOW_TIME;
 use crate::diffusion::process::Mixing;
@@ -31,11 +32,25 @@ pub fn question(
     let (mixing, shown) = match objective {
         Objective::Flow => {
             let shown = t.f_to_kind(Kind::Float)?.f_add_scalar(0.5)?.f_mul_scalar(FLOW_TIME / schedule.len() as f64)?;
-            (Mixing::straight(&shown)?, shown)
+            (Mixing::straight(&shown, &x0.size())?, shown)
         }
         _ => (Mixing::at(&Tensor::f_from_slice(&schedule.alpha_bars)?, t, &x0.size())?, t.shallow_clone()),
     };
     Ok((mixing.noised(x0, noise)?, shown, mixing.target(objective, x0, noise)?))
+}
+
+/// How the times of straight paths are drawn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum TimeSampling {
+    #[default]
+    Uniform,
+    /// The logistic function of a standard normal number: more of the middle (Esser et al. 2024, section 3.1).
+    LogitNormal,
+}
+
+impl Choice for TimeSampling {
+    const WHAT: &'static str = "time_sampling";
+    const ALL: &'static [(&'static str, Self)] = &[("uniform", Self::Uniform), ("logit_normal", Self::LogitNormal)];
 }
 
 /// The noising process as the loop uses it: tables of T coefficients on the device of the network.
@@ -45,6 +60,7 @@ pub struct Noising {
     /// Weight of each timestep in the loss; None: all 1.
     weight: Option<Tensor>,
     objective: Objective,
+    time_sampling: TimeSampling,
     timesteps: i64,
     device: Device,
 }
@@ -72,9 +88,15 @@ impl Noising {
             },
             weight,
             objective,
+            time_sampling: TimeSampling::default(),
             timesteps: schedule.len() as i64,
             device,
         })
+    }
+
+    /// Draws times in this way, if it draws any but timesteps.
+    pub fn with_times(self, time_sampling: TimeSampling) -> Self {
+        Self { time_sampling, ..self }
     }
 
     /// A batch on the network's device, see [`normalised`].
@@ -109,15 +131,19 @@ impl Noising {
 
     /// A time for each of `total` images: a timestep, or for "flow" any time on the straight path.
     fn times(&self, total: i64) -> Result<Tensor> {
-        Ok(match self.objective {
-            Objective::Flow => Tensor::f_rand([total], (Kind::Float, self.device))?.f_mul_scalar(FLOW_TIME)?,
+        let float = (Kind::Float, self.device);
+        Ok(match (self.objective, self.time_sampling) {
+            (Objective::Flow, TimeSampling::Uniform) => Tensor::f_rand([total], float)?.f_mul_scalar(FLOW_TIME)?,
+            (Objective::Flow, TimeSampling::LogitNormal) => {
+                Tensor::f_randn([total], float)?.f_sigmoid()?.f_mul_scalar(FLOW_TIME)?
+            }
             _ => Tensor::f_randint(self.timesteps, [total], (Kind::Int64, self.device))?,
         })
     }
 
     fn mixing_at(&self, t: &Tensor) -> Result<Mixing> {
         if self.objective == Objective::Flow {
-            return Mixing::straight(t);
+            return Mixing::straight(t, &[1; 4]);
         }
         let at = |column: &Tensor| column.f_index_select(0, t);
         Ok(Mixing { signal: at(&self.mixing.signal)?, spread: at(&self.mixing.spread)? })
@@ -207,6 +233,19 @@ mod tests {
         assert!(largest(&draw.x_t - s * &draw.target - x0) < 1e-5);
         let schedule = Schedule::from_betas(&cosine_betas(10, 0.008).expect("betas")).expect("a schedule");
         assert!(Noising::new(&schedule, Objective::Flow, Some(5.0), Device::Cpu).is_err());
+    }
+
+    #[test]
+    fn logit_normal_times_are_logistic_of_normal_numbers_and_uniform_ones_stay_what_they_were() {
+        let times = |how| {
+            tch::manual_seed(4);
+            noising(Objective::Flow, None).with_times(how).times(4000).expect("times") / 1000.0
+        };
+        tch::manual_seed(4);
+        assert_eq!(times(TimeSampling::Uniform), Tensor::rand([4000], (Kind::Float, Device::Cpu)) * 1000.0 / 1000.0);
+        let normal = times(TimeSampling::LogitNormal).logit(None);
+        let (mean, spread) = (normal.mean(Kind::Float).double_value(&[]), normal.std(true).double_value(&[]));
+        assert!(mean.abs() < 0.06 && (spread - 1.0).abs() < 0.05, "{mean} {spread}");
     }
 
     #[test]

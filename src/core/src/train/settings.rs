@@ -4,6 +4,7 @@
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 
+use super::noising::TimeSampling;
 use super::{LossScaler, RateSchedule};
 use crate::choice::Choice;
 use crate::diffusion::Objective;
@@ -32,6 +33,9 @@ pub struct Settings {
     pub dropout: f64,
     #[serde(deserialize_with = "by_name")]
     pub objective: Objective,
+    /// How times are drawn for an objective that has no timesteps.
+    #[serde(deserialize_with = "by_name")]
+    pub time_sampling: TimeSampling,
     /// Cap of the signal-to-noise ratio in the loss weights (Hang et al. 2023); None: every timestep weighs the same.
     pub min_snr_gamma: Option<f64>,
     /// Batches per update.
@@ -106,6 +110,7 @@ impl Settings {
             precision: Precision::Fp32,
             dropout: 0.0,
             objective: Objective::Eps,
+            time_sampling: TimeSampling::Uniform,
             min_snr_gamma: None,
             accumulate: 1,
             horizontal_flip: false,

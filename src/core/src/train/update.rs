@@ -41,7 +41,8 @@ impl Learner {
         let device = tensors.device();
         Ok(Self {
             net,
-            noising: Noising::new(schedule, settings.objective, settings.min_snr_gamma, device)?,
+            noising: Noising::new(schedule, settings.objective, settings.min_snr_gamma, device)?
+                .with_times(settings.time_sampling),
             adamw: AdamW::new(settings.weight_decay),
             // one more number: the loss, so that it travels with the gradients
             grads: Flat::zeros(&tensors.shapes(), 1, device)?,

@@ -1,0 +1,161 @@
+"""Steps against quality: what each sampler draws with few calls of the network, on the demonstration's model.
+
+`python -m benchmarks.steps` trains that model once (kept in the output folder), draws with every sampler at each number
+of calls, and writes table, plot and raw numbers.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import click
+import rust_diffusion as rd
+import torch
+from rust_diffusion.cli.demo import QUICK, Setting, make_network, train_network
+from rust_diffusion.view import measures
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from benchmarks.harness import report
+from benchmarks.harness.steps_report import plot, table
+
+CALLS = (5, 8, 10, 15, 20, 30, 50, 100)
+#: Slices of one person in `phantoms`: held-out slices are of as many persons as there are slices.
+OF_A_PERSON = 16
+HELD_OUT_SEED, NOISE_SEED, DDPM_SEED = 1_000_000, 0, 1
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to draw: a sampler, and how it is told to."""
+
+    name: str
+    sampler: str
+    options: dict[str, Any] = field(default_factory=dict)
+    #: It follows the probability flow: one starting noise gives one image.
+    follows_flow: bool = True
+
+    def steps(self, calls: int) -> int:
+        """How many steps make about so many calls: Heun's make two each, but for the last."""
+        return (calls + 1) // 2 if self.sampler == "heun" else calls
+
+
+WAYS = (
+    Way("DDIM", "ddim"),
+    Way("Euler", "euler"),
+    Way("DPM-Solver++ 1", "dpmpp", {"order": 1}),
+    Way("DPM-Solver++ 2", "dpmpp", {"order": 2}),
+    Way("DPM-Solver++ 3", "dpmpp", {"order": 3}),
+    Way("UniPC", "unipc"),
+    Way("Heun", "heun"),
+    Way("DDPM, strided (DDIM, eta = 1)", "ddim", {"eta": 1.0}, follows_flow=False),
+    Way("Euler, ancestral", "euler", {"ancestral": True}, follows_flow=False),
+    Way("DPM-Solver++ 2, SDE", "dpmpp", {"order": 2, "sde": True}, follows_flow=False),
+)
+#: With T steps, what the others are compared with.
+SOLVED_BY = WAYS[3]
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Two sets by `compare_sets`' two discrepancies: of the images as they are, and by random filters."""
+
+    images: measures.Discrepancy
+    patches: measures.Discrepancy
+
+    @property
+    def p_value(self) -> float:
+        """The smaller of the two, doubled for there being two (Bonferroni)."""
+        return min(1.0, 2 * min(self.images.p_value, self.patches.p_value))
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one way drew with some number of calls."""
+
+    way: str
+    calls: int
+    #: Root-mean-square distance of a pixel to the flow solved in T steps; None for ways that draw noise.
+    distance: float | None
+    held_out: Compared
+    ddpm: Compared
+
+
+@click.command(epilog="Example: python -m benchmarks.steps --samples 64")
+@click.option("--out", default="steps-output", show_default=True, help="Folder for model, table and plot.")
+@click.option("--samples", default=128, show_default=True, help="Images drawn each time.")
+@click.option("--precision", default="fp32", show_default=True, type=click.Choice(["fp32", "bf16"]))
+@click.option("--quick", is_flag=True, help="Seconds instead of minutes: tries the program only.")
+def main(out: str, samples: int, precision: str, quick: bool) -> None:
+    """Draw with every sampler at each number of network calls, and compare with held-out images and with DDPM."""
+    setting, folder = (QUICK, Path(out) / "quick") if quick else (Setting(), Path(out))
+    model = trained(setting, folder)
+    counts = [calls for calls in CALLS if calls < setting.num_steps]
+    rows = measured(model, held_out(2 * samples, setting.size), counts, samples, precision)
+    about = (
+        f"{samples} images of {setting.size} x {setting.size} each, T = {setting.num_steps}, {precision}; "
+        f"{report.machine('cpu')}, torch {torch.__version__}"
+    )
+    (folder / "rows.json").write_text(json.dumps([asdict(row) for row in rows], indent=1), encoding="utf-8")
+    (folder / "table.md").write_text(f"{about}\n\n{table(rows)}", encoding="utf-8")
+    plot(rows, folder / "steps.png")
+    click.echo(f"{about}\n\n{table(rows)}")
+    click.echo(f"Table, plot and raw numbers are in {folder}")
+
+
+def trained(setting: Setting, folder: Path) -> Any:
+    """Return the demonstration's denoiser; one that an earlier run left in `folder` is taken over."""
+    torch.manual_seed(0)
+    data = rd.phantoms(setting.images, size=setting.size, seed=0)
+    result = train_network(setting, make_network(setting), data, 0, folder, restart=False)
+    return result.ema.shadow
+
+
+def held_out(count: int, size: int) -> Tensor:
+    """Return slices of persons that the training set has not, one of each, at all heights alike."""
+    slices = rd.phantoms(OF_A_PERSON * count, size=size, seed=HELD_OUT_SEED)
+    person = torch.arange(count)
+    return slices[OF_A_PERSON * person + person % OF_A_PERSON]
+
+
+def measured(model: Any, real: Tensor, counts: list[int], samples: int, precision: str) -> list[Row]:
+    """Draw in every way from the same start noise; and twice with DDPM, once to be compared with."""
+    shape, total = (samples, *real.shape[1:]), len(model.betas)
+    noise = torch.randn(shape, generator=torch.Generator().manual_seed(NOISE_SEED))
+    options = {"precision": precision, "progress": False}
+    bar = tqdm(total=3 + len(WAYS) * len(counts), desc="steps", unit="set", leave=False)
+
+    def draw(sampler: str, **more: Any) -> Tensor:
+        bar.update()
+        torch.manual_seed(NOISE_SEED + 1)  # of the noise that is drawn on the way
+        return model.sample(samples, sampler, **{"x_T": noise, **options, **more})
+
+    solved = draw(SOLVED_BY.sampler, sample_steps=total, **SOLVED_BY.options)
+    reference = draw("ddpm", x_T=torch.randn(shape, generator=torch.Generator().manual_seed(DDPM_SEED)))
+
+    def row(name: str, calls: int, images: Tensor, follows_flow: bool) -> Row:
+        distance = (images - solved).square().mean().sqrt().item() if follows_flow else None
+        return Row(name, calls, distance, compared(images, real), compared(images, reference))
+
+    rows = [row("DDPM", total, draw("ddpm"), False)]
+    for way in WAYS:
+        for calls in counts:
+            images = draw(way.sampler, sample_steps=way.steps(calls), **way.options)
+            rows.append(row(way.name, calls, images, way.follows_flow))
+    bar.close()
+    return rows
+
+
+def compared(images: Tensor, others: Tensor) -> Compared:
+    """What `compare_sets` says of two sets, without the searches that it makes beside."""
+    generator = torch.Generator().manual_seed(0)
+    raw = measures.discrepancy(images.flatten(1), others.flatten(1), generator)
+    features = measures.patch_features(images, others, generator)
+    return Compared(raw, measures.discrepancy(*features, generator))
+
+
+if __name__ == "__main__":
+    main()
