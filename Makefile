@@ -36,9 +36,9 @@ TEST_TOOLS := $(VENV)/.rust-diffusion-test-tools
 .PHONY: help
 help:
 	@echo 'rust_diffusion: make ...'
-	@sed -nE 's/^([a-z]+):.*## (.*)/  \1\t\2/p' Makefile | expand -t 13
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  \1\t\2/p' Makefile | expand -t 15
 
-.PHONY: demo test lint bench fuzz reliability notebook docs wheel develop cargo clean
+.PHONY: demo test lint bench bench-steps fuzz reliability notebook docs wheel develop cargo clean
 
 demo: $(INSTALLED)  ## train a small denoiser on phantoms and draw slices, into demo-output/ (some minutes)
 	$(say) 'Training on phantoms and sampling; the pictures go to demo-output/'
@@ -67,6 +67,10 @@ lint: $(INSTALLED) $(TEST_TOOLS)  ## formatting, clippy, ruff, mypy, stubtest, c
 bench: $(INSTALLED)  ## speed against the peers, into bench-output/
 	$(say) 'Benchmark; the table and the plot go to bench-output/'
 	$(BIN)/python -m benchmarks --out bench-output
+
+bench-steps: $(INSTALLED)  ## every sampler with 5 to 100 calls of the network, into steps-output/ (trains the demonstration first)
+	$(say) 'Steps against quality; model, table and plot go to steps-output/'
+	$(BIN)/python -m benchmarks.steps --out steps-output
 
 fuzz: $(INSTALLED) $(TEST_TOOLS)  ## the property-based tests with at least 20,000 cases (some minutes)
 	FUZZ_CASES=3000 $(BIN)/python -m pytest tests/package/test_fuzz.py -o faulthandler_timeout=3600
@@ -104,7 +108,7 @@ cargo: $(BUILD_TOOLS)  ## any cargo command in the environment of the build: mak
 	$(CARGO) $(ARGS)
 
 clean:  ## remove what was built; .venv stays
-	rm -rf target dist demo-output bench-output test-output docs/_build docs/notebooks .mypy_cache .ruff_cache .pytest_cache $(INSTALLED)
+	rm -rf target dist demo-output bench-output steps-output test-output docs/_build docs/notebooks .mypy_cache .ruff_cache .pytest_cache $(INSTALLED)
 	find python -name '*.so' -delete
 
 $(BIN)/python:

@@ -14,7 +14,7 @@ from benchmarks.peers.contender import COURSE, Contender
 from benchmarks.peers.ours import Ours
 from benchmarks.peers.plain import Plain
 
-__all__ = ["contenders", "hand_tuned"]
+__all__ = ["Unwrapped", "contenders", "hand_tuned"]
 
 
 class _Attention(course.SelfAttention2d):
@@ -74,7 +74,7 @@ def _installed_peers(device: str, size: int) -> list[Contender]:
             up_block_types=("AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
             attention_head_dim=32,
         )
-        out.append(Plain("diffusers UNet2DModel", _Unwrapped(unet), device, size))
+        out.append(Plain("diffusers UNet2DModel", Unwrapped(unet), device, size))
     if importlib.util.find_spec("denoising_diffusion_pytorch"):
         from denoising_diffusion_pytorch import Unet
 
@@ -84,7 +84,7 @@ def _installed_peers(device: str, size: int) -> list[Contender]:
     return out
 
 
-class _Unwrapped(nn.Module):
+class Unwrapped(nn.Module):
     """A diffusers network that answers with the tensor itself."""
 
     def __init__(self, unet: Any) -> None:

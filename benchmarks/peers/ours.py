@@ -24,9 +24,14 @@ class Ours(Contender):
         super().__init__(f"rust_diffusion {precision}", precision)
         self.device, self.size = device, size
         torch.manual_seed(0)
-        self.model = rd.DiffusionUNet(**{**COURSE, **config}).to(device)
-        self.predictor = rd.DiffusionUNet(**{**COURSE, **config}).to(device).eval()
+        self.model = self.network(**config).to(device)
+        self.predictor = self.network(**config).to(device).eval()
         self.predictor.load_state_dict(self.model.state_dict())
+
+    @staticmethod
+    def network(**config: Any) -> Any:
+        """Make the network that runs."""
+        return rd.DiffusionUNet(**{**COURSE, **config})
 
     def predict(self, x: Tensor, t: Tensor) -> Tensor:
         """A forward pass."""
