@@ -43,7 +43,7 @@ from rust_diffusion.sampling import (
 )
 from rust_diffusion.support.device import get_device
 from rust_diffusion.training import EpochInfo, TrainResult, train
-from rust_diffusion.view import SetComparison, compare_sets, show_batch
+from rust_diffusion.view import SetComparison, compare_sets, explore, show_batch
 
 __version__ = version("rust-diffusion")
 
@@ -71,6 +71,7 @@ __all__ = [
     "dpmpp_sample",
     "dps_sample",
     "euler_sample",
+    "explore",
     "extract",
     "flow_sample",
     "get_device",

@@ -10,11 +10,11 @@ BELOW = {
     "support": set(),
     "model": {"support"},
     "data": {"support", "model"},
-    "view": {"support", "model"},
+    "view": {"support", "model", "sampling"},
     "sampling": {"support", "model"},
     "inverse": {"support", "model", "sampling"},
     "files": {"support", "model", "sampling"},
-    "training": {"support", "model", "sampling", "data", "files"},
+    "training": {"support", "model", "sampling", "data", "view", "files"},
     "cli": {"support", "model", "sampling", "inverse", "data", "view", "files", "training"},
 }
 MOST_MODULES = 10

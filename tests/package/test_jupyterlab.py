@@ -1,4 +1,4 @@
-"""The package in JupyterLab, in a real browser: the bar moves, Stop stops, the run resumes.
+"""The package in JupyterLab, in a real browser: the bar moves, Stop stops, the run resumes, the viewer shows.
 
 Leaves screenshots in test-output/. Skipped, with the reason, where browser or tools are missing.
 """
@@ -58,6 +58,11 @@ print("stopped after", done, "steps, then", len(result.history) - len(saved["his
     "result",
     "result.plot();",
     "rd.show_batch(result.ema.shadow.sample(4, seed=0), 'Samples');",
+    """
+model = rd.DiffusionUNet(base_ch=8, channel_mults=(1, 2), attn_levels=(), time_dim=16)
+model.betas, model.image_size = rd.cosine_beta_schedule(20), (16, 16)
+rd.explore(model, sample_steps=8)
+""",
 ]
 
 
@@ -187,3 +192,25 @@ def test_training_in_jupyterlab(page):
         wait_until(lambda image=image: image.evaluate("image => image.complete && image.naturalWidth > 100"))
         image.evaluate("image => image.scrollIntoView()")
     shoot(page, "result")
+
+
+def test_the_viewer_in_jupyterlab(page):
+    finish(page, start(page, 0))
+    viewer = finish(page, start(page, 6)).locator(".jp-OutputArea")
+    images = viewer.locator("img.widget-image")
+    playwright.expect(images).to_have_count(3)
+    playwright.expect(viewer).to_contain_text("step 1 of 8, t = 19")
+    before = images.first.get_attribute("src")
+
+    slider = viewer.locator(".noUi-handle").last
+    slider.focus()
+    for _ in range(7):
+        page.keyboard.press("ArrowRight")
+    playwright.expect(viewer).to_contain_text("step 8 of 8, t = 0")
+    wait_until(lambda: images.first.get_attribute("src") != before)
+    viewer.evaluate("viewer => viewer.scrollIntoView({block: 'end'})")
+    shoot(page, "viewer")
+
+    viewer.locator("select").select_option("ddpm")
+    playwright.expect(viewer).to_contain_text("of 20, t =")
+    shoot(page, "viewer-ddpm")
