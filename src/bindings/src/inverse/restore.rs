@@ -8,7 +8,7 @@ use diffusion_core::inverse::methods::{self, Norm, Problem, Travel};
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
-use crate::detach::detached;
+use crate::detach::{check_signals, detached};
 use crate::error::to_py;
 use crate::inverse::Operator;
 use crate::sampler::table::Table;
@@ -110,7 +110,7 @@ fn restore<'py>(
     let (method, operator, clip) = (method.inner.clone(), Arc::clone(&operator.inner), settings.clip);
     let mut correction = detached(py, move || {
         let _quiet = tch::no_grad_guard();
-        method.correction(Problem::new(operator, &y, sigma, &x)?, clip)
+        method.correction(Problem::new(operator, &y, sigma, &x, check_signals)?, clip)
     })?;
     let images = draw(py, model, x_t, &table, settings, Some(correction.as_mut()))?;
     to_python(py, images)

@@ -4,7 +4,7 @@
 use tch::Tensor;
 
 use super::mmps::{covariance, whitened};
-use super::{at_step, Problem, LIMITS};
+use super::{at_step, Problem};
 use crate::diffusion::process::Denoised;
 use crate::error::Result;
 use crate::inverse::solve::lanczos::root;
@@ -19,10 +19,10 @@ pub struct Daps {
 
 impl Correction for Daps {
     fn denoised(&mut self, at: &At, _: &Tensor, said: Denoised, means: &mut Means) -> Result<Denoised> {
-        let Problem { operator, y, sigma } = &self.problem;
+        let Problem { operator, y, sigma, .. } = &self.problem;
         let r = sigma.f_zeros_like()?.f_add_scalar(at_step(&self.r2, at)?.sqrt())?;
         let of = Gaussian { z: &said.x0_hat, y, sigma, r: &r };
-        Ok(Denoised { x0_hat: draw(operator.as_ref(), &of, means.noise, LIMITS)?, ..said })
+        Ok(Denoised { x0_hat: draw(operator.as_ref(), &of, means.noise, self.problem.limits())?, ..said })
     }
 }
 
@@ -41,10 +41,10 @@ impl Correction for DapsJacobian {
     /// A draw from the prior N(x0_hat, C), pulled to a perturbed y: z + C K' (K C K' + sigma^2)^-1 (y + sigma e - K z).
     fn denoised(&mut self, at: &At, _: &Tensor, said: Denoised, means: &mut Means) -> Result<Denoised> {
         let eps = means.noise.normal(&said.x0_hat.size(), said.x0_hat.device())?;
-        let z = said.x0_hat.f_add(&root(&mut |v| covariance(at, v, means), &eps, self.steps)?)?;
+        let z = said.x0_hat.f_add(&root(&mut |v| covariance(at, v, means), &eps, self.steps, self.problem.watch)?)?;
         let e = means.noise.normal(&self.problem.y.size(), self.problem.y.device())?;
         let misfit = self.problem.misfit(&z)?.f_add(&e.f_mul(&self.problem.noise_square()?.f_sqrt()?)?)?;
-        let weighted = whitened(&self.problem, at, &misfit, means, LIMITS)?;
+        let weighted = whitened(&self.problem, at, &misfit, means, self.problem.limits())?;
         let pull = covariance(at, &self.problem.operator.adjoint(&weighted)?, means)?;
         Ok(Denoised { x0_hat: z.f_add(&pull)?, ..said })
     }

@@ -2,7 +2,7 @@
 
 use tch::Tensor;
 
-use super::{Problem, LIMITS};
+use super::Problem;
 use crate::diffusion::process::Denoised;
 use crate::diffusion::schedule::Level;
 use crate::diffusion::Noise;
@@ -75,7 +75,12 @@ impl Correction for Ddnm {
     fn denoised(&mut self, at: &At, _: &Tensor, said: Denoised, _: &mut Means) -> Result<Denoised> {
         let way = match self.spectrum() {
             Some(spectrum) if self.noisy => self.towards_y(spectrum, &said.x0_hat, at.to)?,
-            _ => pinv(self.problem.operator.as_ref(), &self.problem.misfit(&said.x0_hat)?, CUTOFF, LIMITS)?,
+            _ => pinv(
+                self.problem.operator.as_ref(),
+                &self.problem.misfit(&said.x0_hat)?,
+                CUTOFF,
+                self.problem.limits(),
+            )?,
         };
         Ok(Denoised { x0_hat: said.x0_hat.f_add(&way)?, ..said })
     }

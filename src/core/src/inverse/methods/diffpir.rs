@@ -2,7 +2,7 @@
 
 use tch::Tensor;
 
-use super::{Problem, LIMITS};
+use super::Problem;
 use crate::diffusion::process::{Denoised, Mixing};
 use crate::error::Result;
 use crate::inverse::solve::prox;
@@ -17,7 +17,8 @@ impl Correction for Diffpir {
     fn denoised(&mut self, at: &At, x_t: &Tensor, said: Denoised, _: &mut Means) -> Result<Denoised> {
         let ratio = (at.level.signal / at.level.spread).powi(2);
         let gamma = self.problem.sigma.f_square()?.f_mul_scalar(self.lambda * ratio)?.f_reciprocal()?;
-        let x0_hat = prox(self.problem.operator.as_ref(), &said.x0_hat, &self.problem.y, &gamma, LIMITS)?;
+        let x0_hat =
+            prox(self.problem.operator.as_ref(), &said.x0_hat, &self.problem.y, &gamma, self.problem.limits())?;
         Ok(Denoised { eps_hat: Mixing::of(at.level)?.eps(x_t, &x0_hat)?, x0_hat })
     }
 }

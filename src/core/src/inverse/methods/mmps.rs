@@ -22,7 +22,7 @@ impl Correction for Mmps {
     /// q = J' K' (K C K' + sigma^2)^-1 (y - K x0_hat), with C of [`covariance`].
     fn denoised(&mut self, at: &At, _: &Tensor, said: Denoised, means: &mut Means) -> Result<Denoised> {
         let misfit = self.problem.misfit(&said.x0_hat)?;
-        let limits = Limits { tolerance: 1e-5, iterations: self.cg_steps };
+        let limits = Limits { iterations: self.cg_steps, ..self.problem.limits() };
         let weighted = whitened(&self.problem, at, &misfit, means, limits)?;
         let q = means.x0_vjp(&self.problem.operator.adjoint(&weighted)?)?;
         guided(at, said, &q)

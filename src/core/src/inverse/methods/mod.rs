@@ -12,7 +12,7 @@ mod rows;
 use tch::{Kind, Tensor};
 
 use super::operator::{check, forward};
-use super::solve::cg::{inner, Limits};
+use super::solve::cg::{inner, Limits, Watch};
 use super::Shared;
 use crate::diffusion::process::Denoised;
 use crate::error::{ensure, Error, Result};
@@ -27,16 +27,18 @@ pub struct Problem {
     pub y: Tensor,
     /// One number, or one per image: (N, 1, 1, 1), float64.
     pub sigma: Tensor,
+    /// Asked during long solutions.
+    pub watch: Watch,
 }
 
 impl Problem {
     /// For images like `x`, checked.
-    pub fn new(operator: Shared, y: &Tensor, sigma: Tensor, x: &Tensor) -> Result<Self> {
+    pub fn new(operator: Shared, y: &Tensor, sigma: Tensor, x: &Tensor, watch: Watch) -> Result<Self> {
         check(x, operator.img_shape(), "x_T", "the operator's images")?;
         check(y, operator.out_shape(), "y", "the operator's measurements")?;
         let (images, measurements) = (x.size()[0], y.size()[0]);
         ensure!(images == measurements, Value, "y has {measurements} measurements, x_T {images} images");
-        Ok(Self { operator, y: y.f_detach()?.f_to_kind(Kind::Float)?, sigma })
+        Ok(Self { operator, y: y.f_detach()?.f_to_kind(Kind::Float)?, sigma, watch })
     }
 
     /// y - K x0.
@@ -53,10 +55,12 @@ impl Problem {
     fn noise_square(&self) -> Result<Tensor> {
         Ok(self.sigma.f_square()?.f_to_kind(Kind::Float)?)
     }
-}
 
-/// How accurately systems are solved within a step: well below the noise that is drawn in it.
-const LIMITS: Limits = Limits { tolerance: 1e-5, iterations: 500 };
+    /// How accurately systems are solved within a step: well below the noise that is drawn in it.
+    fn limits(&self) -> Limits {
+        Limits { tolerance: 1e-5, iterations: 500, watch: self.watch }
+    }
+}
 
 /// A method, with what is its own. `r2` is the variance of x0 given x_t at each question to the network.
 #[derive(Debug, Clone)]

@@ -2,7 +2,7 @@
 
 use tch::Tensor;
 
-use super::{at_step, guided, Problem, LIMITS};
+use super::{at_step, guided, Problem};
 use crate::diffusion::process::Denoised;
 use crate::error::Result;
 use crate::inverse::solve::way;
@@ -22,7 +22,7 @@ impl Correction for Pigdm {
     fn denoised(&mut self, at: &At, _: &Tensor, said: Denoised, means: &mut Means) -> Result<Denoised> {
         let r2 = at_step(&self.r2, at)?;
         let odds = self.problem.sigma.f_square()?.f_reciprocal()?.f_mul_scalar(r2)?;
-        let way = way(self.problem.operator.as_ref(), &said.x0_hat, &self.problem.y, &odds, LIMITS)?;
+        let way = way(self.problem.operator.as_ref(), &said.x0_hat, &self.problem.y, &odds, self.problem.limits())?;
         let q = means.x0_vjp(&way.f_div_scalar(r2)?)?;
         guided(at, said, &q)
     }

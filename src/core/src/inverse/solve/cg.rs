@@ -1,24 +1,52 @@
 //! Conjugate gradients (Hestenes and Stiefel 1952) for many images at once, each with its own steps and its own end.
 
+use std::time::{Duration, Instant};
+
 use tch::{Device, Kind, Tensor};
 
 use crate::error::{Error, Result};
 use crate::libtorch::{slice, Plain};
 
-/// When an image is solved.
+/// When an image is solved, and who may end the work before.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
     /// |residual| as a share of |right-hand side|.
     pub tolerance: f64,
     pub iterations: usize,
+    pub watch: Watch,
+}
+
+/// Asked now and then during long work: an error, such as the user's interrupt, ends it.
+pub type Watch = fn() -> Result<()>;
+
+/// Asks at a pace that work does not notice.
+pub struct Pulse {
+    watch: Watch,
+    last: Instant,
+}
+
+impl Pulse {
+    const EVERY: Duration = Duration::from_millis(50);
+
+    pub fn new(watch: Watch) -> Self {
+        Self { watch, last: Instant::now() }
+    }
+
+    pub fn beat(&mut self) -> Result<()> {
+        if self.last.elapsed() < Self::EVERY {
+            return Ok(());
+        }
+        self.last = Instant::now();
+        (self.watch)()
+    }
 }
 
 impl Limits {
     /// As far as the dtype of `x` carries.
-    pub fn of(x: &Tensor) -> Self {
+    pub fn of(x: &Tensor, watch: Watch) -> Self {
         match x.kind() {
-            Kind::Double => Self { tolerance: 1e-12, iterations: 2000 },
-            _ => Self { tolerance: 1e-6, iterations: 1000 },
+            Kind::Double => Self { tolerance: 1e-12, iterations: 2000, watch },
+            _ => Self { tolerance: 1e-6, iterations: 1000, watch },
         }
     }
 }
@@ -30,7 +58,9 @@ pub fn solve(a: &mut dyn FnMut(&Tensor) -> Result<Tensor>, b: &Tensor, limits: L
     let (mut residual, mut direction) = (b.f_detach_copy()?, b.f_detach_copy()?);
     let mut squares = inner(b, b)?;
     let goals: Vec<f64> = squares.iter().map(|square| square * limits.tolerance * limits.tolerance).collect();
+    let mut pulse = Pulse::new(limits.watch);
     for _ in 0..limits.iterations {
+        pulse.beat()?;
         let open: Vec<bool> = squares.iter().zip(&goals).map(|(square, goal)| *square > *goal).collect();
         if !open.iter().any(|open| *open) {
             break;
@@ -113,7 +143,7 @@ mod tests {
             let rows: Vec<Tensor> = (0..x.size()[0]).map(|i| a.mv(&x.get(i).view([30]))).collect();
             Ok(Tensor::stack(&rows, 0).view(x.size().as_slice()))
         };
-        solve(&mut apply, b, Limits::of(b)).expect("a solution")
+        solve(&mut apply, b, Limits::of(b, || Ok(()))).expect("a solution")
     }
 
     #[test]
@@ -125,6 +155,20 @@ mod tests {
             let error = (x.get(i).view([30]) - &want).norm() / want.norm().clamp_min(1e-300);
             assert!(f64::try_from(error).expect("a number") < 1e-9, "image {i}");
         }
+    }
+
+    #[test]
+    fn long_work_is_ended_from_outside() {
+        let b = Tensor::ones([1, 1, 2, 2], (Kind::Double, Device::Cpu));
+        let watch: Watch = || Err(Error::Interrupted);
+        let mut rounds = 0;
+        let mut slow = |x: &Tensor| {
+            rounds += 1;
+            std::thread::sleep(Pulse::EVERY);
+            Ok(x * Tensor::from_slice(&[1.0, 2.0, 3.0, 4.0]).view([1, 1, 2, 2]))
+        };
+        let out = solve(&mut slow, &b, Limits::of(&b, watch));
+        assert!(matches!(out, Err(Error::Interrupted)) && rounds == 1);
     }
 
     #[test]

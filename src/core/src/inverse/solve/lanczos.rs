@@ -2,7 +2,7 @@
 
 use tch::{Kind, Tensor};
 
-use super::cg::{inner, numbers};
+use super::cg::{inner, numbers, Pulse, Watch};
 use crate::error::Result;
 
 /// Directions that end an image: what is left of them, as a share of the largest curvature.
@@ -10,11 +10,13 @@ const ENOUGH: f64 = 1e-4;
 
 /// C^(1/2) eps of each image, for a symmetric C that treats every image for itself: the Lanczos approximation from the Krylov
 /// space of C and eps, orthogonalised in full. Eigenvalues below 0, which a network's Jacobian may have, count as 0.
-pub fn root(c: &mut dyn FnMut(&Tensor) -> Result<Tensor>, eps: &Tensor, steps: usize) -> Result<Tensor> {
+pub fn root(c: &mut dyn FnMut(&Tensor) -> Result<Tensor>, eps: &Tensor, steps: usize, watch: Watch) -> Result<Tensor> {
+    let mut pulse = Pulse::new(watch);
     let lengths: Vec<f64> = inner(eps, eps)?.iter().map(|square| square.sqrt().max(1e-30)).collect();
     let mut v = eps.f_div(&numbers(&lengths, eps)?)?;
     let (mut directions, mut diagonals, mut links) = (vec![], vec![], vec![]);
     for _ in 0..steps {
+        pulse.beat()?;
         let mut next = c(&v)?;
         let diagonal = inner(&next, &v)?;
         directions.push(v);
@@ -88,8 +90,8 @@ mod tests {
         let c = root_of.matmul(&root_of.transpose(0, 1)) / 24.0 + Tensor::eye(24, (Kind::Double, Device::Cpu)) * 0.1;
         let mut apply = |x: &Tensor| Ok(x.view([-1, 24]).matmul(&c).view(x.size().as_slice()));
         let eps = Tensor::randn([3, 1, 4, 6], (Kind::Double, Device::Cpu));
-        let once = root(&mut apply, &eps, 24).expect("a root");
-        let twice = root(&mut apply, &once, 24).expect("a root");
+        let once = root(&mut apply, &eps, 24, || Ok(())).expect("a root");
+        let twice = root(&mut apply, &once, 24, || Ok(())).expect("a root");
         let want = eps.view([-1, 24]).matmul(&c);
         assert!(f64::try_from((twice.view([-1, 24]) - want).abs().max()).expect("a number") < 1e-3);
     }
