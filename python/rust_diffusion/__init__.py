@@ -20,6 +20,7 @@ from rust_diffusion.files import load
 from rust_diffusion.inverse import (
     daps_sample,
     ddnm_sample,
+    denoising_error,
     diffpir_sample,
     dps_sample,
     mmps_sample,
@@ -66,6 +67,7 @@ __all__ = [
     "ddim_sample",
     "ddnm_sample",
     "ddpm_sample",
+    "denoising_error",
     "denormalize_to_01",
     "diffpir_sample",
     "dpmpp_sample",

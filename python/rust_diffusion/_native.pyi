@@ -45,8 +45,10 @@ __all__ = [
     "check_betas",
     "cosine_beta_schedule",
     "course_pairs_table",
+    "denoising_squares",
     "denormalize_to_01",
     "ema_update",
+    "errors_at_every_timestep",
     "extract",
     "first_position",
     "grey_values",
@@ -69,6 +71,7 @@ __all__ = [
     "shepp_logan",
     "timestep_grid",
     "train_network",
+    "visits_table",
 ]
 
 LINKED_TORCH: str
@@ -601,6 +604,17 @@ def restore(
     sigma: Tensor,
 ) -> Tensor:
     """Images that explain `y`, from the noise `x_t`."""
+
+def visits_table(alpha_bars: _Array, timesteps: Sequence[int]) -> Table:
+    """Clean images noised to each of the timesteps in turn."""
+
+def denoising_squares(model: Any, images: Tensor, table: Table, settings: dict[str, Any]) -> Tensor:
+    """|x0_hat - x0|^2 at each question of `visits_table`, summed over images and pixels, float64."""
+
+def errors_at_every_timestep(
+    alpha_bars: _Array, timesteps: Sequence[int], errors: Sequence[float]
+) -> list[float]:
+    """Errors at some timesteps as errors at all of them."""
 
 def residual(operator: LinearOperator, x0: Tensor, y: Tensor, sigma: Tensor) -> Tensor:
     """|K x0 - y|^2 / (m sigma^2) of each image, float64."""

@@ -194,6 +194,11 @@ WRONG = {
     "y of nan": (dict(y=torch.full((1, 1, *SIZE), torch.nan)), ValueError, "y must be finite"),
     "sigma of zero": (dict(sigma_y=0.0), ValueError, "sigma_y must be finite and above 0"),
     "negative sigma": (dict(sigma_y=-0.1), ValueError, "sigma_y must be finite and above 0"),
+    "sigma by name": (
+        dict(sigma_y="low"),
+        TypeError,
+        "sigma_y must be one number or one per image, got 'low'",
+    ),
     "sigmas of another number": (dict(sigma_y=[0.1, 0.2]), ValueError, "one per image"),
     "operator that is none": (dict(operator=torch.eye(3)), TypeError, "operator must be an Operator"),
     "adjoint that is none": (dict(operator=NoAdjoint()), ValueError, "its adjoint is none"),
@@ -214,13 +219,69 @@ def test_what_does_not_fit_is_told_before_the_network_is_asked(case, operator, b
         rd.daps_sample(Never(), alpha_bars=bars, device="cpu", progress=False, **arguments)
 
 
-def test_inference_mode_and_models_for_other_images_are_refused_in_words(model, y, operator, bars):
+EVERYWHERE = (
+    "y of another shape",
+    "y of nan",
+    "negative sigma",
+    "sigma by name",
+    "adjoint that is none",
+    "steps",
+)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_tells_what_does_not_fit(name, operator, bars):
+    sampler, options = METHODS[name]
+    for case in EVERYWHERE:
+        changes, error, text = WRONG[case]
+        arguments = {"y": torch.zeros(1, 1, *SIZE), "operator": operator, "sigma_y": 0.1, "sample_steps": 4}
+        with pytest.raises(error, match=text):
+            sampler(
+                Never(), alpha_bars=bars, device="cpu", progress=False, **{**arguments, **changes, **options}
+            )
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_tells_that_the_model_is_for_other_images(name, operator, bars):
+    sampler, options = METHODS[name]
+
+    def run(model, size=(1, *SIZE), operator=operator):
+        sampler(model, torch.zeros(1, *size), operator, bars, "cpu", 4, sigma_y=0.1, progress=False, **options)
+
+    network = rd.DiffusionUNet(**TINY)
+    with pytest.raises(ValueError, match=r"\(2, 16, 16\), the model takes 1 channels"):
+        run(network, (2, *SIZE))
+    with pytest.raises(ValueError, match=r"\(1, 15, 15\), the model needs .* multiples of 2"):
+        run(network, (1, 15, 15), ops.Identity((15, 15)))
+    network.image_size = (32, 32)
+    with pytest.raises(ValueError, match=r"the model was trained on \(32, 32\)"):
+        run(network)
+    network.image_size = None
+    network.card.value_range = (0.0, 1.0)
+    with pytest.raises(ValueError, match=r"trained for images in \[0.0, 1.0\]"):
+        run(network)
+
+
+@pytest.mark.parametrize("name", ["daps, jacobian", "dps", "pigdm", "mmps"])
+def test_inference_mode_is_refused_where_the_network_is_differentiated(name, y, operator, bars):
+    sampler, options = METHODS[name]
     with torch.inference_mode(), pytest.raises(RuntimeError, match=r"torch.no_grad\(\)"):
-        rd.dps_sample(Never(), y, operator, bars, "cpu", 4, sigma_y=0.1)
-    other = rd.DiffusionUNet(**TINY)
-    other.image_size = (32, 32)
-    with pytest.raises(ValueError, match="the model was trained on"):
-        rd.daps_sample(other, y, operator, bars, "cpu", 4, sigma_y=0.1)
+        sampler(Never(), y, operator, bars, "cpu", 4, sigma_y=0.1, **options)
+
+
+def test_total_variation_tells_what_does_not_fit(operator):
+    y = torch.zeros(1, 1, *SIZE)
+    for K, measured, weight, text in (
+        (operator, torch.zeros(1, 1, 8, 8), 0.1, "y must have the shape"),
+        (operator, torch.full_like(y, torch.nan), 0.1, "y must be finite"),
+        (operator, y, 0.0, "lambda_ must be finite and above 0"),
+        (NoAdjoint(), y, 0.1, "its adjoint is none"),
+    ):
+        with pytest.raises(ValueError, match=text):
+            rd.tv_reconstruct(measured, K, weight)
+
+
+def test_a_posterior_needs_sigma_y_and_a_method_that_is_known(model, y, operator, bars):
     with pytest.raises(TypeError, match="needs sigma_y"):
         rd.posterior("daps", model, y, operator, bars, "cpu")
     with pytest.raises(ValueError, match="sampler must be one of 'daps'"):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from rust_diffusion.inverse.operator import Operator
+from rust_diffusion.inverse.operator import Operator, check_adjoint
 from rust_diffusion.support import checks
 
 
@@ -39,4 +40,7 @@ def tv_reconstruct(y: Any, K: Operator, lambda_: float, iterations: int = 300) -
     if not isinstance(K, Operator):
         raise TypeError(f"K must be an Operator, got {type(K).__name__}")
     y = K._linear(checks.tensor("y", y))
+    if not bool(torch.isfinite(y).all()):
+        raise ValueError("y must be finite, got NaN or infinity")
+    check_adjoint("K", K)
     return K._core.tv(y, checks.number("lambda_", lambda_), checks.integer("iterations", iterations, 1))

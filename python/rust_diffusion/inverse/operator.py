@@ -17,6 +17,8 @@ from rust_diffusion.support import checks
 
 #: Singular values below this share of the largest do not count in `Operator.pinv`.
 CUTOFF = 1e-3
+#: An adjoint that is off by more than this is none.
+MAX_ADJOINT_ERROR = 1e-3
 
 _SIZES = ("img_shape", "out_shape", "nx", "ny", "mx", "my")
 
@@ -351,11 +353,25 @@ def _shapes(operator: Operator) -> tuple[list[int], list[int]]:
     return [channels, *plane], list(made.shape[1:])
 
 
-def _per_image(name: str, value: Any, images: Tensor) -> Tensor:
-    """One number, or one per image, as a float64 tensor that broadcasts over the batch."""
-    numbers = torch.as_tensor(value, dtype=torch.float64).detach().reshape(-1).cpu()
+def check_adjoint(name: str, operator: Operator) -> None:
+    """Refuse an operator whose adjoint is none."""
+    error = operator.adjoint_error()
+    if not error <= MAX_ADJOINT_ERROR:
+        raise ValueError(
+            f"{name}: its adjoint is none: <K x, y> and <x, K' y> differ by {error:.2g} of |K x| |y|"
+        )
+
+
+def _per_image(name: str, value: Any, images: Tensor, zero: bool = False) -> Tensor:
+    """One number above 0 (or 0, if `zero`), or one per image, as a float64 tensor that broadcasts over the batch."""
+    try:
+        numbers = torch.as_tensor(value, dtype=torch.float64).detach().reshape(-1).cpu()
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(
+            f"{name} must be one number or one per image, got {value!r} ({type(value).__name__})"
+        ) from None
     if len(numbers) not in (1, len(images)):
         raise ValueError(f"{name} must be one number or one per image ({len(images)}), got {len(numbers)}")
-    if not all(math.isfinite(number) and number > 0 for number in numbers.tolist()):
+    if not all(math.isfinite(number) and (number > 0 or zero) for number in numbers.tolist()):
         raise ValueError(f"{name} must be finite and above 0, got {value!r}")
     return numbers.to(images.device).view(-1, 1, 1, 1)

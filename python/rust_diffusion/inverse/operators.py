@@ -10,11 +10,11 @@ from torch import Tensor
 
 from rust_diffusion import _native
 from rust_diffusion.inverse.kernels import gaussian_blur, motion_kernel
-from rust_diffusion.inverse.operator import Derived, Operator
+from rust_diffusion.inverse.operator import MAX_ADJOINT_ERROR, Derived, Operator
 from rust_diffusion.support import checks
 
-#: An adjoint that is off by more than this is none.
-MAX_ADJOINT_ERROR = 1e-3
+#: Kernels that are made by rule.
+KERNEL_TYPES = ("gaussian", "motion")
 
 
 class Identity(Operator):
@@ -77,7 +77,7 @@ class Blurring(Operator):
         checks.choice("boundary", boundary, _native.BOUNDARIES)
         if kernel is not None:
             self.kernel = _kernel(kernel)
-        elif checks.choice("kernel_type", kernel_type or "gaussian", ("gaussian", "motion")) == "motion":
+        elif checks.choice("kernel_type", kernel_type or KERNEL_TYPES[0], KERNEL_TYPES) == "motion":
             self.kernel = motion_kernel(kernel_size, motion_angle)
         else:
             self.kernel = gaussian_blur(kernel_size, kernel_variance)

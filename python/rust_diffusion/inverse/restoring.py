@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from rust_diffusion import _native
-from rust_diffusion.inverse.operator import Operator, _per_image
+from rust_diffusion.inverse.operator import Operator, _per_image, check_adjoint
 from rust_diffusion.model.card import VALUE_RANGE, card_of
 from rust_diffusion.model.ema import EMA
+from rust_diffusion.model.network import Network
 from rust_diffusion.sampling.arguments import Arguments
 from rust_diffusion.sampling.run import draw, warned_of_nan
 from rust_diffusion.sampling.sampler import DEFAULTS, Keywords, with_keywords
@@ -21,8 +22,6 @@ _F = TypeVar("_F", bound=Callable[..., Tensor])
 
 #: Every method by its name: what `posterior` and the command line choose from.
 METHODS: dict[str, Callable[..., Tensor]] = {}
-#: An adjoint that is off by more than this is none.
-MAX_ADJOINT_ERROR = 1e-3
 #: Variance of the data that "schedule" assumes for a model that does not know it.
 ASSUMED_VARIANCE = 0.25
 
@@ -89,12 +88,8 @@ class Task:
         self.sigma = _noise_level(sigma_y, self.y, noiseless)
         channels = [self.y.shape[1]] if len(operator.img_shape) == 2 else []
         self.image_shape = (*channels, *operator.img_shape)
-        _check_model(self.model, self.image_shape)
-        error = operator.adjoint_error()
-        if not error <= MAX_ADJOINT_ERROR:
-            raise ValueError(
-                f"operator: its adjoint is none: <K x, y> and <x, K' y> differ by {error:.2g} of |K x| |y|"
-            )
+        check_model(self.model, self.image_shape, "operator and y are for images of")
+        check_adjoint("operator", operator)
 
     def restore(
         self, name: str, table: _native.Table, how: _native.Method, device: Any, keywords: Keywords
@@ -172,13 +167,22 @@ def _measurements(y: Any, operator: Operator, device: torch.device) -> Tensor:
 def _noise_level(sigma_y: Any, y: Tensor, noiseless: bool) -> Tensor:
     if not noiseless:
         return _per_image("sigma_y", sigma_y, y)
-    level = checks.tensor("sigma_y", sigma_y, torch.float64)
+    level = _per_image("sigma_y", sigma_y, y, zero=True)
     if bool((level == 0).all()):
         return torch.zeros(1, 1, 1, 1, dtype=torch.float64, device=y.device)
     return _per_image("sigma_y", sigma_y, y)
 
 
-def _check_model(model: Any, shape: tuple[int, ...]) -> None:
+def check_model(model: Any, shape: tuple[int, ...], whose: str) -> None:
+    """Refuse a model that was made or trained for other images than those that `whose` begins to tell of."""
+    if isinstance(model, Network):
+        if shape[0] != model.in_channels:
+            raise ValueError(f"{whose} {tuple(shape)}, the model takes {model.in_channels} channels")
+        if shape[1] % model.size_multiple or shape[2] % model.size_multiple:
+            raise ValueError(
+                f"{whose} {tuple(shape)}, the model needs heights and widths that are multiples of "
+                f"{model.size_multiple}"
+            )
     card = card_of(model)
     if card is None:
         return
@@ -188,6 +192,6 @@ def _check_model(model: Any, shape: tuple[int, ...]) -> None:
         )
     if card.image_size is not None and tuple(card.image_size) != tuple(shape[-2:]):
         raise ValueError(
-            f"operator is for images of {tuple(shape[-2:])}, the model was trained on {tuple(card.image_size)}: "
+            f"{whose} {tuple(shape[-2:])}, the model was trained on {tuple(card.image_size)}: "
             f"resize one, or set model.image_size = None to try all the same"
         )

@@ -51,7 +51,7 @@ def daps_sample(
     r2 : "schedule", "jacobian", callable, Tensor or float
         The variance of x0 given x_t. "schedule" is S (1 - ab) / (ab S + 1 - ab), S the variance of the data that the
         model was trained on (0.25 if it does not say); a callable is asked with each timestep; a tensor (T,) holds one
-        number per timestep, such as the denoiser's own mean squared error on held-out images. "jacobian" takes the
+        number per timestep: best the denoiser's own mean squared error, see `denoising_error`. "jacobian" takes the
         whole covariance from the network's derivative: exact for every Gaussian prior, and much slower.
     {grid}
     {keywords}

@@ -1,8 +1,8 @@
 """The forms in which training data come, and the batches that are made of them."""
 
+from rust_diffusion.support.values import warn_of_values
 from rust_diffusion.training.batches.forms import as_batches
 from rust_diffusion.training.batches.kinds import Batches, InMemory
-from rust_diffusion.training.batches.values import warn_of_values
 
 __all__ = [
     "Batches",

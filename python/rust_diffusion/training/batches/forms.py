@@ -11,8 +11,8 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDa
 
 from rust_diffusion.support.images import as_images, is_list_of_images
 from rust_diffusion.support.random import draw_seed
+from rust_diffusion.support.values import check_values
 from rust_diffusion.training.batches.kinds import Batches, InMemory, Loaded, Repeated
-from rust_diffusion.training.batches.values import check_values
 
 
 def as_batches(

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use diffusion_core::choice::Choice;
 use diffusion_core::diffusion::schedule::alpha_bar_values;
+use diffusion_core::inverse::denoising::{self, DenoisingError};
 use diffusion_core::inverse::methods::{self, Norm, Problem, Travel};
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
@@ -134,11 +135,46 @@ fn residual<'py>(
     to_python(py, out)
 }
 
+/// Clean images noised to each of the timesteps in turn.
+#[pyfunction]
+fn visits_table(alpha_bars: &Bound<'_, PyAny>, timesteps: Vec<i64>) -> PyResult<Table> {
+    let bars = alpha_bar_values(&from_python(alpha_bars, "alpha_bars")?).map_err(to_py)?;
+    Ok(Table { inner: denoising::visits(&bars, &timesteps).map_err(to_py)? })
+}
+
+/// |x0_hat - x0|^2 at each question of `visits_table`, summed over images and pixels, float64; from the clean `images` on.
+#[pyfunction]
+fn denoising_squares<'py>(
+    py: Python<'py>,
+    model: Model<'py>,
+    images: &Bound<'py, PyAny>,
+    table: PyRef<'py, Table>,
+    settings: Settings,
+) -> PyResult<Bound<'py, PyAny>> {
+    let mut gathers = DenoisingError::new(&from_python(images, "images")?);
+    let _ = draw(py, model, images, &table, settings, Some(&mut gathers))?;
+    to_python(py, gathers.squares().map_err(to_py)?)
+}
+
+/// Errors at some timesteps as errors at all of them.
+#[pyfunction]
+fn errors_at_every_timestep(
+    alpha_bars: &Bound<'_, PyAny>,
+    timesteps: Vec<i64>,
+    errors: Vec<f64>,
+) -> PyResult<Vec<f64>> {
+    let bars = alpha_bar_values(&from_python(alpha_bars, "alpha_bars")?).map_err(to_py)?;
+    Ok(denoising::at_every_timestep(&bars, &timesteps, &errors))
+}
+
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add("GUIDANCE_NORMS", PyTuple::new(m.py(), Norm::names())?)?;
     m.add_function(wrap_pyfunction!(renoised_table, m)?)?;
     m.add_function(wrap_pyfunction!(course_pairs_table, m)?)?;
     m.add_function(wrap_pyfunction!(restore, m)?)?;
     m.add_function(wrap_pyfunction!(residual, m)?)?;
+    m.add_function(wrap_pyfunction!(visits_table, m)?)?;
+    m.add_function(wrap_pyfunction!(denoising_squares, m)?)?;
+    m.add_function(wrap_pyfunction!(errors_at_every_timestep, m)?)?;
     m.add_class::<Method>()
 }

@@ -1,5 +1,6 @@
 //! Inverse problems: what imaging systems do to images, and how to undo it.
 
+pub mod denoising;
 pub mod fbp;
 pub mod methods;
 pub mod metrics;
