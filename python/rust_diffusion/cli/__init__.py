@@ -1,6 +1,6 @@
 """The command line."""
 
-from rust_diffusion.cli import demo, evaluate, info, sample, train
+from rust_diffusion.cli import demo, evaluate, info, reconstruct, sample, train
 from rust_diffusion.cli.main import cli, main
 
 __all__ = [
@@ -9,6 +9,7 @@ __all__ = [
     "evaluate",
     "info",
     "main",
+    "reconstruct",
     "sample",
     "train",
 ]

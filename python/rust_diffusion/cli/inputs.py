@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -25,8 +26,7 @@ SCHEDULE_NAMES = tuple(SCHEDULES)
 VALUES = (".npy", ".pt")
 
 _ABOUT_IMAGES = ("channels", "fit", "on_error", "cache", "window")
-about_images = together(
-    option_of(load_images, "channels", "1 is grey, 3 is RGB."),
+about_files = together(
     option_of(
         load_images,
         "fit",
@@ -53,6 +53,7 @@ about_images = together(
         type=NumberList(float),
     ),
 )
+about_images = together(option_of(load_images, "channels", "1 is grey, 3 is RGB."), about_files)
 
 #: What bare weights do not say.
 about_weights = together(
@@ -65,16 +66,24 @@ about_weights = together(
 )
 
 
-def read_images(context: click.Context, option: str, data: str, size: int) -> torch.Tensor:
-    """Read the images that an option names: a folder, a file, a glob, or phantoms[:N]."""
-    name, _, count = data.partition(":")
+def read_images(
+    context: click.Context, option: str, data: str, size: int | tuple[int, int], **known: Any
+) -> torch.Tensor:
+    """Read the images that an option names: a folder, a file, a glob, or phantoms[:N[:SEED]].
+
+    `known` are arguments of `load_images` that are not left to the user.
+    """
+    name, _, numbers = data.partition(":")
     try:
         if name != "phantoms" or Path(data).exists():
-            return load_images(data, size=size, progress=on_terminal(), **given(context, _ABOUT_IMAGES))
-        if not (count or "1024").isdigit():
-            message = f"{data} names no number of images, as phantoms:1024 does"
+            options = {**given(context, _ABOUT_IMAGES), **known}
+            return load_images(data, size=size, progress=on_terminal(), **options)
+        count, _, seed = numbers.partition(":")
+        if not (count or "1024").isdigit() or not (seed or "0").isdigit():
+            message = f"{data} names no number of images, as phantoms:1024 does (and phantoms:1024:1 a seed)"
             raise click.BadParameter(message, param_hint=option)
-        return phantoms(int(count or 1024), size=size)
+        side = size if isinstance(size, int) else size[0]
+        return phantoms(int(count or 1024), size=side, seed=int(seed or 0))
     except (OSError, ValueError) as error:
         # The words of `load_images` and `phantoms`, whose arguments are this option here.
         words = re.sub(r"^(path: |n\b)", "", str(error))

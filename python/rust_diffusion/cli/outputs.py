@@ -28,12 +28,26 @@ def check_target(path: str | os.PathLike[str]) -> Path:
     target = Path(path)
     if target.suffix not in (*_WRITERS, ".gif", ""):
         raise ValueError(f"out must end in .png, .npy, .pt or .gif, or be a folder, got {str(path)!r}")
+    if not target.suffix:
+        return check_folder(target)
+    if target.is_dir():
+        raise IsADirectoryError(f"out: {target} is a folder")
+    return _writable(target)
+
+
+def check_folder(path: str | os.PathLike[str]) -> Path:
+    """Refuse, before any work is done, what cannot become a folder with files in it."""
+    target = Path(path)
+    if target.suffix in (*_WRITERS, ".gif") and not target.is_dir():
+        raise ValueError(f"out must be a folder, got {str(path)!r}")
+    if target.exists() and not target.is_dir():
+        raise NotADirectoryError(f"out: {target} is a file, not a folder")
+    return _writable(target)
+
+
+def _writable(target: Path) -> Path:
     if not target.parent.is_dir():
         raise FileNotFoundError(f"out: there is no folder {target.parent}")
-    if target.suffix and target.is_dir():
-        raise IsADirectoryError(f"out: {target} is a folder")
-    if not target.suffix and target.exists() and not target.is_dir():
-        raise NotADirectoryError(f"out: {target} is a file, not a folder")
     if target.exists() and not os.access(target, os.W_OK):
         raise PermissionError(f"out: no permission to write {target}")
     try:

@@ -1,0 +1,208 @@
+"""The methods and what they are compared with, each with its cost."""
+
+from __future__ import annotations
+
+import inspect
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import click
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from rust_diffusion import _native
+from rust_diffusion.cli.inputs import read_images
+from rust_diffusion.cli.main import on_terminal
+from rust_diffusion.cli.options import arguments_of, given, option_of, together
+from rust_diffusion.cli.restoring.measurements import Measurements
+from rust_diffusion.inverse.baselines import tv_reconstruct
+from rust_diffusion.inverse.denoising import denoising_error
+from rust_diffusion.inverse.operator import Operator, UnitRange
+from rust_diffusion.inverse.posterior import Posterior, posterior
+from rust_diffusion.inverse.restoring import METHODS
+from rust_diffusion.inverse.samplers import (
+    STYLES,
+    daps_sample,
+    diffpir_sample,
+    dps_sample,
+    mmps_sample,
+)
+from rust_diffusion.model.card import schedule_of
+from rust_diffusion.model.network import Network
+from rust_diffusion.sampling.arguments import PRECISIONS
+
+#: What needs no network.
+BASELINES = ("tv", "fbp")
+#: Ends of the interval whose coverage is told, and the share of pixels that it should hold.
+INTERVAL, SHARE = (0.05, 0.95), 0.9
+#: Arguments of the methods; not each of them takes each.
+_OF_METHODS = ("sample_steps", "eta", "scale", "guide_below", "lambda_", "zeta", "cg_steps", "style", "r2")
+#: Where the weight of total variation is looked for, in factors of 10, and for how long.
+_TV_WEIGHTS, _TV_ROUNDS = (-6.0, 2.0), 10
+
+about_methods = together(
+    click.option(
+        "--method",
+        type=click.Choice([*METHODS, *BASELINES]),
+        default=next(iter(METHODS)),
+        show_default=True,
+        help="How to reconstruct; tv and fbp need no weights.",
+    ),
+    option_of(posterior, "num_samples", "Draws for each measurement.", alias="--samples"),
+    click.option(
+        *("--sample-steps", "--steps", "sample_steps"),
+        type=int,
+        help="Steps of each draw.  [default: the method's]",
+    ),
+    option_of(
+        posterior, "batch_size", "Draws computed at a time.  [default: all of a measurement]", type=int
+    ),
+    option_of(
+        daps_sample, "r2", "daps, pigdm: the variance of x0 given x_t.", choices=("schedule", "jacobian")
+    ),
+    click.option(
+        "--held-out",
+        help="daps, pigdm: measure the denoiser's own error on these images, for --r2: a folder, a glob in quotes, "
+        "phantoms[:N]. Draws are better calibrated so.",
+    ),
+    option_of(
+        daps_sample,
+        "precision",
+        "What the network's products are computed in; fp16 is for GPUs.",
+        choices=PRECISIONS,
+    ),
+    click.option(
+        "--eta", type=float, help="dps, ddnm, pigdm, mmps: share of fresh noise.  [default: the method's]"
+    ),
+    option_of(dps_sample, "scale", "dps: of the guidance.  [default: what follows from --sigma]", type=float),
+    option_of(dps_sample, "guide_below", "dps: guide where the noise is at most so many times the signal."),
+    click.option(
+        *("--lambda", "lambda_"), type=float, help="diffpir: how much the denoiser counts.  [default: 1.0]"
+    ),
+    option_of(diffpir_sample, "zeta", "diffpir: share of fresh noise."),
+    option_of(mmps_sample, "cg_steps", "mmps: steps of conjugate gradients."),
+    option_of(dps_sample, "style", "dps, diffpir: the paper's, or the loop of the course.", choices=STYLES),
+    click.option(
+        "--tv-weight",
+        type=float,
+        help="Of total variation.  [default: the one whose misfit is that of the noise]",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """Images that a method made of the measurements, and what it took."""
+
+    name: str
+    images: Tensor
+    seconds: float
+    #: Passes through the network for each measurement.
+    calls: int = 0
+    #: Of methods that draw.
+    draws: Posterior | None = None
+
+
+def drawn(
+    context: click.Context, model: Network, operator: Operator, measured: Measurements
+) -> Reconstruction:
+    """Many draws for each measurement, with the method that the options name."""
+    name, count = context.params["method"], context.params["num_samples"]
+    if measured.sigma is None:
+        raise click.UsageError(
+            f"--method {name} needs --sigma, the standard deviation of the measurements' noise"
+        )
+    bars = torch.cumprod(1 - schedule_of(model), dim=0)
+    options = _options(context, model, bars, (operator.nx, operator.ny))
+    steps = options.get("sample_steps", inspect.signature(METHODS[name]).parameters["sample_steps"].default)
+    options["sample_steps"] = min(steps, len(bars)) if "sample_steps" not in options else steps
+    calls = 0
+    start = time.perf_counter()
+    size = max(context.params["batch_size"] or count, 1)
+    batches = -(-len(measured.y) * count // size)
+    with tqdm(
+        total=batches * options["sample_steps"], desc=name.upper(), unit="step", disable=not on_terminal()
+    ) as bar:
+
+        def told(step: Any) -> None:
+            nonlocal calls
+            calls += len(step.x)
+            bar.update()
+
+        found = posterior(
+            name,
+            model,
+            measured.y,
+            operator,
+            bars,
+            context.params["device"],
+            sigma_y=measured.sigma,
+            num_samples=count,
+            seed=context.params["seed"],
+            batch_size=size,
+            keep=True,
+            quantiles=INTERVAL,
+            callback=told,
+            **options,
+        )
+    seconds = time.perf_counter() - start
+    return Reconstruction(name, found.mean, seconds, calls // len(measured.y), found)
+
+
+def _options(context: click.Context, model: Network, bars: Tensor, shape: tuple[int, int]) -> dict[str, Any]:
+    """Return what the user says about the method; the rest is for the method to decide."""
+    name = context.params["method"]
+    options, takes = given(context, _OF_METHODS), arguments_of(METHODS[name])
+    held_out = context.params["held_out"]
+    asked = {**options, **({} if held_out is None else {"r2": held_out})}
+    for option in asked.keys() - takes:
+        others = [other for other, function in METHODS.items() if option in arguments_of(function)]
+        raise click.UsageError(
+            f"{option.strip('_')} is not for --method {name}, only for {', '.join(others)}"
+        )
+    if held_out is not None:
+        if "r2" in options:
+            raise click.UsageError("give either --r2 or --held-out")
+        images = read_images(context, "--held-out", held_out, shape, channels=model.in_channels)
+        options["r2"] = denoising_error(
+            model, images, bars, context.params["device"], seed=context.params["seed"], progress=on_terminal()
+        )
+    return {**options, **given(context, ("precision",))}
+
+
+def by_total_variation(context: click.Context, operator: Operator, measured: Measurements) -> Reconstruction:
+    """Total variation; its weight is the user's, or the one that explains the measurements as far as the noise lets."""
+    weight, y = context.params["tv_weight"], measured.y
+    start = time.perf_counter()
+    if weight is not None:
+        return Reconstruction("tv", tv_reconstruct(y, operator, weight), time.perf_counter() - start)
+    low, high = _TV_WEIGHTS
+    for _ in range(_TV_ROUNDS):
+        middle = (low + high) / 2
+        images = tv_reconstruct(y, operator, 10.0**middle)
+        chi2 = residual_of(operator, images, measured)
+        if chi2 is None:
+            raise click.UsageError("total variation needs --tv-weight, or --sigma above 0 to find it")
+        low, high = (low, middle) if float(chi2.mean()) > 1 else (middle, high)
+    return Reconstruction("tv", images, time.perf_counter() - start)
+
+
+def by_back_projection(operator: Operator, measured: Measurements) -> Reconstruction:
+    """Filtered back projection."""
+    start = time.perf_counter()
+    y = measured.y
+    # of pictures in [0, 1], which are dark where they are 0, or in [-1, 1]
+    images = (
+        2 * operator._of.FBP(y) - 1 if isinstance(operator, UnitRange) else operator.FBP(y, background=-1.0)
+    )
+    return Reconstruction("fbp", images, time.perf_counter() - start)
+
+
+def residual_of(operator: Operator, images: Tensor, measured: Measurements) -> Tensor | None:
+    """|K x - y|^2 / (m sigma^2) of each image, float64: 1 where it is off by as much as the noise; None without any."""
+    if measured.sigma is None or not bool((measured.sigma > 0).all()):
+        return None
+    sigma = measured.sigma.view(-1, 1, 1, 1)
+    return _native.residual(operator._core, images, operator._linear(measured.y), sigma)
