@@ -114,7 +114,8 @@ def test_defaults_in_the_help_are_pythons(cli, rd):
 
 
 @pytest.mark.parametrize(
-    "words", [["--help"], *([c, "--help"] for c in ["demo", "train", "sample", "evaluate", "info"])]
+    "words",
+    [["--help"], *([c, "--help"] for c in ["demo", "train", "sample", "evaluate", "reconstruct", "info"])],
 )
 def test_help_has_a_summary_and_examples(cli, words):
     status, out, _ = cli(*words)

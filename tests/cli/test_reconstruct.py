@@ -195,7 +195,7 @@ WRONG = [
     ([*BLUR, "--input", "slices", "--simulate"], 1, "1.png"),
     ([*BLUR, "--input", "slices/0.png"], 2, "needs --sigma"),
     ([*BLUR, "--input", "slices/0.png", "--sigma", "-1"], 1, "--sigma must be at least 0"),
-    ([*BLUR, "--input", "slices/0.png", "--sigma", "0"], 1, "above 0"),
+    ([*BLUR, "--input", "slices/0.png", "--sigma", "0"], 2, "above 0"),
     ([*BLUR, "--input", "slices/0.png", "--noise-level", "0.1"], 2, "only with --simulate"),
     ([*BLUR, *SIMULATED, "--sigma", "1", "--noise-level", "1"], 2, "either --sigma or --noise-level"),
     ([*BLUR, *SIMULATED, "--angles", "9"], 2, "--angles: only for --operator ct, not blur"),
@@ -219,7 +219,7 @@ WRONG = [
 
 @pytest.mark.parametrize("words, expected, message", WRONG, ids=[" ".join(w[-4:]) for w, _, _ in WRONG])
 def test_mistakes_are_told_in_words_before_any_work(
-    cli, weights, asked, tmp_path, monkeypatch, words, expected, message
+    cli, weights, tmp_path, monkeypatch, words, expected, message
 ):
     monkeypatch.chdir(tmp_path)
     _files(tmp_path)

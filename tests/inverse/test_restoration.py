@@ -246,7 +246,9 @@ def test_every_method_tells_that_the_model_is_for_other_images(name, operator, b
     sampler, options = METHODS[name]
 
     def run(model, size=(1, *SIZE), operator=operator):
-        sampler(model, torch.zeros(1, *size), operator, bars, "cpu", 4, sigma_y=0.1, progress=False, **options)
+        sampler(
+            model, torch.zeros(1, *size), operator, bars, "cpu", 4, sigma_y=0.1, progress=False, **options
+        )
 
     network = rd.DiffusionUNet(**TINY)
     with pytest.raises(ValueError, match=r"\(2, 16, 16\), the model takes 1 channels"):

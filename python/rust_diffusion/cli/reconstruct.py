@@ -21,6 +21,7 @@ from rust_diffusion.cli.restoring.methods import (
     by_back_projection,
     by_total_variation,
     drawn,
+    weighs,
 )
 from rust_diffusion.cli.restoring.report import rows_of, table_of, write_results
 from rust_diffusion.inverse.operator import Operator
@@ -71,10 +72,10 @@ def reconstruct(context: click.Context, /, weights: Path | None, out: Path, meth
     rows = [row for one in found for row in rows_of(one, operator, measured)]
     click.echo(table_of(rows))
     out.mkdir(exist_ok=True)
-    write_arrays(out, measured, found, context.params["keep_samples"])
+    write_arrays(out, measured, found)
     write_pictures(out, measured, found, context.params["unit_range"])
     write_results(out, rows, _settings(context))
-    click.echo(f"Wrote {out}{'/'} (beside.png shows it)")
+    click.echo(f"Wrote {out}/ (beside.png shows it)")
 
 
 def _prior(context: click.Context) -> Network | None:
@@ -107,7 +108,7 @@ def _reconstructions(
         found.append(drawn(context, model, operator, measured))
     if method == "fbp" or context.params["operator"] == "ct":
         found.append(by_back_projection(operator, measured))
-    if method != "fbp":
+    if method == "tv" or (method != "fbp" and weighs(context, measured)):
         found.append(by_total_variation(context, operator, measured))
     return sorted(found, key=lambda one: one.name != method)
 

@@ -30,7 +30,7 @@ _DARKEST = -0.5
 _Columns = dict[str, Tensor]
 
 
-def write_arrays(folder: Path, measured: Measurements, found: Sequence[Reconstruction], keep: bool) -> None:
+def write_arrays(folder: Path, measured: Measurements, found: Sequence[Reconstruction]) -> None:
     """Write values as .npy files: what was measured, and what was made of it."""
     outputs.write(folder / "measurement.npy", measured.y)
     outputs.write(folder / "mean.npy", found[0].images)
@@ -38,7 +38,7 @@ def write_arrays(folder: Path, measured: Measurements, found: Sequence[Reconstru
         outputs.write(folder / f"{other.name}.npy", other.images)
     if found[0].draws is not None:
         outputs.write(folder / "std.npy", found[0].draws.std)
-        if keep and found[0].draws.samples is not None:
+        if found[0].draws.samples is not None:
             outputs.write(folder / "samples.npy", found[0].draws.samples)
 
 

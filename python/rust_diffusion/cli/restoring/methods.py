@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 import torch
@@ -92,6 +94,19 @@ about_methods = together(
 )
 
 
+class Draws(NamedTuple):
+    """What the draws of a method say, over all N measurements; `samples` of few are kept."""
+
+    std: Tensor
+    low: Tensor
+    high: Tensor
+    #: The first draw of each measurement, and |K x - y|^2 / (m sigma_y^2) of it, (N,).
+    one: Tensor
+    chi2: Tensor
+    #: All of them, (N, num_samples, C, H, W), if they were asked for.
+    samples: Tensor | None
+
+
 @dataclass(frozen=True)
 class Reconstruction:
     """Images that a method made of the measurements, and what it took."""
@@ -101,8 +116,9 @@ class Reconstruction:
     seconds: float
     #: Passes through the network for each measurement.
     calls: int = 0
-    #: Of methods that draw.
-    draws: Posterior | None = None
+    #: How many draws the images are the mean of; 0 of a method that does not draw.
+    count: int = 0
+    draws: Draws | None = None
 
 
 def drawn(
@@ -114,41 +130,55 @@ def drawn(
         raise click.UsageError(
             f"--method {name} needs --sigma, the standard deviation of the measurements' noise"
         )
+    if name != "ddnm" and not bool((measured.sigma > 0).all()):
+        raise click.UsageError(
+            f"--method {name} needs noise: --sigma or --noise-level above 0 (ddnm takes 0)"
+        )
     bars = torch.cumprod(1 - schedule_of(model), dim=0)
     options = _options(context, model, bars, (operator.nx, operator.ny))
-    steps = options.get("sample_steps", inspect.signature(METHODS[name]).parameters["sample_steps"].default)
-    options["sample_steps"] = min(steps, len(bars)) if "sample_steps" not in options else steps
-    calls = 0
-    start = time.perf_counter()
-    size = max(context.params["batch_size"] or count, 1)
-    batches = -(-len(measured.y) * count // size)
-    with tqdm(
-        total=batches * options["sample_steps"], desc=name.upper(), unit="step", disable=not on_terminal()
-    ) as bar:
+    start, calls, found = time.perf_counter(), 0, []
+    batches = -(-count // max(context.params["batch_size"] or count, 1))
+    total = len(measured.y) * batches * options["sample_steps"]
+    with tqdm(total=total, desc=name.upper(), unit="step", disable=not on_terminal()) as bar:
 
         def told(step: Any) -> None:
             nonlocal calls
             calls += len(step.x)
             bar.update()
 
-        found = posterior(
-            name,
-            model,
-            measured.y,
-            operator,
-            bars,
-            context.params["device"],
-            sigma_y=measured.sigma,
-            num_samples=count,
-            seed=context.params["seed"],
-            batch_size=size,
-            keep=True,
-            quantiles=INTERVAL,
-            callback=told,
-            **options,
-        )
+        # one measurement after the other, with the seeds that they would have together
+        for k, y in enumerate(measured.y.split(1)):
+            seed = context.params["seed"] + k * count
+            fixed = {
+                "sigma_y": measured.sigma[k : k + 1],
+                "seed": seed,
+                "callback": told,
+                "quantiles": INTERVAL,
+            }
+            more = {"num_samples": count, "keep": True, **given(context, ("batch_size",))}
+            one = posterior(
+                name, model, y, operator, bars, context.params["device"], **fixed, **more, **options
+            )
+            assert one.samples is not None
+            kept = one.samples if context.params["keep_samples"] else one.samples[:, :1].clone()
+            found.append(dataclasses.replace(one, samples=kept))
     seconds = time.perf_counter() - start
-    return Reconstruction(name, found.mean, seconds, calls // len(measured.y), found)
+    images = torch.cat([one.mean for one in found])
+    return Reconstruction(name, images, seconds, calls // len(found), count, _together(found, context))
+
+
+def _together(found: Sequence[Posterior], context: click.Context) -> Draws:
+    """What was found of each measurement as one."""
+    samples = torch.cat([one.samples for one in found if one.samples is not None])
+    low, high = (torch.cat([one.quantiles[k] for one in found]) for k in range(2))
+    return Draws(
+        std=torch.cat([one.std for one in found]),
+        low=low,
+        high=high,
+        one=samples[:, 0],
+        chi2=torch.cat([one.residual[:, 0] for one in found]),
+        samples=samples if context.params["keep_samples"] else None,
+    )
 
 
 def _options(context: click.Context, model: Network, bars: Tensor, shape: tuple[int, int]) -> dict[str, Any]:
@@ -169,7 +199,14 @@ def _options(context: click.Context, model: Network, bars: Tensor, shape: tuple[
         options["r2"] = denoising_error(
             model, images, bars, context.params["device"], seed=context.params["seed"], progress=on_terminal()
         )
-    return {**options, **given(context, ("precision",))}
+    usual = min(inspect.signature(METHODS[name]).parameters["sample_steps"].default, len(bars))
+    return {"sample_steps": usual, **options, **given(context, ("precision",))}
+
+
+def weighs(context: click.Context, measured: Measurements) -> bool:
+    """Whether a weight of total variation is given or can be found."""
+    known = measured.sigma is not None and bool((measured.sigma > 0).all())
+    return known or context.params["tv_weight"] is not None
 
 
 def by_total_variation(context: click.Context, operator: Operator, measured: Measurements) -> Reconstruction:
@@ -184,7 +221,7 @@ def by_total_variation(context: click.Context, operator: Operator, measured: Mea
         images = tv_reconstruct(y, operator, 10.0**middle)
         chi2 = residual_of(operator, images, measured)
         if chi2 is None:
-            raise click.UsageError("total variation needs --tv-weight, or --sigma above 0 to find it")
+            raise click.UsageError("--method tv needs --tv-weight, or --sigma above 0 to find it")
         low, high = (low, middle) if float(chi2.mean()) > 1 else (middle, high)
     return Reconstruction("tv", images, time.perf_counter() - start)
 

@@ -42,20 +42,17 @@ def rows_of(found: Reconstruction, operator: Operator, measured: Measurements) -
     """One row per image of what a method made; with draws, one of a single draw too."""
     chi2 = residual_of(operator, found.images, measured)
     cost = {"calls": found.calls, "seconds": found.seconds / len(measured.y)}
-    draws = found.draws
-    if draws is None or draws.samples is None:
+    draws, truth = found.draws, measured.truth
+    if draws is None:
         return _rows(found.name, measured, found.images, chi2, None, cost)
-    one, count = draws.samples[:, 0], draws.samples.shape[1]
     covered = None
-    truth = measured.truth
-    if truth is not None and count > 1:
-        low, high = (ends.cpu() for ends in draws.quantiles)
-        covered = ((low <= truth) & (truth <= high)).double().flatten(1).mean(1)
-    share = {name: value / count for name, value in cost.items()}
-    own = None if chi2 is None else draws.residual[:, 0]
+    if truth is not None and found.count > 1:
+        covered = ((draws.low.cpu() <= truth) & (truth <= draws.high.cpu())).double().flatten(1).mean(1)
+    share = {name: value / found.count for name, value in cost.items()}
+    of_one = None if chi2 is None else draws.chi2
     return [
-        *_rows(f"{found.name}, mean of {count}", measured, found.images, chi2, covered, cost),
-        *_rows(f"{found.name}, one draw", measured, one, own, None, share),
+        *_rows(f"{found.name}, mean of {found.count}", measured, found.images, chi2, covered, cost),
+        *_rows(f"{found.name}, one draw", measured, draws.one, of_one, None, share),
     ]
 
 
