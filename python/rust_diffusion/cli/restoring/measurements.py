@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -126,6 +127,8 @@ def _as_measured(context: click.Context, operator: Operator, channels: int) -> t
         )
     if not bool(torch.isfinite(y).all()):
         raise ValueError(f"--input {data} must be finite, got NaN or infinity")
+    if context.params["operator"] != "ct" and not context.params["unit_range"]:
+        check_values(f"--input {data}", y)
     return y, names
 
 
@@ -165,7 +168,7 @@ def _files(data: str) -> list[Path]:
 
 def _names(data: str, count: int) -> list[str]:
     """The files' names, where each made an image."""
-    if Path(data).exists() or "*" in data:
+    with contextlib.suppress(OSError, ValueError):
         files = list_files(data)
         if len(files) == count:
             return [Path(file).name for file in files]
