@@ -200,7 +200,7 @@ WRONG = [
     ([*BLUR, *SIMULATED, "--sigma", "1", "--noise-level", "1"], 2, "either --sigma or --noise-level"),
     ([*BLUR, *SIMULATED, "--angles", "9"], 2, "--angles: only for --operator ct, not blur"),
     ([*BLUR, *SIMULATED, "--method", "fbp"], 2, "--method fbp is for --operator ct"),
-    ([*BLUR, *SIMULATED, "--zeta", "0.1"], 2, "zeta is not for --method daps, only for diffpir"),
+    ([*BLUR, *SIMULATED, "--zeta", "0.1"], 2, "--zeta is not for --method daps, only for diffpir"),
     ([*BLUR, *SIMULATED, "--steps", "13"], 1, "sample_steps must be between 1 and 12"),
     ([*BLUR, *SIMULATED, "--samples", "0"], 1, "num_samples must be"),
     ([*BLUR, *SIMULATED, "--size", "32"], 2, "trained on 16 x 16"),

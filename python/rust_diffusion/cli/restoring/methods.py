@@ -186,12 +186,13 @@ def _options(context: click.Context, model: Network, bars: Tensor, shape: tuple[
     name = context.params["method"]
     options, takes = given(context, _OF_METHODS), arguments_of(METHODS[name])
     held_out = context.params["held_out"]
-    asked = {**options, **({} if held_out is None else {"r2": held_out})}
-    for option in asked.keys() - takes:
-        others = [other for other, function in METHODS.items() if option in arguments_of(function)]
-        raise click.UsageError(
-            f"{option.strip('_')} is not for --method {name}, only for {', '.join(others)}"
-        )
+    asked = {option: f"--{option.strip('_').replace('_', '-')}" for option in options}
+    if held_out is not None:
+        asked["r2"] = "--held-out"
+    for option, words in asked.items():
+        if option not in takes:
+            others = [other for other, function in METHODS.items() if option in arguments_of(function)]
+            raise click.UsageError(f"{words} is not for --method {name}, only for {', '.join(others)}")
     if held_out is not None:
         if "r2" in options:
             raise click.UsageError("give either --r2 or --held-out")
