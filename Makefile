@@ -38,7 +38,7 @@ help:
 	@echo 'rust_diffusion: make ...'
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  \1\t\2/p' Makefile | expand -t 15
 
-.PHONY: demo test lint bench bench-steps fuzz reliability notebook docs wheel develop cargo clean
+.PHONY: demo test lint bench bench-inverse bench-steps fuzz reliability notebook docs wheel develop cargo clean
 
 demo: $(INSTALLED)  ## train a small denoiser on phantoms and draw slices, into demo-output/ (some minutes)
 	$(say) 'Training on phantoms and sampling; the pictures go to demo-output/'
@@ -67,6 +67,11 @@ lint: $(INSTALLED) $(TEST_TOOLS)  ## formatting, clippy, ruff, mypy, stubtest, c
 bench: $(INSTALLED)  ## speed against the peers, into bench-output/
 	$(say) 'Benchmark; the table and the plot go to bench-output/'
 	$(BIN)/python -m benchmarks --out bench-output
+
+bench-inverse: $(INSTALLED)  ## restoration: quality, calibration and speed of every method (hours)
+	$(say) 'Restoration; the tables and the plot go to bench-output/inverse/'
+	$(BIN)/python -m benchmarks.inverse --work speed
+	$(BIN)/python -m benchmarks.inverse
 
 bench-steps: $(INSTALLED)  ## every sampler with 5 to 100 calls of the network, into steps-output/ (trains the demonstration first)
 	$(say) 'Steps against quality; model, table and plot go to steps-output/'

@@ -162,14 +162,29 @@ def test_summaries_do_not_depend_on_the_batch_size(y, operator, bars):
     assert whole.samples.shape == (3, 5, 1, *SIZE) and parts.samples is None
     assert torch.allclose(whole.mean, whole.samples.mean(1), atol=1e-6)
     assert torch.allclose(whole.std, whole.samples.std(1), atol=1e-6)
-    for q, quantile in zip((0.05, 0.95), whole.quantiles, strict=True):
-        assert torch.allclose(quantile, whole.samples.quantile(q, dim=1), atol=1e-6)
+    ends = (whole.samples.amin(1), whole.samples.amax(1))  # of five draws there is no less and no more
+    assert all(torch.equal(*pair) for pair in zip(whole.quantiles, ends, strict=True))
     assert whole.residual.shape == (3, 5)
     assert torch.allclose(parts.mean, whole.mean, atol=1e-6) and torch.allclose(
         parts.std, whole.std, atol=1e-6
     )
     figure = whole.show(truth=torch.zeros(3, 1, *SIZE))
     assert [axis.get_title() for axis in figure.axes[:4]] == ["truth", "mean", "std", "error"]
+
+
+@pytest.mark.parametrize(("count", "share"), [(16, 15 / 17), (39, 0.9)])
+def test_the_interval_holds_as_many_pixels_as_it_says(y, operator, bars, count, share):
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(model, y, *_, **__):
+        return torch.randn(y.shape, generator=generator)
+
+    y = torch.zeros(50, 1, *SIZE)
+    found = rd.posterior(draw, shrinks, y, operator, bars, "cpu", num_samples=count, sigma_y=0.1)
+    low, high = found.quantiles
+    truth = torch.randn(y.shape, generator=generator)
+    held = ((low <= truth) & (truth <= high)).double().mean().item()
+    assert held == pytest.approx(share, abs=0.01)
 
 
 class Never:

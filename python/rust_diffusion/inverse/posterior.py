@@ -88,7 +88,10 @@ def posterior(
     seed : int
         Draw j of measurement i has seed ``seed + i * num_samples + j``: the result is the same for any `batch_size`.
     quantiles : sequence of float
-        Between 0 and 1. (0.05, 0.95) are the ends of an interval that should hold the truth in 90 % of the pixels.
+        Between 0 and 1, below which another draw would fall with that probability: quantile q is the q (n + 1)-th
+        smallest of n draws (Hyndman and Fan 1996, type 6). (0.05, 0.95) are the ends of an interval that should hold
+        the truth in 90 % of the pixels; of fewer than 19 draws they are the smallest and the largest, which should hold
+        it in (n - 1) / (n + 1): 88 % for 16.
     keep : bool
         Keep all draws.
     batch_size : int, optional
@@ -158,7 +161,7 @@ class _Summary:
 
     def __init__(self, task: Task, count: int, probabilities: list[float], keep: bool) -> None:
         self._task, self._count, self._keep = task, count, keep
-        self._probabilities = torch.tensor(probabilities, dtype=torch.float32)
+        self._places = torch.tensor([_place(q, count) for q in probabilities], dtype=torch.float32)
         #: Of the measurement at hand: how many draws were seen, and those that are kept.
         self._seen = 0
         self._now: list[Tensor] = []
@@ -181,7 +184,7 @@ class _Summary:
             step = image.double() - self._mean
             self._mean = self._mean + step / self._seen
             self._squares = self._squares + step * (image.double() - self._mean)
-        if self._keep or len(self._probabilities):
+        if self._keep or len(self._places):
             self._now.append(image)
         if self._seen == self._count:
             self._finish()
@@ -191,8 +194,8 @@ class _Summary:
         self._stds.append((self._squares / max(self._count - 1, 1)).sqrt().float())
         if self._now:
             draws = torch.stack(self._now)
-            if len(self._probabilities):
-                self._quantiles.append(torch.quantile(draws, self._probabilities.to(draws.device), dim=0))
+            if len(self._places):
+                self._quantiles.append(torch.quantile(draws, self._places.to(draws.device), dim=0))
             if self._keep:
                 self._samples.append(draws)
         self._seen, self._now = 0, []
@@ -206,3 +209,8 @@ class _Summary:
             residual=torch.cat(self._residuals).view(len(self._means), self._count),
             samples=torch.stack(self._samples) if self._keep else None,
         )
+
+
+def _place(probability: float, count: int) -> float:
+    """Where the quantile lies between the smallest of `count` draws, 0, and the largest, 1."""
+    return min(max((probability * (count + 1) - 1) / max(count - 1, 1), 0.0), 1.0)

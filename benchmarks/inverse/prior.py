@@ -1,0 +1,129 @@
+"""Where the images come from, and the denoiser that is trained on them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import rust_diffusion as rd
+import torch
+from torch import Tensor
+
+SIZE = 64
+T = 200
+BATCH = 16
+#: Seeds of the phantoms: training, the denoiser's own error, the test.
+SEEDS = (0, 1000, 2000)
+TRAINING, HELD_OUT = 2048, 64
+#: One slice more than is cut from a person: the next slice shows somebody else, at the next height.
+APART = 17
+#: The demonstration's recipe (`rust-diffusion demo`), 0.9 million parameters.
+NETWORK: dict[str, Any] = {
+    "base_ch": 16,
+    "channel_mults": (1, 2, 4),
+    "attn_levels": (2,),
+    "time_dim": 128,
+    "dropout": 0.0,
+}
+RECIPE: dict[str, Any] = {"learning_rate": 2e-3, "ema_decay": 0.99, "objective": "v", "precision": "bf16"}
+#: Of the course's folders: every so-many-th training slice only tells the denoiser's error.
+EVERY = 10
+
+
+@dataclass(frozen=True)
+class Images:
+    """Three sets that share no image, each (N, 1, 64, 64) in [-1, 1]."""
+
+    name: str
+    #: Made when they are asked for.
+    training: Callable[[], Tensor]
+    #: What the denoiser's error is measured on.
+    held_out: Callable[[], Tensor]
+    test: Tensor
+
+
+def drawn(count: int) -> Images:
+    """Phantoms; those of the test show `count` different persons, none of whom training has seen."""
+    training, held_out, test = SEEDS
+    return Images(
+        "phantoms",
+        lambda: rd.phantoms(TRAINING, SIZE, training),
+        lambda: rd.phantoms(APART * HELD_OUT, SIZE, held_out)[::APART],
+        rd.phantoms(APART * count, SIZE, test, progress=False)[::APART],
+    )
+
+
+def real(folder: Path, count: int) -> Images:
+    """Slices in the course's layout, FOLDER/train/PATIENT/*.png and FOLDER/test/PATIENT/*.png."""
+    training, test = (
+        rd.load_images(f"{folder}/{part}/*/*.png", SIZE, progress=False) for part in ("train", "test")
+    )
+    if len(test) < count:
+        click.echo(f"{folder} has {len(test)} test slices, not {count}.")
+    held = torch.arange(len(training)) % EVERY == EVERY // 2
+    chosen = torch.linspace(0, len(test) - 1, min(count, len(test))).round().long()
+    return Images("slices", lambda: training[~held], lambda: training[held], test[chosen])
+
+
+@dataclass(frozen=True)
+class Prior:
+    """A trained denoiser and its schedule."""
+
+    model: rd.DiffusionUNet
+    alpha_bars: Tensor
+    #: Mean squared error of x0_hat at each timestep on images held out, (T,).
+    error: Tensor
+
+
+def trained(images: Images, updates: int, folder: Path) -> Prior:
+    """Train for so many updates; a run that stands in the folder is gone on with, one that is finished is taken."""
+    name = f"prior-{images.name}-{updates}"
+    betas = rd.cosine_beta_schedule(T)
+    alpha_bars = torch.cumprod(1 - betas, 0)
+    finished = folder / name
+    if not (finished / "error.pt").is_file():
+        model = _train(images.training(), images.name, betas, updates, folder, name)
+        model.save_pretrained(finished)
+        error = denoising_error(model, images.held_out(), alpha_bars)
+        torch.save(error, finished / "error.pt")
+    model = rd.load(finished).eval()
+    return Prior(model, alpha_bars, torch.load(finished / "error.pt", weights_only=True))
+
+
+def _train(
+    data: Tensor, source: str, betas: Tensor, updates: int, folder: Path, name: str
+) -> rd.DiffusionUNet:
+    torch.manual_seed(0)
+    result = rd.train(
+        rd.DiffusionUNet(**NETWORK),
+        data,
+        betas=betas,
+        epochs=-(-updates // -(-len(data) // BATCH)),
+        max_steps=updates,
+        batch_size=BATCH,
+        horizontal_flip=source == "slices",
+        seed=0,
+        weights_dir=folder,
+        name=name,
+        device="cpu",
+        **RECIPE,
+    )
+    return result.ema.shadow
+
+
+@torch.no_grad()
+def denoising_error(
+    model: rd.DiffusionUNet, images: Tensor, alpha_bars: Tensor, floor: float = 1e-5
+) -> Tensor:
+    """Mean squared error of x0_hat at each timestep, each image noised once for each."""
+    errors = torch.empty(len(alpha_bars))
+    generator = torch.Generator().manual_seed(0)
+    for t, bar in enumerate(alpha_bars):
+        noisy = bar.sqrt() * images + (1 - bar).sqrt() * torch.randn(images.shape, generator=generator)
+        v = model(noisy, torch.full((len(images),), t))
+        clean = (bar.sqrt() * noisy - (1 - bar).sqrt() * v).clamp(-1, 1)
+        errors[t] = (clean - images).square().mean()
+    return errors.clamp(min=floor)
