@@ -18,6 +18,8 @@ BATCH = 16
 #: Seeds of the phantoms: training, the denoiser's own error, the test.
 SEEDS = (0, 1000, 2000)
 TRAINING, HELD_OUT = 2048, 32
+#: Timesteps at which the error is measured.
+VISITED = 40
 #: One slice more than is cut from a person: the next slice shows somebody else, at the next height.
 APART = 17
 #: The demonstration's recipe (`rust-diffusion demo`), 0.9 million parameters.
@@ -87,7 +89,7 @@ def trained(images: Images, updates: int, folder: Path) -> Prior:
     if not (finished / "error.pt").is_file():
         model = _train(images.training(), images.name, betas, updates, folder, name)
         model.save_pretrained(finished)
-        error = denoising_error(model, images.held_out(), alpha_bars)
+        error = rd.denoising_error(model, images.held_out(), alpha_bars, "cpu", VISITED)
         torch.save(error, finished / "error.pt")
     model = rd.load(finished).eval()
     return Prior(model, alpha_bars, torch.load(finished / "error.pt", weights_only=True))
@@ -112,24 +114,3 @@ def _train(
         **RECIPE,
     )
     return result.ema.shadow
-
-
-@torch.no_grad()
-def denoising_error(
-    model: rd.DiffusionUNet, images: Tensor, alpha_bars: Tensor, floor: float = 1e-5
-) -> Tensor:
-    """Return the mean squared error of x0_hat at each timestep; every fifth is visited, its log a line between."""
-    visited = torch.linspace(0, len(alpha_bars) - 1, len(alpha_bars) // 5).round().long()
-    generator = torch.Generator().manual_seed(0)
-    errors = torch.empty(len(visited))
-    for place, t in enumerate(visited):
-        bar = alpha_bars[t]
-        noisy = bar.sqrt() * images + (1 - bar).sqrt() * torch.randn(images.shape, generator=generator)
-        v = model(noisy, torch.full((len(images),), int(t)))
-        clean = (bar.sqrt() * noisy - (1 - bar).sqrt() * v).clamp(-1, 1)
-        errors[place] = (clean - images).square().mean()
-    known = errors.clamp(min=floor).log()
-    every = torch.arange(len(alpha_bars))
-    right = torch.searchsorted(visited, every).clamp(min=1)
-    share = (every - visited[right - 1]) / (visited[right] - visited[right - 1])
-    return torch.lerp(known[right - 1], known[right], share).exp()
