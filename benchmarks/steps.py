@@ -1,13 +1,15 @@
 """Steps against quality: what each sampler draws with few calls of the network, on the demonstration's model.
 
-`python -m benchmarks.steps` trains that model once (kept in the output folder), draws with every sampler at each number
-of calls, and writes table, plot and raw numbers.
+`python -m benchmarks.steps` trains that model once, draws with every sampler at each number of calls, and writes table,
+plot and raw numbers. Model and numbers are kept in the output folder: a run that was stopped goes on from them.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +47,8 @@ class Way:
 
 WAYS = (
     Way("DDIM", "ddim"),
-    Way("Euler", "euler"),
-    Way("DPM-Solver++ 1", "dpmpp", {"order": 1}),
+    # the same step as Euler's, in another variable
+    Way("Euler, DPM-Solver++ 1", "dpmpp", {"order": 1}),
     Way("DPM-Solver++ 2", "dpmpp", {"order": 2}),
     Way("DPM-Solver++ 3", "dpmpp", {"order": 3}),
     Way("UniPC", "unipc"),
@@ -55,8 +57,9 @@ WAYS = (
     Way("Euler, ancestral", "euler", {"ancestral": True}, follows_flow=False),
     Way("DPM-Solver++ 2, SDE", "dpmpp", {"order": 2, "sde": True}, follows_flow=False),
 )
+DDPM = Way("DDPM", "ddpm", follows_flow=False)
 #: With T steps, what the others are compared with.
-SOLVED_BY = WAYS[3]
+SOLVED_BY = WAYS[2]
 
 
 @dataclass(frozen=True)
@@ -84,9 +87,18 @@ class Row:
     ddpm: Compared
 
 
+def row_of(saved: dict[str, Any]) -> Row:
+    """Read a row back."""
+    found = {
+        name: Compared(*(measures.Discrepancy(**saved[name][what]) for what in ("images", "patches")))
+        for name in ("held_out", "ddpm")
+    }
+    return Row(saved["way"], saved["calls"], saved["distance"], **found)
+
+
 @click.command(epilog="Example: python -m benchmarks.steps --samples 64")
 @click.option("--out", default="steps-output", show_default=True, help="Folder for model, table and plot.")
-@click.option("--samples", default=128, show_default=True, help="Images drawn each time.")
+@click.option("--samples", default=64, show_default=True, help="Images drawn each time.")
 @click.option("--precision", default="fp32", show_default=True, type=click.Choice(["fp32", "bf16"]))
 @click.option("--quick", is_flag=True, help="Seconds instead of minutes: tries the program only.")
 def main(out: str, samples: int, precision: str, quick: bool) -> None:
@@ -94,12 +106,13 @@ def main(out: str, samples: int, precision: str, quick: bool) -> None:
     setting, folder = (QUICK, Path(out) / "quick") if quick else (Setting(), Path(out))
     model = trained(setting, folder)
     counts = [calls for calls in CALLS if calls < setting.num_steps]
-    rows = measured(model, held_out(2 * samples, setting.size), counts, samples, precision)
     about = (
         f"{samples} images of {setting.size} x {setting.size} each, T = {setting.num_steps}, {precision}; "
         f"{report.machine('cpu')}, torch {torch.__version__}"
     )
-    (folder / "rows.json").write_text(json.dumps([asdict(row) for row in rows], indent=1), encoding="utf-8")
+    kept = Kept(folder, about)
+    draw = Drawing(model, (samples, 1, setting.size, setting.size), precision)
+    rows = measured(draw, held_out(2 * samples, setting.size), counts, kept)
     (folder / "table.md").write_text(f"{about}\n\n{table(rows)}", encoding="utf-8")
     plot(rows, folder / "steps.png")
     click.echo(f"{about}\n\n{table(rows)}")
@@ -121,31 +134,70 @@ def held_out(count: int, size: int) -> Tensor:
     return slices[OF_A_PERSON * person + person % OF_A_PERSON]
 
 
-def measured(model: Any, real: Tensor, counts: list[int], samples: int, precision: str) -> list[Row]:
+class Drawing:
+    """The model, drawn from with one start noise."""
+
+    def __init__(self, model: Any, shape: tuple[int, ...], precision: str) -> None:
+        self.model, self.shape = model, shape
+        self.options = {"precision": precision, "progress": False}
+        self.total = len(model.betas)
+
+    def noise(self, seed: int) -> Tensor:
+        """Return start noise."""
+        return torch.randn(self.shape, generator=torch.Generator().manual_seed(seed))
+
+    def __call__(self, sampler: str, start: int = NOISE_SEED, **more: Any) -> Tensor:
+        """Draw from the start noise of a seed."""
+        torch.manual_seed(start + 1)  # of the noise that is drawn on the way
+        how = {"x_T": self.noise(start), **self.options, **more}
+        return self.model.sample(self.shape[0], sampler, **how)
+
+
+class Kept:
+    """What is done, in files: a run that was stopped need not do it again."""
+
+    def __init__(self, folder: Path, about: str) -> None:
+        self.path, self.about = folder / "rows.json", about
+        self.rows: dict[tuple[str, int], Row] = {}
+        known = json.loads(self.path.read_text(encoding="utf-8")) if self.path.is_file() else {}
+        if known.get("about") == about:
+            self.rows = {(row["way"], row["calls"]): row_of(row) for row in known["rows"]}
+
+    def images(self, name: str, make: Callable[[], Tensor]) -> Tensor:
+        """Return a set of images, drawn if it is not there yet."""
+        path = self.path.with_name(f"{name}.pt")
+        known = torch.load(path, weights_only=True) if path.is_file() else {}
+        if known.get("about") != self.about:
+            known = {"about": self.about, "images": make()}
+            torch.save(known, path)
+        images: Tensor = known["images"]
+        return images
+
+    def get(self, way: str, calls: int, make: Callable[[], Row]) -> Row:
+        """Return a row, made if it is not there yet."""
+        if (way, calls) not in self.rows:
+            self.rows[way, calls] = make()
+            content = {"about": self.about, "rows": [asdict(row) for row in self.rows.values()]}
+            self.path.write_text(json.dumps(content, indent=1), encoding="utf-8")
+        return self.rows[way, calls]
+
+
+def measured(draw: Drawing, real: Tensor, counts: list[int], kept: Kept) -> list[Row]:
     """Draw in every way from the same start noise; and twice with DDPM, once to be compared with."""
-    shape, total = (samples, *real.shape[1:]), len(model.betas)
-    noise = torch.randn(shape, generator=torch.Generator().manual_seed(NOISE_SEED))
-    options = {"precision": precision, "progress": False}
-    bar = tqdm(total=3 + len(WAYS) * len(counts), desc="steps", unit="set", leave=False)
+    solve = partial(draw, SOLVED_BY.sampler, sample_steps=draw.total, **SOLVED_BY.options)
+    solved = kept.images("solved", solve)
+    reference = kept.images("ddpm", partial(draw, DDPM.sampler, start=DDPM_SEED))
 
-    def draw(sampler: str, **more: Any) -> Tensor:
-        bar.update()
-        torch.manual_seed(NOISE_SEED + 1)  # of the noise that is drawn on the way
-        return model.sample(samples, sampler, **{"x_T": noise, **options, **more})
+    def row(way: Way, calls: int, **steps: int) -> Row:
+        images = draw(way.sampler, **way.options, **steps)
+        distance = (images - solved).square().mean().sqrt().item() if way.follows_flow else None
+        return Row(way.name, calls, distance, compared(images, real), compared(images, reference))
 
-    solved = draw(SOLVED_BY.sampler, sample_steps=total, **SOLVED_BY.options)
-    reference = draw("ddpm", x_T=torch.randn(shape, generator=torch.Generator().manual_seed(DDPM_SEED)))
-
-    def row(name: str, calls: int, images: Tensor, follows_flow: bool) -> Row:
-        distance = (images - solved).square().mean().sqrt().item() if follows_flow else None
-        return Row(name, calls, distance, compared(images, real), compared(images, reference))
-
-    rows = [row("DDPM", total, draw("ddpm"), False)]
-    for way in WAYS:
-        for calls in counts:
-            images = draw(way.sampler, sample_steps=way.steps(calls), **way.options)
-            rows.append(row(way.name, calls, images, way.follows_flow))
-    bar.close()
+    rows = [kept.get(DDPM.name, draw.total, lambda: row(DDPM, draw.total))]
+    work = [(way, calls) for calls in counts for way in WAYS]
+    for way, calls in tqdm(work, desc="steps", unit="set", leave=False):
+        make = partial(row, way, calls, sample_steps=way.steps(calls))
+        rows.append(kept.get(way.name, calls, make))
     return rows
 
 

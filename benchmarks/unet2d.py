@@ -47,7 +47,7 @@ BATCH, SIZE, T = 8, 32, 1000
 
 
 class Engine(Ours):
-    """This package with a network of diffusers' family."""
+    """A network of diffusers' family in this package."""
 
     @staticmethod
     def network(**config: Any) -> Any:
