@@ -3,6 +3,7 @@
 #   PYTHON=python3.12   the Python that .venv is made with (default: the first of 3.10 to 3.13 found);
 #                       for `make wheel`, the only one to build for (default: every one found)
 #   VENV=.venv-3.12     another virtual environment
+#   TORCH=2.13          the torch that it is made with (default: the one in build_backend/torches.py)
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -10,6 +11,7 @@ SHELL := /bin/bash
 
 VENV := .venv
 PYTHON :=
+TORCH := $(shell sed -n 's/^DEFAULT = "\(.*\)"/\1/p' build_backend/torches.py)
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 say := @printf '\n==> %s\n'
@@ -21,8 +23,14 @@ ABOUT_PYTHON = $(shell $(BIN)/python -c \
 CARGO_ENV = PATH="$(CURDIR)/$(BIN):$$PATH" VIRTUAL_ENV="$(CURDIR)/$(VENV)" PYO3_PYTHON="$(CURDIR)/$(BIN)/python" \
 	LIBTORCH_USE_PYTORCH="$(firstword $(ABOUT_PYTHON))" PYO3_ENVIRONMENT_SIGNATURE="$(lastword $(ABOUT_PYTHON))"
 CARGO = $(CARGO_ENV) cargo
+BUILD = $(BIN)/python build_backend/make.py
+DIST := dist
+# What cargo is told where the torch of .venv is not the one that torch-sys is written for.
+FITTING = $(shell $(BUILD) arguments)
+# pip and uv would otherwise take the newest torchvision, and its torch with it.
+TORCHVISION = torchvision "torch==$$($(BIN)/python -c 'import importlib.metadata as m; print(m.version("torch"))')"
 # The newest wheel for the Python of .venv.
-WHEEL = $$(ls -t dist/rust_diffusion-*-$(word 2,$(ABOUT_PYTHON))-*.whl | head -1)
+WHEEL = $$(ls -t $(DIST)/rust_diffusion-*-$(word 2,$(ABOUT_PYTHON))-*.whl | head -1)
 
 # What the wheel is made of; a change in any of it builds and installs it anew.
 PACKAGE := pyproject.toml Cargo.toml Cargo.lock README.md LICENSE NOTICE \
@@ -38,7 +46,7 @@ help:
 	@echo 'rust_diffusion: make ...'
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  \1\t\2/p' Makefile | expand -t 15
 
-.PHONY: demo test lint bench bench-inverse bench-steps fuzz reliability notebook docs wheel develop cargo clean
+.PHONY: demo test lint bench bench-inverse bench-steps fuzz reliability notebook docs wheel fat-wheel matrix new-torch develop cargo clean
 
 demo: $(INSTALLED)  ## train a small denoiser on phantoms and draw slices, into demo-output/ (some minutes)
 	$(say) 'Training on phantoms and sampling; the pictures go to demo-output/'
@@ -46,14 +54,14 @@ demo: $(INSTALLED)  ## train a small denoiser on phantoms and draw slices, into 
 
 test: lint  ## lint, the Rust tests, the Python tests and notebooks on the installed wheel
 	$(say) 'Rust tests'
-	$(CARGO) test --release --workspace --locked
+	$(CARGO) test $(FITTING) --release --workspace --locked
 	$(say) 'Python tests on the installed wheel; the notebooks are among them'
 	$(BIN)/python -m pytest tests
 
 lint: $(INSTALLED) $(TEST_TOOLS)  ## formatting, clippy, ruff, mypy, stubtest, cargo deny
 	$(say) 'Formatting and lint: Rust'
 	cargo fmt --all --check
-	$(CARGO) clippy --release --workspace --all-targets --locked -- -D warnings
+	$(CARGO) clippy $(FITTING) --release --workspace --all-targets --locked -- -D warnings
 	$(say) 'Formatting and lint: Python'
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -84,7 +92,7 @@ reliability: $(INSTALLED) $(TEST_TOOLS)  ## kills, full disks, threads, damaged 
 	PYTHONPATH=tests:. $(BIN)/python tests/programs/reliability.py --out test-output/reliability.md
 
 notebook: $(INSTALLED)  ## open the course notebook in JupyterLab
-	$(PIP) install --quiet "$(WHEEL)[notebook]"
+	$(PIP) install --quiet "$(WHEEL)[notebook]" $(TORCHVISION)
 	$(BIN)/jupyter lab notebooks/diffusion-models.ipynb
 
 docs: $(INSTALLED)  ## the documentation, into docs/_build/html
@@ -96,25 +104,40 @@ wheel: $(BUILD_TOOLS)  ## a wheel in dist/ for each Python found, or for PYTHON=
 		version=$$("$$python" -V); \
 		if [ "$$version" = "$$($(BIN)/python -V)" ]; then \
 			printf '\n==> Wheel for %s, in $(VENV)\n' "$$version"; \
-			$(BIN)/python build_backend/rust_diffusion_build.py; \
+			$(BUILD) wheel $(DIST); \
 		else \
 			printf '\n==> Wheel for %s, in an environment of its own (brings torch; some minutes)\n' "$$version"; \
 			CARGO_TARGET_DIR=target/other-pythons "$$python" -m pip --disable-pip-version-check \
-				wheel --no-deps --config-settings=maturin.build-args='--compatibility pypi' --wheel-dir dist .; \
+				wheel --no-deps --config-settings=maturin.build-args='--compatibility pypi' --wheel-dir $(DIST) .; \
 		fi </dev/null; \
 	done
-	@ls -l dist/*.whl
+	@ls -l $(DIST)/*.whl
+
+fat-wheel: $(BUILD_TOOLS)  ## one wheel for every torch in range, in dist/fat/ (downloads each torch; half an hour)
+	$(say) 'A library for each torch, and one wheel of all'
+	$(BUILD) fat-wheel
+
+# A shell's loop, not make's: one torch after the other, each in an environment of its own.
+matrix:  ## the whole suite beside other torches: make matrix TORCH="2.10 2.13" (3 to 5 GB and half an hour each)
+	@for torch in $(TORCH); do \
+		printf '\n==> Everything beside torch %s\n' "$$torch"; \
+		$(MAKE) test TORCH="$$torch" VENV=".venv-torch-$$torch" DIST="dist/torch-$$torch"; \
+	done
+
+new-torch: $(BUILD_TOOLS)  ## whether the sources compile for a torch that came out: make new-torch TORCH=2.16
+	$(say) 'Downloading torch $(TORCH) alone, and asking the compilers (minutes)'
+	$(BUILD) new-torch $(TORCH)
 
 develop: $(BUILD_TOOLS)  ## for work on the package: compile into python/ and use it in place
 	@rm -f $(INSTALLED)
-	$(CARGO_ENV) $(BIN)/maturin develop --release
+	VIRTUAL_ENV="$(CURDIR)/$(VENV)" $(BUILD) develop
 
 cargo: $(BUILD_TOOLS)  ## any cargo command in the environment of the build: make cargo ARGS="test --release"
-	$(CARGO) $(ARGS)
+	$(CARGO) $(firstword $(ARGS)) $(FITTING) $(wordlist 2,99,$(ARGS))
 
 clean:  ## remove what was built; .venv stays
 	rm -rf target dist demo-output bench-output steps-output test-output docs/_build docs/notebooks .mypy_cache .ruff_cache .pytest_cache $(INSTALLED)
-	find python -name '*.so' -delete
+	rm -rf python/rust_diffusion/engines
 
 $(BIN)/python:
 	$(say) 'Making the virtual environment $(VENV)'
@@ -122,13 +145,13 @@ $(BIN)/python:
 
 $(BUILD_TOOLS): pyproject.toml | $(BIN)/python
 	$(say) 'Installing torch and maturin into $(VENV) (torch is some 3 GB; the first time takes minutes)'
-	@sed -n '/^requires = /p' pyproject.toml | grep -o '"[^"]*"' | xargs $(PIP) install
+	@sed -n '/^requires = /p' pyproject.toml | grep -o '"[^"]*"' | xargs $(PIP) install "torch==$(TORCH).*"
 	@touch $@
 
 # The wheel is what people get, so the wheel is what is tested, not the source tree.
 $(INSTALLED): $(PACKAGE) | $(BUILD_TOOLS)
 	$(say) 'Building the wheel (the first time compiles everything: some minutes)'
-	$(BIN)/python build_backend/rust_diffusion_build.py
+	$(BUILD) wheel $(DIST)
 	$(say) 'Installing the wheel'
 	$(PIP) install --quiet --force-reinstall --no-deps "$(WHEEL)"
 	$(PIP) install --quiet "$(WHEEL)"
@@ -136,5 +159,5 @@ $(INSTALLED): $(PACKAGE) | $(BUILD_TOOLS)
 
 $(TEST_TOOLS): pyproject.toml | $(INSTALLED)
 	$(say) 'Installing the tools for tests, lint and documentation'
-	$(PIP) install --quiet "$(WHEEL)[test,lint,docs]"
+	$(PIP) install --quiet "$(WHEEL)[test,lint,docs]" $(TORCHVISION)
 	@touch $@

@@ -3,32 +3,33 @@
 torch-sys' build script asks whichever ``python`` or ``python3`` comes first on PATH for torch, and runs again
 only when the *value* of LIBTORCH_USE_PYTORCH changes. Left alone, it fails from a virtual environment that is
 not activated, takes another Python's torch, and after an isolated build links against a folder that is gone.
-So, around each build, this module
+So this module
 
-- puts commands named ``python`` and ``python3`` first on PATH that run this very interpreter,
-- sets LIBTORCH_USE_PYTORCH to the folder of this interpreter's torch, which differs wherever torch differs,
-- stops with one plain sentence when torch is absent or is not the version that the crates are made for.
+- builds for the torch at hand, wherever a front end hides it (``torches``), and asks for one only where none
+  that the sources are made for is found: nobody's torch is replaced;
+- puts commands named ``python`` and ``python3`` first on PATH that run this very interpreter, and sets
+  LIBTORCH_USE_PYTORCH to the folder of that torch, which differs wherever torch differs;
+- has cargo take a copy of torch-sys that fits that torch (``torch_sys``);
+- puts the library into a folder named after its torch, and has the package ask for that minor (``wheels``).
 """
 
 from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import sys
 import sysconfig
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from importlib import metadata, util
 from pathlib import Path
 from typing import Any, NoReturn
 
 import maturin
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib  # maturin depends on it there
+import torch_sys
+import torches
+import wheels
 
 __all__ = [
     "build_editable",
@@ -41,28 +42,46 @@ __all__ = [
     "prepare_metadata_for_build_wheel",
 ]
 
-# maturin's own answers: puccinialin, which brings a Rust toolchain, where cargo is missing.
-get_requires_for_build_wheel = maturin.get_requires_for_build_wheel
-get_requires_for_build_editable = maturin.get_requires_for_build_editable
+# maturin's own answer: puccinialin, which brings a Rust toolchain, where cargo is missing.
 get_requires_for_build_sdist = maturin.get_requires_for_build_sdist
 
 ConfigSettings = Mapping[str, Any] | None
+
+PACKAGE = Path("python/rust_diffusion")
+
+
+def get_requires_for_build_wheel(config_settings: ConfigSettings = None) -> list[str]:
+    """Ask for what maturin asks for, and for torch only where none that fits is found."""
+    requirements: list[str] = maturin.get_requires_for_build_wheel(config_settings)
+    if not any(map(torches.in_range, torches.at_hand())):
+        requirements.append(f"torch=={torches.DEFAULT}.*")
+    return requirements
+
+
+get_requires_for_build_editable = get_requires_for_build_wheel
 
 
 def build_wheel(
     wheel_directory: str, config_settings: ConfigSettings = None, metadata_directory: str | None = None
 ) -> str:
-    """Build a wheel against this interpreter's torch."""
-    with _torch_environment():
-        return maturin.build_wheel(wheel_directory, config_settings, metadata_directory)
+    """Build a wheel against the torch at hand."""
+    torch = torch_at_hand()
+    with building_for(torch):
+        wheel: str = maturin.build_wheel(wheel_directory, _for(torch, config_settings), metadata_directory)
+    wheels.put_in_order(Path(wheel_directory, wheel), torch.minor, torch.requirement)
+    return wheel
 
 
 def build_editable(
     wheel_directory: str, config_settings: ConfigSettings = None, metadata_directory: str | None = None
 ) -> str:
-    """Build for ``pip install --editable`` against this interpreter's torch."""
-    with _torch_environment():
-        return maturin.build_editable(wheel_directory, config_settings, metadata_directory)
+    """Build for ``pip install --editable`` against the torch at hand."""
+    torch = torch_at_hand()
+    with building_for(torch):
+        wheel: str = maturin.build_editable(wheel_directory, _for(torch, config_settings), metadata_directory)
+    wheels.put_in_order(Path(wheel_directory, wheel), torch.minor, torch.requirement)
+    wheels.shelve(PACKAGE, torch.minor)
+    return wheel
 
 
 def build_sdist(sdist_directory: str, config_settings: ConfigSettings = None) -> str:
@@ -72,52 +91,73 @@ def build_sdist(sdist_directory: str, config_settings: ConfigSettings = None) ->
 
 
 def prepare_metadata_for_build_wheel(metadata_directory: str, config_settings: ConfigSettings = None) -> str:
-    """Write the wheel's metadata; nothing is compiled."""
+    """Write the wheel's metadata, which asks for the torch at hand; nothing is compiled."""
+    torch = torch_at_hand()
     with _this_interpreter_first_on_path():
-        return maturin.prepare_metadata_for_build_wheel(metadata_directory, config_settings)
+        folder: str = maturin.prepare_metadata_for_build_wheel(metadata_directory, config_settings)
+    file = Path(metadata_directory, folder, "METADATA")
+    file.write_bytes(wheels.asking_for(torch.requirement, file.read_bytes()))
+    return folder
 
 
 prepare_metadata_for_build_editable = prepare_metadata_for_build_wheel
 
 
+def torch_at_hand() -> torches.Torch:
+    """Choose the first torch at hand that the sources are made for, or stop with what to do."""
+    found = list(torches.at_hand())
+    for torch in found:
+        if torches.in_range(torch):
+            return torch
+    (_, oldest), (_, newest) = torches.OLDEST, torches.NEWEST
+    has = f"has torch {found[0].version}" if found else "has no torch"
+    stop(
+        f"it is made for torch 2.{oldest} to 2.{newest}, and {sys.executable} {has}; "
+        f'install it with: {sys.executable} -m pip install "torch=={torches.DEFAULT}.*"'
+    )
+
+
+def _for(torch: torches.Torch, config_settings: ConfigSettings = None) -> dict[str, Any]:
+    """Add to what maturin is told what cargo is told for this torch."""
+    arguments = [*maturin.get_maturin_pep517_args(config_settings), *cargo_arguments(torch)]
+    return {**(config_settings or {}), "maturin.build-args": arguments}
+
+
+def cargo_arguments(torch: torches.Torch) -> list[str]:
+    """What cargo is told for this torch."""
+    target = Path(os.environ.get("CARGO_TARGET_DIR", "target"))
+    return torch_sys.cargo_arguments(torch.minor, target, as_it_is=torch.importable)
+
+
 @contextmanager
-def _torch_environment() -> Iterator[None]:
-    torch_folder = _checked_torch_folder()
+def building_for(torch: torches.Torch) -> Iterator[None]:
+    """Let torch-sys' build script find this interpreter and this torch."""
     _check_python_headers()
-    with _this_interpreter_first_on_path(), _environment(LIBTORCH_USE_PYTORCH=torch_folder):
+    with _this_interpreter_first_on_path(), environment(LIBTORCH_USE_PYTORCH=str(torch.folder), **_rust()):
         yield
 
 
-def _checked_torch_folder() -> str:
-    wanted = _pinned_torch()
-    remedy = f'install it with: {sys.executable} -m pip install "torch=={wanted}"'
-    spec = util.find_spec("torch")
-    if spec is None or not spec.submodule_search_locations:
-        _stop(f"it is built against torch {wanted}, and {sys.executable} has no torch; {remedy}")
-    found = metadata.version("torch")
-    if found.split("+")[0] != wanted:
-        _stop(f"it is built against torch {wanted}, and {sys.executable} has torch {found}; {remedy}")
-    return str(Path(next(iter(spec.submodule_search_locations))).resolve())
+def _rust() -> dict[str, str]:
+    """What puccinialin sets for the Rust that it brings where there is none."""
+    if shutil.which("cargo"):
+        return {}
+    from puccinialin import setup_rust
 
-
-def _pinned_torch() -> str:
-    """The version in ``torch==...`` of pyproject.toml's build requirements."""
-    pyproject = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))
-    requirements: list[str] = pyproject["build-system"]["requires"]
-    return next(r.removeprefix("torch==") for r in requirements if r.startswith("torch=="))
+    return dict(setup_rust())
 
 
 def _check_python_headers() -> None:
     header = Path(sysconfig.get_path("include")) / "Python.h"
     if not header.exists():
         version = f"{sys.version_info.major}.{sys.version_info.minor}"
-        _stop(
+        stop(
             f"{sys.executable} has no C headers ({header} is missing); "
             f"on Debian and Ubuntu install them with: apt install python{version}-dev"
         )
 
 
-def _stop(message: str) -> NoReturn:
+def stop(message: str) -> NoReturn:
+    """End the build with one sentence."""
     # A build front end prints a traceback for an exception; one sentence is easier to act on.
     sys.exit(f"rust_diffusion cannot be built here: {message}")
 
@@ -136,12 +176,13 @@ def _this_interpreter_first_on_path() -> Iterator[None]:
         folders = [shims, os.environ.get("PATH", os.defpath), sysconfig.get_path("scripts")]
         if os.name == "nt":
             folders.insert(0, str(Path(sys.executable).parent))
-        with _environment(PATH=os.pathsep.join(folders)):
+        with environment(PATH=os.pathsep.join(folders)):
             yield
 
 
 @contextmanager
-def _environment(**values: str) -> Iterator[None]:
+def environment(**values: str) -> Iterator[None]:
+    """Set environment variables for a while."""
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
     try:
@@ -152,10 +193,3 @@ def _environment(**values: str) -> Iterator[None]:
                 del os.environ[name]
             else:
                 os.environ[name] = value
-
-
-if __name__ == "__main__":
-    # For the Makefile: unlike pip, this shows the compiler's progress. The wheel is tagged with the oldest
-    # glibc that it runs with; what a front end asks for, maturin tags as for this machine only.
-    os.makedirs("dist", exist_ok=True)
-    build_wheel("dist", {"maturin.build-args": "--compatibility pypi"})

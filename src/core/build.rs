@@ -3,8 +3,8 @@
 //!
 //! The Python extension needs no help at run time: `import torch` has loaded the libraries before it.
 
-use std::env;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::{env, fs};
 
 const SHIM: &str = "src/libtorch/shim.cpp";
 
@@ -16,7 +16,8 @@ fn main() {
     // The headers are beside the libraries.
     let include = libraries.with_file_name("include");
     let mut shim = cc::Build::new();
-    shim.cpp(true).std("c++17").warnings(false).file(SHIM);
+    let standard = if torch_minor(&libraries) >= 14 { "c++20" } else { "c++17" };
+    shim.cpp(true).std(standard).warnings(false).file(SHIM);
     shim.include(&include).include(include.join("torch/csrc/api/include"));
     // torch's parallel loops are templates: compiled here without OpenMP, they would run on one thread. The library is
     // the one that torch brings and has loaded by then. Elsewhere than on Linux the kernels use threads of ours.
@@ -36,4 +37,13 @@ fn libtorch_libraries() -> PathBuf {
         .map(PathBuf::from)
         .or_else(|_| env::var("LIBTORCH_USE_PYTORCH").map(|torch| PathBuf::from(torch).join("lib")))
         .expect("torch-sys or LIBTORCH_USE_PYTORCH says where libtorch is")
+}
+
+/// The minor version of torch 2, whose headers want C++20 from 2.14 on.
+fn torch_minor(libraries: &Path) -> u32 {
+    let header = libraries.with_file_name("include").join("torch/headeronly/version.h");
+    println!("cargo:rerun-if-changed={}", header.display());
+    let text = fs::read_to_string(&header).unwrap_or_else(|error| panic!("{}: {error}", header.display()));
+    let minor = text.lines().find_map(|line| line.trim().strip_prefix("#define TORCH_VERSION_MINOR"));
+    minor.and_then(|minor| minor.trim().parse().ok()).expect("torch's headers name its minor version")
 }

@@ -253,10 +253,10 @@ def test_train_takes_validation_data_and_says_how_to_read_images(cli, tmp_path):
 
 
 def test_info_says_what_is_linked(cli):
-    from rust_diffusion.support.versions import TORCH
-
     status, out, _ = cli("info")
-    assert status == 0 and re.search(rf"^linked with torch +{re.escape(TORCH)}(\+\w+)?$", out, re.MULTILINE)
+    assert status == 0 and re.search(
+        rf"^linked with torch +{'.'.join(torch.__version__.split('.')[:2])}\.", out, re.MULTILINE
+    )
     assert re.search(rf"^torch threads +{torch.get_num_threads()}$", out, re.MULTILINE)
 
 

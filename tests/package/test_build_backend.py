@@ -1,4 +1,4 @@
-"""The build backend: which Python and which torch a build sees, and what it says without the right one."""
+"""The build backend: which Python and which torch a build sees, and what it does where there is none."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from rust_diffusion.support import versions
 from tools import ROOT
 
 
@@ -24,10 +23,21 @@ def backend(monkeypatch):
     return importlib.import_module("rust_diffusion_build")
 
 
-def refusal(backend) -> str:
-    with pytest.raises(SystemExit) as refused, backend._torch_environment():
-        pass
+@pytest.fixture
+def torch_at_hand(backend):
+    return backend.torch_at_hand()
+
+
+def refusal(function) -> str:
+    with pytest.raises(SystemExit) as refused:
+        function()
     return str(refused.value)
+
+
+def has(backend, monkeypatch, *found: str) -> None:
+    """Let these torches be the ones that are found."""
+    torches = [backend.torches.Torch(version, Path(f"/of/{version}")) for version in found]
+    monkeypatch.setattr(backend.torches, "at_hand", lambda: iter(torches))
 
 
 @pytest.fixture
@@ -41,8 +51,8 @@ def foreign_python_first(monkeypatch, tmp_path):
 
 @pytest.mark.skipif(os.name != "posix", reason="on Windows python.exe is found beside the interpreter")
 @pytest.mark.parametrize("name", ["python", "python3"])
-def test_torch_sys_finds_the_interpreter_that_builds(backend, foreign_python_first, name):
-    with backend._torch_environment():
+def test_torch_sys_finds_the_interpreter_that_builds(backend, torch_at_hand, foreign_python_first, name):
+    with backend.building_for(torch_at_hand):
         found = subprocess.run(
             [shutil.which(name), "-c", "import sys; print(sys.executable, sys.prefix)"],
             capture_output=True, text=True, check=True,
@@ -50,45 +60,79 @@ def test_torch_sys_finds_the_interpreter_that_builds(backend, foreign_python_fir
     assert found.stdout.split() == [sys.executable, sys.prefix]
 
 
-def test_maturin_is_found_where_the_environment_is_not_activated(backend, monkeypatch):
+def test_maturin_is_found_where_the_environment_is_not_activated(backend, torch_at_hand, monkeypatch):
+    monkeypatch.setattr(backend, "_rust", dict)  # cargo is not on that path
     monkeypatch.setenv("PATH", os.defpath)
-    with backend._torch_environment():
+    with backend.building_for(torch_at_hand):
         assert shutil.which("maturin")
 
 
-def test_torch_sys_is_told_the_folder_of_this_torch(backend, monkeypatch):
+def test_torch_sys_is_told_the_folder_of_this_torch(backend, torch_at_hand, monkeypatch):
     # "1" is what .cargo/config.toml and tch's manual say; it would not change with the interpreter.
     monkeypatch.setenv("LIBTORCH_USE_PYTORCH", "1")
-    with backend._torch_environment():
+    with backend.building_for(torch_at_hand):
         assert Path(os.environ["LIBTORCH_USE_PYTORCH"]).samefile(Path(torch.__file__).parent)
     assert os.environ["LIBTORCH_USE_PYTORCH"] == "1"
 
 
-def test_the_environment_is_put_back_when_a_build_fails(backend, monkeypatch):
+def test_the_environment_is_put_back_when_a_build_fails(backend, torch_at_hand, monkeypatch):
     monkeypatch.delenv("LIBTORCH_USE_PYTORCH", raising=False)
     before = dict(os.environ)
-    with pytest.raises(RuntimeError), backend._torch_environment():
+    with pytest.raises(RuntimeError), backend.building_for(torch_at_hand):
         assert dict(os.environ) != before
         raise RuntimeError("the compiler failed")
     assert dict(os.environ) == before
 
 
-def test_another_torch_is_refused_with_the_remedy(backend, monkeypatch):
-    monkeypatch.setattr(backend.metadata, "version", lambda name: "2.10.0+cpu")
-    said = refusal(backend)
-    assert f"built against torch {versions.TORCH}" in said and "has torch 2.10.0+cpu" in said
-    assert f'{sys.executable} -m pip install "torch=={versions.TORCH}"' in said
+def test_the_torch_of_this_python_is_the_first_at_hand(backend, torch_at_hand):
+    assert torch_at_hand.version.split("+")[0] == torch.__version__.split("+")[0]
+    assert torch_at_hand.folder.samefile(Path(torch.__file__).parent) and torch_at_hand.importable
 
 
-def test_no_torch_is_said_with_the_remedy(backend, monkeypatch):
-    monkeypatch.setattr(backend.util, "find_spec", lambda name: None)
-    said = refusal(backend)
-    assert "has no torch" in said and f'pip install "torch=={versions.TORCH}"' in said
+def test_a_torch_that_isolation_hides_is_found(backend, monkeypatch, tmp_path):
+    """As pip does it: a sitecustomize on PYTHONPATH takes the environment's packages away."""
+    hide = "import sys; sys.path[:] = [p for p in sys.path if 'site-packages' not in p]\n"
+    (tmp_path / "sitecustomize.py").write_text(hide)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    found = backend.torch_at_hand()
+    assert found.folder.samefile(Path(torch.__file__).parent) and not found.importable
+    assert not [r for r in backend.get_requires_for_build_wheel() if r.startswith("torch")]
 
 
-def test_missing_headers_are_named_with_the_package_that_has_them(backend, monkeypatch, tmp_path):
+def test_a_folder_that_is_named_is_the_only_torch_at_hand(backend, monkeypatch, tmp_path):
+    (tmp_path / "version.py").write_text("__version__ = '2.12.1+cpu'\ndebug = False\n")
+    monkeypatch.setenv("RUST_DIFFUSION_TORCH", str(tmp_path))
+    [found] = backend.torches.at_hand()
+    assert (found.version, found.folder, found.minor) == ("2.12.1+cpu", tmp_path.resolve(), (2, 12))
+    assert found.requirement == "torch==2.12.*"
+
+
+@pytest.mark.parametrize("found", [(), ("2.9.1",), ("2.16.0", "1.13.1")])
+def test_the_default_torch_is_asked_for_where_none_fits(backend, monkeypatch, found):
+    has(backend, monkeypatch, *found)
+    asked = [r for r in backend.get_requires_for_build_wheel() if r.startswith("torch")]
+    assert asked == [f"torch=={backend.torches.DEFAULT}.*"]
+
+
+def test_the_first_torch_that_fits_is_taken(backend, monkeypatch):
+    has(backend, monkeypatch, "2.9.0", "2.13.0+cpu", "2.11.0")
+    assert backend.torch_at_hand().minor == (2, 13)
+    assert not [r for r in backend.get_requires_for_build_wheel() if r.startswith("torch")]
+
+
+@pytest.mark.parametrize(("found", "said"), [((), "has no torch"), (("2.9.1+cpu",), "has torch 2.9.1+cpu")])
+def test_without_a_torch_that_fits_the_remedy_is_said(backend, monkeypatch, found, said):
+    has(backend, monkeypatch, *found)
+    message = refusal(backend.torch_at_hand)
+    assert "made for torch 2.10 to 2.15" in message and said in message
+    assert f'{sys.executable} -m pip install "torch=={backend.torches.DEFAULT}.*"' in message
+
+
+def test_missing_headers_are_named_with_the_package_that_has_them(
+    backend, torch_at_hand, monkeypatch, tmp_path
+):
     monkeypatch.setattr(backend.sysconfig, "get_path", lambda name: str(tmp_path))
-    said = refusal(backend)
+    said = refusal(lambda: backend.building_for(torch_at_hand).__enter__())
     assert "Python.h" in said and f"python{sys.version_info[0]}.{sys.version_info[1]}-dev" in said
 
 

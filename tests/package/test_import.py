@@ -8,7 +8,13 @@ import sys
 import pytest
 import torch
 
+from rust_diffusion import _native
 from rust_diffusion.support import versions
+
+LINKED = [f"{major}.{minor}" for major, minor in versions.linked()]
+MATCHING = f'pip install "torch=={LINKED[-1]}.*"'
+OTHERS = [v for v in ("2.10.0", "2.11.0a0", "2.12.1+cu130", "2.15.0+cpu") if v[:4] not in LINKED]
+OUT_OF_RANGE = ["1.13.1", "2.9.1", "2.16.0.dev20261120+cpu"]
 
 
 def python(code: str, *, path: str = "") -> subprocess.CompletedProcess[str]:
@@ -31,23 +37,32 @@ def test_import_works_whatever_was_imported_before(first):
     assert done.stdout == "rust_diffusion\n", done.stderr
 
 
-@pytest.mark.parametrize("version", ["2.10.0", "2.12.1+cu130", "2.11.1", "2.11.0a0"])
-def test_another_torch_is_named_with_the_remedy_before_the_extension_is_loaded(tmp_path, version):
+def message_beside(version, tmp_path) -> str:
     (tmp_path / "torch.py").write_text(f"__version__ = {version!r}\n")
-    done = python(TRY_TO_IMPORT, path=str(tmp_path))
-    said, loaded = done.stdout.splitlines()
+    said, loaded = python(TRY_TO_IMPORT, path=str(tmp_path)).stdout.splitlines()
     kind, message = said.split("|")
-    assert kind == "ImportError"
-    assert f"torch {versions.TORCH}," in message and f"torch {version} " in message
-    assert f'pip install "torch=={versions.TORCH}"' in message
-    assert loaded == "[]"
+    assert kind == "ImportError" and loaded == "[]"
+    assert f"linked with torch {', '.join(LINKED)}, but torch {version} is installed" in message
+    return message
+
+
+@pytest.mark.parametrize("version", OTHERS)
+def test_beside_another_torch_the_message_says_how_to_compile_for_it(tmp_path, version):
+    message = message_beside(version, tmp_path)
+    assert f"for torch {version[:4]}" in message and "pip install --no-deps --force-reinstall ." in message
+
+
+@pytest.mark.parametrize("version", OUT_OF_RANGE)
+def test_beside_a_torch_out_of_range_the_message_says_which_to_install(tmp_path, version):
+    message = message_beside(version, tmp_path)
+    assert MATCHING in message and "--force-reinstall" not in message
 
 
 def test_no_torch_at_all_is_said_with_the_remedy():
     done = python("sys.modules['torch'] = None\n" + TRY_TO_IMPORT)
     said, loaded = done.stdout.splitlines()
     assert said.startswith("ImportError|") and "no torch is installed" in said
-    assert f'pip install "torch=={versions.TORCH}"' in said
+    assert MATCHING in said
     assert loaded == "[]"
 
 
@@ -57,7 +72,24 @@ def test_an_error_inside_torch_keeps_its_own_message(tmp_path):
     assert done.stdout.startswith("ModuleNotFoundError|No module named 'a_module_that_torch_needs'")
 
 
-@pytest.mark.parametrize("local", ["", "+cpu", "+cu128"])
-def test_every_build_of_the_right_torch_is_taken(monkeypatch, local):
-    monkeypatch.setattr(torch, "__version__", versions.TORCH + local)
+@pytest.mark.parametrize("build", [".0", ".1", ".0+cpu", ".9+cu128"])
+def test_every_build_of_the_right_torch_is_taken(monkeypatch, build):
+    monkeypatch.setattr(torch, "__version__", LINKED[0] + build)
     versions.check_torch()
+
+
+def test_python_is_shown_the_library_of_this_torch_and_no_other(rd):
+    at_hand = versions.minor(torch.__version__)
+    assert versions.minor(_native.LINKED_TORCH) == at_hand
+    shown = [place for place in rd.__path__ if "engines" in place]
+    assert [place.rsplit("-", 1)[1] for place in shown] == ["{}.{}".format(*at_hand)]
+
+
+def test_a_library_without_a_torch_to_its_name_is_not_seen(monkeypatch, tmp_path):
+    for folder in ("torch-2.12", "torch-2.13"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "torch-2.13" / f"_native{versions.EXTENSION_SUFFIXES[0]}").touch()
+    (tmp_path / "torch-2.12" / "_native.cpython-27-other.so").touch()
+    (tmp_path / f"_native{versions.EXTENSION_SUFFIXES[0]}").touch()
+    monkeypatch.setattr(versions, "ENGINES", tmp_path)
+    assert versions.linked() == [(2, 13)]

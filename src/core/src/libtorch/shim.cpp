@@ -21,7 +21,18 @@
 #include <cstring>
 #include <mutex>
 #include <optional>
+#include <type_traits>
 #include <vector>
+
+// What Rust writes as numbers, here and in tch, is what this torch means by them.
+static_assert(static_cast<int>(at::kByte) == 0 && static_cast<int>(at::kChar) == 1 && static_cast<int>(at::kShort) == 2 &&
+              static_cast<int>(at::kInt) == 3 && static_cast<int>(at::kLong) == 4 && static_cast<int>(at::kHalf) == 5 &&
+              static_cast<int>(at::kFloat) == 6 && static_cast<int>(at::kDouble) == 7 &&
+              static_cast<int>(at::kBool) == 11 && static_cast<int>(at::kBFloat16) == 15);
+using TwisterState = decltype(at::mt19937_data_pod::state_);
+static_assert(at::MERSENNE_STATE_N == 624 && sizeof(TwisterState) == 624 * sizeof(uint32_t));
+static_assert(std::is_same_v<TwisterState::value_type, uint32_t>);
+static_assert(std::is_same_v<decltype(at::mt19937_data_pod::left_), int>);
 
 namespace {
 
