@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,9 +21,9 @@ DEFAULT = "2.11"
 OLDEST, NEWEST = (2, 10), (2, 15)
 
 _TELL = """
-import importlib.metadata, importlib.util, json
+import importlib.metadata, importlib.util, json, sys
 torch = importlib.util.find_spec("torch")
-if torch is not None and torch.submodule_search_locations:
+if "%d.%d" % sys.version_info[:2] == sys.argv[1] and torch is not None and torch.submodule_search_locations:
     print(json.dumps([importlib.metadata.version("torch"), list(torch.submodule_search_locations)[0]]))
 """
 
@@ -57,8 +58,8 @@ def at_hand() -> Iterator[Torch]:
     """Find the torches that this build could be for, the likeliest first.
 
     RUST_DIFFUSION_TORCH names the folder of one, and then there is no other. Else it is this Python's own; or,
-    behind pip's isolation, that of the environment which pip runs in; or, where a virtual environment isolates,
-    that of the Python which it was made with.
+    behind pip's isolation, that of the environment which pip runs in; or, behind uv's, that of the environment
+    which is active, or of ``.venv``; or that of the Python which this environment was made with.
     """
     if named := os.environ.get("RUST_DIFFUSION_TORCH"):
         yield in_folder(Path(named))
@@ -66,8 +67,20 @@ def at_hand() -> Iterator[Torch]:
     yield from _of(sys.executable, dict(os.environ), importable=True)
     unhidden = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONNOUSERSITE")}
     base = getattr(sys, "_base_executable", None) or sys.executable
-    for python in dict.fromkeys([sys.executable, base]):
+    for python in dict.fromkeys([sys.executable, *_behind_uv(), base]):
         yield from _of(python, unhidden, importable=False)
+
+
+def _behind_uv() -> Iterator[str]:
+    """Where uv builds, in an environment of its own, find the Python that it installs for, as it does itself."""
+    if "UV" not in os.environ:
+        return
+    on_path = [Path(folder) for folder in os.environ.get("PATH", "").split(os.pathsep)]
+    for folder in [*on_path, Path(".venv/bin"), Path(".venv/Scripts")]:
+        python = shutil.which("python", path=str(folder))
+        is_environment = (folder.parent / "pyvenv.cfg").exists()
+        if python and is_environment and folder.parent.resolve() != Path(sys.prefix).resolve():
+            yield str(Path(python).absolute())
 
 
 def in_folder(folder: Path) -> Torch:
@@ -81,7 +94,8 @@ def in_folder(folder: Path) -> Torch:
 
 
 def _of(python: str, environment: dict[str, str], importable: bool) -> Iterator[Torch]:
-    done = subprocess.run([python, "-c", _TELL], env=environment, capture_output=True, text=True, check=False)
+    ask = [python, "-c", _TELL, "{}.{}".format(*sys.version_info)]
+    done = subprocess.run(ask, env=environment, capture_output=True, text=True, check=False)
     if done.returncode == 0 and done.stdout.strip():
         version, folder = json.loads(done.stdout)
         yield Torch(version, Path(folder).resolve(), importable)

@@ -90,9 +90,9 @@ TIME_SAMPLINGS: tuple[str, ...]
 """What can be chosen by name, the default first."""
 
 def kernels() -> str:
-    """Name what the CPU engine's kernels are made of on this machine: ``"AVX-512"``, ``"AVX2"`` or ``"portable"``.
+    """Name what computes networks on the CPU here: kernels in ``"AVX-512"`` or ``"AVX2"``, or ``"libtorch"`` elsewhere.
 
-    Portable ones are plain loops, with which the engine leaves networks to libtorch.
+    ``RUST_DIFFUSION_KERNELS`` chooses less than the best, ``"portable"`` among it: the same kernels as plain loops.
     """
 
 _Array: TypeAlias = Tensor | npt.NDArray[np.generic]

@@ -99,6 +99,20 @@ def test_a_torch_that_isolation_hides_is_found(backend, monkeypatch, tmp_path):
     assert not [r for r in backend.get_requires_for_build_wheel() if r.startswith("torch")]
 
 
+def test_behind_uv_the_torch_of_the_active_environment_is_found(backend, monkeypatch, tmp_path):
+    """uv builds in an environment of its own, whose folder comes first on PATH; the active one's comes next."""
+    active = tmp_path / "active"
+    (active / "bin").mkdir(parents=True)
+    (active / "pyvenv.cfg").touch()
+    (active / "bin/python").write_text('#!/bin/sh\necho \'["2.14.1+cpu", "/of/active"]\'\n')
+    (active / "bin/python").chmod(0o755)
+    monkeypatch.setenv("PATH", os.pathsep.join([str(Path(sys.executable).parent), str(active / "bin")]))
+    monkeypatch.delenv("UV", raising=False)
+    assert "2.14.1+cpu" not in [found.version for found in backend.torches.at_hand()]
+    monkeypatch.setenv("UV", "/somewhere/uv")
+    assert "2.14.1+cpu" in [found.version for found in backend.torches.at_hand()]
+
+
 def test_a_folder_that_is_named_is_the_only_torch_at_hand(backend, monkeypatch, tmp_path):
     (tmp_path / "version.py").write_text("__version__ = '2.12.1+cpu'\ndebug = False\n")
     monkeypatch.setenv("RUST_DIFFUSION_TORCH", str(tmp_path))

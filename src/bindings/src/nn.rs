@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
+use diffusion_core::choice::Choice;
 use diffusion_core::device::Captured;
 use diffusion_core::flat::Flat;
 use diffusion_core::nn::backend::cpu::{self, Prepared, Stamp, Wanted, Weights};
@@ -10,6 +11,7 @@ use diffusion_core::nn::differentiable::forward_aten;
 use diffusion_core::nn::predictor::Predictor;
 use diffusion_core::nn::presets::{UNet2DConfig, UNetConfig};
 use diffusion_core::nn::Blueprint;
+use diffusion_core::switches::Kernels;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
 use tch::{Device, Kind};
@@ -281,10 +283,10 @@ fn ema_update(py: Python<'_>, shadow: &Bound<'_, PyList>, weights: &Bound<'_, Py
     detached(py, move || diffusion_core::ema::ema_update(&shadow, &weights, decay))
 }
 
-/// What the engine's kernels are made of on this machine: "AVX-512", "AVX2" or "portable".
+/// What computes networks on the CPU here: "AVX-512", "AVX2", "portable" or "libtorch".
 #[pyfunction]
 fn kernels() -> &'static str {
-    cpu::kernels()
+    Kernels::in_use().name()
 }
 
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {

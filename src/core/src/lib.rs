@@ -17,6 +17,7 @@ pub mod inverse;
 mod libtorch;
 pub mod nn;
 pub mod sampler;
+pub mod switches;
 pub mod train;
 
 pub use error::{Error, Result};

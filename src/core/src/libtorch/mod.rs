@@ -14,7 +14,7 @@ pub use ops::{
     adamw, add_each, convolution_backward, laid_out, move_each_towards, AutocastOff, ConvolutionGradients, Layout,
     Moving, OnDevice,
 };
-pub use pool::TorchPool;
+pub use pool::{use_own_threads, TorchPool};
 pub use rng::{bernoulli, with_generator};
 
 use crate::error::{Error, Result};

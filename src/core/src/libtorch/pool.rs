@@ -21,8 +21,15 @@ extern "C" {
     ) -> c_int;
 }
 
-/// As many threads as torch has, so that `torch.set_num_threads` and OMP_NUM_THREADS rule here too: torch's own where
-/// build.rs compiles the shim with OpenMP, ours elsewhere.
+/// Whether kernels run on threads of ours: torch's can be had only where build.rs compiles the shim with OpenMP.
+static OWN_THREADS: AtomicBool = AtomicBool::new(!cfg!(target_os = "linux"));
+
+pub fn use_own_threads(own: bool) {
+    OWN_THREADS.store(own || !cfg!(target_os = "linux"), Ordering::Relaxed);
+}
+
+/// As many threads as torch has, so that `torch.set_num_threads` and OMP_NUM_THREADS rule here too: torch's own or
+/// ours.
 pub struct TorchPool;
 
 struct Job<'a> {
@@ -73,10 +80,10 @@ impl Pool for TorchPool {
     fn run(&self, tasks: usize, body: &(dyn Fn(usize) + Sync)) -> KernelResult {
         let job = Job { body, tasks, next: AtomicUsize::new(0), panicked: AtomicBool::new(false) };
         let workers = self.threads().min(tasks);
-        let done = if cfg!(target_os = "linux") {
-            job.on_torchs_threads(workers)
-        } else {
+        let done = if OWN_THREADS.load(Ordering::Relaxed) {
             threads::run(self.threads(), workers, &|| job.work_or_note())
+        } else {
+            job.on_torchs_threads(workers)
         };
         done.map_err(|error| KernelError::Pool(error.to_string()))?;
         if job.panicked.load(Ordering::Relaxed) {

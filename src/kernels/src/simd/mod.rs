@@ -73,21 +73,6 @@ pub enum Isa {
     Avx512 = 3,
 }
 
-impl Isa {
-    pub fn name(self) -> &'static str {
-        match self {
-            Isa::Portable => "portable",
-            Isa::Avx2 => "AVX2",
-            Isa::Avx512 => "AVX-512",
-        }
-    }
-
-    /// Whether kernels are written for it; plain loops are slower than a library that is.
-    pub fn is_vector_code(self) -> bool {
-        self > Isa::Portable
-    }
-}
-
 static ISA: AtomicU8 = AtomicU8::new(0);
 
 fn detect() -> Isa {

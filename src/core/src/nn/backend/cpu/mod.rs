@@ -11,7 +11,6 @@ mod tape;
 mod time;
 mod weights;
 
-use diffusion_kernels::simd::{self, Isa};
 use tch::{Device, Kind, Tensor};
 
 pub use prepared::{Prepared, Stamp};
@@ -22,6 +21,7 @@ use crate::error::Result;
 use crate::libtorch::AutocastOff;
 use crate::nn::blueprint::{Attention, Conv, Norm, ResBlock, TimeEmbedding};
 use crate::nn::wiring::{self, Backend};
+use crate::switches::Kernels;
 use conv::{conv_forward, Resize};
 use ops::{nchw, nhwc, norm_forward, After, Input};
 use tape::{Id, TapeEntry};
@@ -78,20 +78,14 @@ pub fn predict(weights: &Weights, x: &Tensor, t: &Tensor, dropout: f64) -> Resul
     Ok(Tensor::f_cat(&parts, 0)?)
 }
 
-/// What the engine's kernels are made of on this machine: "AVX-512", "AVX2", or "portable", plain loops, with which it
-/// leaves networks to libtorch.
-pub fn kernels() -> &'static str {
-    simd::isa().name()
-}
-
 /// Whether the engine computes a network: float32 weights on a CPU that there are kernels for, dropout that leaves something.
 pub fn supports(params: &[Tensor], dropout: f64) -> bool {
-    supports_on(simd::isa(), params, dropout)
+    supports_on(Kernels::in_use(), params, dropout)
 }
 
-fn supports_on(isa: Isa, params: &[Tensor], dropout: f64) -> bool {
+fn supports_on(kernels: Kernels, params: &[Tensor], dropout: f64) -> bool {
     let plain = |p: &Tensor| p.device() == Device::Cpu && p.f_kind().ok() == Some(Kind::Float) && p.is_contiguous();
-    isa.is_vector_code() && dropout < 1.0 && params.iter().all(plain)
+    kernels != Kernels::Libtorch && dropout < 1.0 && params.iter().all(plain)
 }
 
 impl Engine<'_> {
@@ -180,10 +174,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn plain_loops_leave_networks_to_libtorch() {
+    fn networks_are_left_to_libtorch_where_it_is_chosen() {
         let params = [Tensor::zeros([2], (Kind::Float, Device::Cpu))];
-        let on = [Isa::Portable, Isa::Avx2, Isa::Avx512].map(|isa| supports_on(isa, &params, 0.0));
-        assert_eq!(on, [false, true, true]);
-        assert!(["portable", "AVX2", "AVX-512"].contains(&kernels()));
+        let by = [Kernels::Libtorch, Kernels::Portable, Kernels::Avx2, Kernels::Avx512];
+        assert_eq!(by.map(|kernels| supports_on(kernels, &params, 0.0)), [false, true, true, true]);
+        assert_ne!(Kernels::in_use(), Kernels::Portable); // plain loops are taken only where they are asked for
     }
 }

@@ -1,0 +1,72 @@
+//! Who computes on the CPU, and on whose threads. The machine decides; tests and measurements can decide otherwise, for the
+//! whole process and before anything is computed.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use diffusion_kernels::simd::{self, Isa};
+
+use crate::choice::Choice;
+use crate::libtorch;
+
+static PLAIN_LOOPS_TOO: AtomicBool = AtomicBool::new(false);
+static ALL_TO_LIBTORCH: AtomicBool = AtomicBool::new(false);
+
+/// What computes networks on the CPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kernels {
+    Avx512,
+    Avx2,
+    /// The same kernels as plain loops, slower than libtorch: only where they are asked for.
+    Portable,
+    Libtorch,
+}
+
+impl Choice for Kernels {
+    const WHAT: &'static str = "RUST_DIFFUSION_KERNELS";
+    const ALL: &'static [(&'static str, Self)] =
+        &[("AVX-512", Self::Avx512), ("AVX2", Self::Avx2), ("portable", Self::Portable), ("libtorch", Self::Libtorch)];
+}
+
+impl Kernels {
+    pub fn in_use() -> Self {
+        if ALL_TO_LIBTORCH.load(Ordering::Relaxed) {
+            return Self::Libtorch;
+        }
+        match simd::isa() {
+            Isa::Avx512 => Self::Avx512,
+            Isa::Avx2 => Self::Avx2,
+            Isa::Portable if PLAIN_LOOPS_TOO.load(Ordering::Relaxed) => Self::Portable,
+            Isa::Portable => Self::Libtorch,
+        }
+    }
+
+    /// Takes these, or the best below them that the machine has.
+    pub fn switch_to(self) {
+        ALL_TO_LIBTORCH.store(self == Self::Libtorch, Ordering::Relaxed);
+        PLAIN_LOOPS_TOO.store(self == Self::Portable, Ordering::Relaxed);
+        simd::limit_isa(match self {
+            Self::Avx512 | Self::Libtorch => Isa::Avx512,
+            Self::Avx2 => Isa::Avx2,
+            Self::Portable => Isa::Portable,
+        });
+    }
+}
+
+/// Whose threads kernels run on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Threads {
+    Torch,
+    Own,
+}
+
+impl Choice for Threads {
+    const WHAT: &'static str = "RUST_DIFFUSION_THREADS";
+    const ALL: &'static [(&'static str, Self)] = &[("torch", Self::Torch), ("own", Self::Own)];
+}
+
+impl Threads {
+    /// Takes these; torch's only where the shim is compiled with OpenMP.
+    pub fn switch_to(self) {
+        libtorch::use_own_threads(self == Self::Own);
+    }
+}

@@ -1,0 +1,47 @@
+"""What computes, and on whose threads, can be chosen: as on machines that are not at hand."""
+
+import pytest
+
+from tools import TINY, run_python
+
+PASS = f"""
+import hashlib, torch
+import rust_diffusion as rd
+from rust_diffusion import _native
+import oracle
+torch.manual_seed(3)
+ours, course = rd.DiffusionUNet(**{TINY!r}), oracle.DiffusionUNet(**{TINY!r})
+course.load_state_dict(ours.state_dict())
+x, t = torch.randn(2, 1, 16, 16), torch.tensor([1, 30])
+for model in (ours, course):
+    torch.nn.functional.mse_loss(model.eval()(x, t), x).backward()
+pairs = list(zip(ours.parameters(), course.parameters(), strict=True))
+error = max(((a.grad - b.grad).abs().max() / b.grad.abs().max().clamp(min=1e-3)).item() for a, b in pairs)
+bits = hashlib.sha256(b"".join(a.grad.numpy().tobytes() for a, _ in pairs)).hexdigest()
+print(_native.kernels(), error, bits)
+"""
+
+
+def computed(**switches):
+    """(what computed, how far its gradients are from the course's, their bits)."""
+    done = run_python("-c", PASS, **switches)
+    assert done.returncode == 0, done.report
+    kernels, error, bits = done.stdout.split()
+    return kernels, float(error), bits
+
+
+@pytest.mark.parametrize("kernels", ["portable", "libtorch"])
+def test_networks_are_computed_by_what_is_chosen(kernels):
+    used, error, _ = computed(RUST_DIFFUSION_KERNELS=kernels)
+    assert used == kernels and error < 1e-3
+
+
+def test_threads_of_our_own_compute_the_same_bits_as_torchs():
+    assert computed(RUST_DIFFUSION_THREADS="own") == computed()
+
+
+@pytest.mark.parametrize("switch", ["RUST_DIFFUSION_KERNELS", "RUST_DIFFUSION_THREADS"])
+def test_a_choice_that_there_is_not_is_refused_at_import(switch):
+    done = run_python("-c", "import rust_diffusion", **{switch: "banana"})
+    assert done.returncode != 0 and f"ValueError: {switch} must be one of" in done.stderr
+    assert 'got "banana"' in done.stderr
