@@ -50,7 +50,7 @@ def arguments() -> None:
 def fat_wheel() -> None:
     """Build for each torch in range, and merge; what is downloaded is removed again, for it takes 2 GB each."""
     made = []
-    for minor in range(torches.OLDEST[1], torches.NEWEST[1] + 1):
+    for minor in range(torches.OLDEST[1], torches.newest()[1] + 1):
         torch, downloaded = _torch_of((torches.OLDEST[0], minor))
         print(f"\n==> A library for torch {torch.version}", flush=True)
         with backend.environment(RUST_DIFFUSION_TORCH=str(torch.folder)):

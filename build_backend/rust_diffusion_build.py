@@ -54,7 +54,8 @@ def get_requires_for_build_wheel(config_settings: ConfigSettings = None) -> list
     """Ask for what maturin asks for, and for torch only where none that fits is found."""
     requirements: list[str] = maturin.get_requires_for_build_wheel(config_settings)
     if not any(map(torches.in_range, torches.at_hand())):
-        requirements.append(f"torch=={torches.DEFAULT}.*")
+        # The newest: what uv, which reads pyproject.toml and asks no backend, installs beside it.
+        requirements.append(torches.requirement(torches.newest()))
     return requirements
 
 
@@ -113,7 +114,7 @@ def torch_at_hand() -> torches.Torch:
     has = f"has torch {found[0].version}" if found else "has no torch"
     stop(
         f"it is made for torch 2.{oldest} to 2.{newest}, and {sys.executable} {has}; "
-        f'install it with: {sys.executable} -m pip install "torch=={torches.DEFAULT}.*"'
+        f'install it with: {sys.executable} -m pip install "{torches.requirement(torches.newest())}"'
     )
 
 

@@ -12,9 +12,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["DEFAULT", "NEWEST", "OLDEST", "Torch", "at_hand", "in_folder", "in_range"]
+__all__ = [
+    "DEFAULT",
+    "NEWEST",
+    "OLDEST",
+    "Torch",
+    "at_hand",
+    "in_folder",
+    "in_range",
+    "newest",
+    "requirement",
+]
 
-#: The minor that is taken where no torch is at hand.
+#: The minor that `make` works with; the figures of the pages are of it.
 DEFAULT = "2.11"
 
 #: The oldest and the newest that the sources are made for; pyproject.toml asks for this range.
@@ -45,8 +55,18 @@ class Torch:
 
     @property
     def requirement(self) -> str:
-        """What a package linked with it asks for; patch releases have the same structures."""
-        return "torch=={}.{}.*".format(*self.minor)
+        """What a package linked with it asks for."""
+        return requirement(self.minor)
+
+
+def newest() -> tuple[int, int]:
+    """The newest in range that there is for this Python: torch 2.15 asks for 3.11."""
+    return NEWEST if sys.version_info >= (3, 11) else (2, 14)
+
+
+def requirement(minor: tuple[int, int]) -> str:
+    """What a package linked with this minor asks for; patch releases have the same structures."""
+    return "torch=={}.{}.*".format(*minor)
 
 
 def in_range(torch: Torch) -> bool:
