@@ -11,18 +11,11 @@ from rust_diffusion.cli import outputs
 from rust_diffusion.cli.inputs import about_files, about_weights, load_model
 from rust_diffusion.cli.main import command
 from rust_diffusion.cli.options import DEVICE, PATH, given
+from rust_diffusion.cli.restoring.baselines import by_back_projection, by_total_variation, weighs
 from rust_diffusion.cli.restoring.drawing import write_arrays, write_pictures
 from rust_diffusion.cli.restoring.imaging import about_operator, operator_of
 from rust_diffusion.cli.restoring.measurements import Measurements, about_measurement, read_measurements
-from rust_diffusion.cli.restoring.methods import (
-    BASELINES,
-    Reconstruction,
-    about_methods,
-    by_back_projection,
-    by_total_variation,
-    drawn,
-    weighs,
-)
+from rust_diffusion.cli.restoring.methods import BASELINES, Reconstruction, about_methods, drawn
 from rust_diffusion.cli.restoring.report import rows_of, table_of, write_results
 from rust_diffusion.inverse.operator import Operator
 from rust_diffusion.model.card import COURSE_SIZE

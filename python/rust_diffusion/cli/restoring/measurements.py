@@ -60,6 +60,11 @@ class Measurements:
     truth: Tensor | None
     names: list[str]
 
+    @property
+    def noisy(self) -> bool:
+        """Whether there is noise, and it is known how much."""
+        return self.sigma is not None and bool((self.sigma > 0).all())
+
 
 def read_measurements(context: click.Context, operator: Operator, channels: int) -> Measurements:
     """Read or make what the options ask for."""

@@ -19,9 +19,8 @@ from rust_diffusion.cli.inputs import read_images
 from rust_diffusion.cli.main import on_terminal
 from rust_diffusion.cli.options import arguments_of, given, option_of, together
 from rust_diffusion.cli.restoring.measurements import Measurements
-from rust_diffusion.inverse.baselines import tv_reconstruct
 from rust_diffusion.inverse.denoising import denoising_error
-from rust_diffusion.inverse.operator import Operator, UnitRange
+from rust_diffusion.inverse.operator import Operator
 from rust_diffusion.inverse.posterior import Posterior, posterior
 from rust_diffusion.inverse.restoring import METHODS
 from rust_diffusion.inverse.samplers import (
@@ -41,8 +40,6 @@ BASELINES = ("tv", "fbp")
 INTERVAL, SHARE = (0.05, 0.95), 0.9
 #: Arguments of the methods; not each of them takes each.
 _OF_METHODS = ("sample_steps", "eta", "scale", "guide_below", "lambda_", "zeta", "cg_steps", "style", "r2")
-#: Where the weight of total variation is looked for, in factors of 10, and for how long.
-_TV_WEIGHTS, _TV_ROUNDS = (-6.0, 2.0), 10
 
 about_methods = together(
     click.option(
@@ -89,7 +86,7 @@ about_methods = together(
     click.option(
         "--tv-weight",
         type=float,
-        help="Of total variation.  [default: the one whose misfit is that of the noise]",
+        help="Of total variation.  [default: the best for a known truth, else the one whose misfit is the noise's]",
     ),
 )
 
@@ -114,6 +111,8 @@ class Reconstruction:
     name: str
     images: Tensor
     seconds: float
+    #: What else there is to say of the method in a table.
+    how: str = ""
     #: Passes through the network for each measurement.
     calls: int = 0
     #: How many draws the images are the mean of; 0 of a method that does not draw.
@@ -130,7 +129,7 @@ def drawn(
         raise click.UsageError(
             f"--method {name} needs --sigma, the standard deviation of the measurements' noise"
         )
-    if name != "ddnm" and not bool((measured.sigma > 0).all()):
+    if name != "ddnm" and not measured.noisy:
         raise click.UsageError(
             f"--method {name} needs noise: --sigma or --noise-level above 0 (ddnm takes 0)"
         )
@@ -164,7 +163,8 @@ def drawn(
             found.append(dataclasses.replace(one, samples=kept))
     seconds = time.perf_counter() - start
     images = torch.cat([one.mean for one in found])
-    return Reconstruction(name, images, seconds, calls // len(found), count, _together(found, context))
+    calls //= len(found)
+    return Reconstruction(name, images, seconds, f"mean of {count}", calls, count, _together(found, context))
 
 
 def _together(found: Sequence[Posterior], context: click.Context) -> Draws:
@@ -204,43 +204,8 @@ def _options(context: click.Context, model: Network, bars: Tensor, shape: tuple[
     return {"sample_steps": usual, **options, **given(context, ("precision",))}
 
 
-def weighs(context: click.Context, measured: Measurements) -> bool:
-    """Whether a weight of total variation is given or can be found."""
-    known = measured.sigma is not None and bool((measured.sigma > 0).all())
-    return known or context.params["tv_weight"] is not None
-
-
-def by_total_variation(context: click.Context, operator: Operator, measured: Measurements) -> Reconstruction:
-    """Total variation; its weight is the user's, or the one that explains the measurements as far as the noise lets."""
-    weight, y = context.params["tv_weight"], measured.y
-    start = time.perf_counter()
-    if weight is not None:
-        return Reconstruction("tv", tv_reconstruct(y, operator, weight), time.perf_counter() - start)
-    low, high = _TV_WEIGHTS
-    for _ in range(_TV_ROUNDS):
-        middle = (low + high) / 2
-        images = tv_reconstruct(y, operator, 10.0**middle)
-        chi2 = residual_of(operator, images, measured)
-        if chi2 is None:
-            raise click.UsageError("--method tv needs --tv-weight, or --sigma above 0 to find it")
-        low, high = (low, middle) if float(chi2.mean()) > 1 else (middle, high)
-    return Reconstruction("tv", images, time.perf_counter() - start)
-
-
-def by_back_projection(operator: Operator, measured: Measurements) -> Reconstruction:
-    """Filtered back projection."""
-    start = time.perf_counter()
-    y = measured.y
-    # of pictures in [0, 1], which are dark where they are 0, or in [-1, 1]
-    images = (
-        2 * operator._of.FBP(y) - 1 if isinstance(operator, UnitRange) else operator.FBP(y, background=-1.0)
-    )
-    return Reconstruction("fbp", images, time.perf_counter() - start)
-
-
-def residual_of(operator: Operator, images: Tensor, measured: Measurements) -> Tensor | None:
-    """|K x - y|^2 / (m sigma^2) of each image, float64: 1 where it is off by as much as the noise; None without any."""
-    if measured.sigma is None or not bool((measured.sigma > 0).all()):
-        return None
+def residual_of(operator: Operator, images: Tensor, measured: Measurements) -> Tensor:
+    """|K x - y|^2 / (m sigma^2) of each image, float64: 1 where it is off by as much as the noise."""
+    assert measured.sigma is not None
     sigma = measured.sigma.view(-1, 1, 1, 1)
     return _native.residual(operator._core, images, operator._linear(measured.y), sigma)

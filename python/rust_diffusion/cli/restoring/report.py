@@ -40,18 +40,19 @@ Row = dict[str, Any]
 
 def rows_of(found: Reconstruction, operator: Operator, measured: Measurements) -> list[Row]:
     """One row per image of what a method made; with draws, one of a single draw too."""
-    chi2 = residual_of(operator, found.images, measured)
+    chi2 = residual_of(operator, found.images, measured) if measured.noisy else None
+    name = f"{found.name}, {found.how}" if found.how else found.name
     cost = {"calls": found.calls, "seconds": found.seconds / len(measured.y)}
     draws, truth = found.draws, measured.truth
     if draws is None:
-        return _rows(found.name, measured, found.images, chi2, None, cost)
+        return _rows(name, measured, found.images, chi2, None, cost)
     covered = None
     if truth is not None and found.count > 1:
         covered = ((draws.low.cpu() <= truth) & (truth <= draws.high.cpu())).double().flatten(1).mean(1)
     share = {name: value / found.count for name, value in cost.items()}
     of_one = None if chi2 is None else draws.chi2
     return [
-        *_rows(f"{found.name}, mean of {found.count}", measured, found.images, chi2, covered, cost),
+        *_rows(name, measured, found.images, chi2, covered, cost),
         *_rows(f"{found.name}, one draw", measured, draws.one, of_one, None, share),
     ]
 
