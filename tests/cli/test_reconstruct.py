@@ -137,6 +137,16 @@ def test_pictures_are_measurements_where_the_operator_makes_pictures(cli, tmp_pa
     assert np.load(tmp_path / "out" / "mean.npy").shape == (2, 1, 2 * SIZE, 2 * SIZE)
 
 
+def test_one_draw_has_no_spread_and_grey_levels_are_taken_for_pictures(cli, weights, tmp_path):
+    levels = ((rd.phantoms(1, size=SIZE, seed=5) + 1) * 127.5).round().byte().numpy()
+    np.save(tmp_path / "levels.npy", levels)
+    words = [*BLUR, "--input", tmp_path / "levels.npy", "--sigma", "0.1", "--samples", "1", "--steps", "2"]
+    status, _, err = cli("--weights", weights, *words, "--out", tmp_path / "out")
+    assert status == 0, err
+    assert [row["method"] for row in results(tmp_path / "out")] == ["daps, one draw", "tv, by the noise"]
+    assert np.allclose(np.load(tmp_path / "out" / "measurement.npy"), levels / 127.5 - 1, atol=1e-6)
+
+
 def test_a_mask_is_a_picture_and_back_projection_needs_no_noise(cli, tmp_path):
     mask = np.zeros((SIZE, SIZE), np.uint8)
     mask[::2] = 255

@@ -7,8 +7,10 @@ from collections.abc import Callable
 
 import click
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from rust_diffusion._native import denormalize_to_01
+from rust_diffusion.cli.main import on_terminal
 from rust_diffusion.cli.restoring.measurements import Measurements
 from rust_diffusion.cli.restoring.methods import Reconstruction, residual_of
 from rust_diffusion.inverse.baselines import tv_reconstruct
@@ -17,6 +19,8 @@ from rust_diffusion.inverse.operator import Operator, UnitRange
 
 #: Where the weight of total variation is looked for, in factors of 10, and how often it is tried.
 _WEIGHTS, _TRIALS = (-5.0, 2.0), 9
+#: A bar is shown of what takes longer than this, in seconds.
+_PATIENCE = 2.0
 _GOLDEN = (5**0.5 - 1) / 2
 
 
@@ -29,8 +33,12 @@ def by_total_variation(context: click.Context, operator: Operator, measured: Mea
     """Total variation; of its weights the user's, or the best for a known truth, or the one that the noise suggests."""
     weight, truth, start = context.params["tv_weight"], measured.truth, time.perf_counter()
 
+    bar = tqdm(total=_TRIALS, desc="TV", unit="weight", delay=_PATIENCE, disable=not on_terminal())
+
     def images(power: float) -> Tensor:
-        return tv_reconstruct(measured.y, operator, 10.0**power)
+        made = tv_reconstruct(measured.y, operator, 10.0**power)
+        bar.update()
+        return made
 
     if weight is not None:
         found, how = tv_reconstruct(measured.y, operator, weight), ""
@@ -44,6 +52,7 @@ def by_total_variation(context: click.Context, operator: Operator, measured: Mea
         )
     else:
         raise click.UsageError("--method tv needs --tv-weight, or --sigma above 0 to find it")
+    bar.close()
     return Reconstruction("tv", found, time.perf_counter() - start, how)
 
 

@@ -60,9 +60,9 @@ def _beside(measured: Measurements, found: Sequence[Reconstruction], unit: bool)
         columns["FBP"] = direct.images.cpu()
     elif direct is None:
         columns["measurement"] = 2 * measured.y - 1 if unit else measured.y
-    name = first.name.upper() if first.draws is None else f"{first.name.upper()}, mean"
+    name = first.name.upper() if first.count < 2 else f"{first.name.upper()}, mean"
     columns[name] = first.images.cpu()
-    if first.draws is not None:
+    if first.draws is not None and first.count > 1:
         columns["std"] = first.draws.std.cpu()
     if measured.truth is not None:
         columns["error"] = (columns[name] - measured.truth).abs()

@@ -18,6 +18,7 @@ from rust_diffusion.data.files import list_files
 from rust_diffusion.inverse.operator import Operator
 from rust_diffusion.inverse.posterior import posterior
 from rust_diffusion.support import checks
+from rust_diffusion.support.images import as_values
 from rust_diffusion.support.values import check_values
 
 #: Share of the measurement's norm that simulated noise has, if nothing is said.
@@ -120,7 +121,7 @@ def _as_measured(context: click.Context, operator: Operator, channels: int) -> t
     """Measurements that are given; nothing is resized."""
     data = context.params["data"]
     if Path(data).suffix == ".npy":
-        y = read_array("--input", Path(data)).float()
+        y = _values(context, read_array("--input", Path(data)))
         y = y[None, None] if y.ndim == 2 else y[:, None] if y.ndim == 3 else y
         names = _numbered(len(y))
     else:
@@ -151,8 +152,19 @@ def _pictures(context: click.Context, operator: Operator, channels: int) -> tupl
                 f"{shape[0]} x {shape[1]}. Clean images are fitted to the model, with --simulate"
             )
     images = read_images(context, "--input", data, shape, channels=channels)
-    y = (images + 1) / 2 if context.params["unit_range"] else images
-    return y, _names(data, len(images))
+    return _pictured(context, images), _names(data, len(images))
+
+
+def _values(context: click.Context, numbers: Tensor) -> Tensor:
+    """Measurements as float32: as they are, but for grey levels of pictures."""
+    if numbers.dtype == torch.uint8 and context.params["operator"] != "ct":
+        return _pictured(context, as_values(numbers))
+    return numbers.float()
+
+
+def _pictured(context: click.Context, images: Tensor) -> Tensor:
+    """Pictures, read between -1 and 1, in the range that measurements are in."""
+    return (images + 1) / 2 if context.params["unit_range"] else images
 
 
 def _size_of(file: Path) -> tuple[int, int] | None:

@@ -47,14 +47,14 @@ def rows_of(found: Reconstruction, operator: Operator, measured: Measurements) -
     if draws is None:
         return _rows(name, measured, found.images, chi2, None, cost)
     covered = None
-    if truth is not None and found.count > 1:
+    if truth is not None:
         covered = ((draws.low.cpu() <= truth) & (truth <= draws.high.cpu())).double().flatten(1).mean(1)
     share = {name: value / found.count for name, value in cost.items()}
     of_one = None if chi2 is None else draws.chi2
-    return [
-        *_rows(name, measured, found.images, chi2, covered, cost),
-        *_rows(f"{found.name}, one draw", measured, draws.one, of_one, None, share),
-    ]
+    one = _rows(f"{found.name}, one draw", measured, draws.one, of_one, None, share)
+    if found.count == 1:
+        return one
+    return [*_rows(name, measured, found.images, chi2, covered, cost), *one]
 
 
 def _rows(
