@@ -84,6 +84,7 @@ def test_clean_images_are_measured_reconstructed_and_compared(cli, weights, tmp_
     want = -10 * np.log10(((mean.clip(-1, 1) + 1) / 2 - truth.numpy()).__pow__(2).mean((1, 2, 3)))
     assert np.allclose([float(row["psnr"]) for row in rows[:2]], want, atol=1e-3)
     assert 0 <= float(rows[0]["coverage"]) <= 1 and rows[0]["calls"] == "6"
+    assert float(rows[0]["nominal"]) == 0.5 and "nominal" in text
     assert json.loads((out / "results.json").read_text())["settings"]["operator"] == name
 
 

@@ -9,6 +9,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from rust_diffusion._native import denormalize_to_01
@@ -24,6 +25,7 @@ COLUMNS = {
     "ssim": "{:.3f}",
     "chi2": "{:.2f}",
     "coverage": "{:.3f}",
+    "nominal": "{:.3f}",
     "calls": "{:.0f}",
     "seconds": "{:.2f}",
 }
@@ -31,11 +33,14 @@ _TITLES = {
     "psnr": "PSNR dB",
     "ssim": "SSIM",
     "chi2": "chi^2",
-    "coverage": f"{SHARE:.0%} covers",
+    "coverage": "coverage",
+    "nominal": "nominal",
     "calls": "calls",
     "seconds": "s/image",
 }
 Row = dict[str, Any]
+#: The share of pixels that an interval holds, and the share that it should.
+_Interval = tuple[Tensor | None, Tensor | None]
 
 
 def rows_of(found: Reconstruction, operator: Operator, measured: Measurements) -> list[Row]:
@@ -45,22 +50,30 @@ def rows_of(found: Reconstruction, operator: Operator, measured: Measurements) -
     cost = {"calls": found.calls, "seconds": found.seconds / len(measured.y)}
     draws, truth = found.draws, measured.truth
     if draws is None:
-        return _rows(name, measured, found.images, chi2, None, cost)
-    covered = None
+        return _rows(name, measured, found.images, chi2, (None, None), cost)
+    covered = nominal = None
     if truth is not None:
+        share = min(SHARE, (found.count - 1) / (found.count + 1))
+        nominal = torch.full((len(truth),), share, dtype=torch.float64)
         covered = ((draws.low.cpu() <= truth) & (truth <= draws.high.cpu())).double().flatten(1).mean(1)
-    share = {name: value / found.count for name, value in cost.items()}
+    cost_of_one = {column: value / found.count for column, value in cost.items()}
     of_one = None if chi2 is None else draws.chi2
-    one = _rows(f"{found.name}, one draw", measured, draws.one, of_one, None, share)
+    one = _rows(f"{found.name}, one draw", measured, draws.one, of_one, (None, None), cost_of_one)
     if found.count == 1:
         return one
-    return [*_rows(name, measured, found.images, chi2, covered, cost), *one]
+    return [*_rows(name, measured, found.images, chi2, (covered, nominal), cost), *one]
 
 
 def _rows(
-    name: str, measured: Measurements, images: Tensor, chi2: Tensor | None, covered: Tensor | None, cost: Row
+    name: str, measured: Measurements, images: Tensor, chi2: Tensor | None, interval: _Interval, cost: Row
 ) -> list[Row]:
-    columns: dict[str, Tensor | None] = {"psnr": None, "ssim": None, "chi2": chi2, "coverage": covered}
+    columns: dict[str, Tensor | None] = {
+        "psnr": None,
+        "ssim": None,
+        "chi2": chi2,
+        "coverage": interval[0],
+        "nominal": interval[1],
+    }
     if measured.truth is not None:
         pair = denormalize_to_01(images.cpu()), denormalize_to_01(measured.truth)
         columns |= {"psnr": per_image("PSNR", *pair), "ssim": per_image("SSIM", *pair)}
