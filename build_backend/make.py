@@ -67,10 +67,9 @@ def new_torch(version: str) -> None:
     major, minor = version.split(".")[:2]
     torch, _ = _torch_of((int(major), int(minor)))
     fitting = torch_sys.cargo_arguments(torch.minor, TARGET, as_it_is=False)
-    with backend.building_for(torch):
-        done = subprocess.run(
-            ["cargo", "check", *fitting, "--workspace", "--locked", "--keep-going"], check=False
-        )
+    check = ["cargo", "check", *fitting, "--workspace", "--locked", "--keep-going"]
+    with backend.building_for(torch), backend.environment(CARGO_PROFILE_DEV_OPT_LEVEL="0"):
+        done = subprocess.run(check, check=False)
     if done.returncode != 0:
         backend.stop(
             f"not for torch {torch.version} as they are. CONTRIBUTING.md says what to do, under 'A new torch'"
