@@ -12,7 +12,7 @@ from rust_diffusion.support import checks
 
 
 def tv_reconstruct(y: Any, K: Operator, lambda_: float, iterations: int = 300) -> Tensor:
-    """Minimise 1/2 |K x - y|^2 + lambda_ TV(x), the sum over pixels of the length of the gradient.
+    """Minimise ``1/2 |K x - y|^2 + lambda_ TV(x)``, TV the sum over pixels of the length of the gradient.
 
     By the primal-dual method of Chambolle and Pock (2011), each image for itself.
 

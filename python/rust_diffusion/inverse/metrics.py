@@ -58,12 +58,12 @@ def SSIM(x_pred: Any, x_true: Any) -> float:
 
 
 def RE(x_pred: Any, x_true: Any) -> float:
-    """Relative error |x_pred - x_true| / |x_true| of each image, averaged over the batch; arguments as for `PSNR`."""
+    """Relative error ``|x_pred - x_true| / |x_true|`` of each image, averaged over the batch; see `PSNR`."""
     return _mean("RE", x_pred, x_true)
 
 
 def RMSE(x_pred: Any, x_true: Any) -> float:
-    """Root of the mean squared error of each image, averaged over the batch; arguments as for `PSNR`."""
+    """Root of the mean squared error of each image, averaged over the batch; see `PSNR`."""
     return _mean("RMSE", x_pred, x_true)
 
 
@@ -86,7 +86,7 @@ def _batch(name: str, value: Any) -> Tensor:
 def gaussian_noise(
     y: Any, noise_level: float, generator: torch.Generator | None = None, *, seed: int | None = None
 ) -> Tensor:
-    """Draw noise whose norm is `noise_level` times that of `y`: e / |e| |y| level, over all of `y` at once.
+    """Draw noise whose norm is `noise_level` times that of `y`: ``e / |e| |y| level``, over all of `y` at once.
 
     Parameters
     ----------

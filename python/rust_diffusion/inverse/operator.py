@@ -146,7 +146,7 @@ class Operator:
         """K^+ y, the shortest x among those that come closest to y.
 
         In closed form for masks, means, every other pixel, circular blur and matrices: singular values up to `cutoff`
-        times the largest count as zero. For other operators they are damped: (K'K + (cutoff |K|)^2 I)^-1 K' y by
+        times the largest count as zero. For other operators they are damped: ``(K'K + (cutoff |K|)^2 I)^-1 K' y`` by
         conjugate gradients.
 
         Parameters
@@ -170,7 +170,7 @@ class Operator:
         return self._core.pinv(self._linear(checks.tensor("y", y)), cutoff)
 
     def prox(self, z: Any, y: Any, gamma: Any) -> Tensor:
-        """Find the x that minimises 1/2 |K x - y|^2 + 1/(2 gamma) |x - z|^2.
+        """Find the x that minimises ``1/2 |K x - y|^2 + 1/(2 gamma) |x - z|^2``.
 
         In closed form for identity, masks, means, every other pixel, circular blur and matrices, by conjugate gradients
         otherwise.
@@ -207,7 +207,7 @@ class Operator:
         *,
         seed: Any = None,
     ) -> Tensor:
-        """Draw x from the density in proportion to exp(-|K x - y|^2 / (2 sigma^2) - |x - z|^2 / (2 r^2)).
+        """Draw x from the density in proportion to ``exp(-|K x - y|^2 / (2 sigma^2) - |x - z|^2 / (2 r^2))``.
 
         That is the posterior of an image with prior N(z, r^2 I), measured with noise sigma. Exact: in closed form, or
         by solving with perturbed z and y (Papandreou and Yuille 2010).
@@ -245,7 +245,7 @@ class Operator:
         return self._core.norm()
 
     def adjoint_error(self) -> float:
-        """How far <K x, y> and <x, K' y> are apart, as a share of |K x| |y|; rounding, if the adjoint is one."""
+        """How far <K x, y> and <x, K' y> are apart, as a share of ``|K x| |y|``; rounding, if the adjoint is one."""
         return self._core.adjoint_error()
 
     def on_unit_range(self) -> Operator:

@@ -28,7 +28,7 @@ class Posterior:
     std: Tensor
     #: One tensor (N, C, H, W) per quantile asked for.
     quantiles: tuple[Tensor, ...]
-    #: |K x - y|^2 / (m sigma_y^2) of every draw, (N, num_samples), float64: about 1 if it explains the measurement.
+    #: ``|K x - y|^2 / (m sigma_y^2)`` of every draw, (N, num_samples), float64: about 1 if it explains the measurement.
     residual: Tensor
     #: The draws, (N, num_samples, C, H, W), if they were to be kept.
     samples: Tensor | None

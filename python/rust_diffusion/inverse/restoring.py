@@ -46,7 +46,7 @@ Returns
     -------
     Tensor
         One reconstruction per measurement, (N, C, H, W), float32, in [-1, 1] (if `clip`). The callback is told the
-        residual |K x0_hat - y|^2 / (m sigma_y^2) of each image too."""
+        residual ``|K x0_hat - y|^2 / (m sigma_y^2)`` of each image too."""
 
 
 class ReconstructionStep(NamedTuple):
@@ -61,7 +61,7 @@ class ReconstructionStep(NamedTuple):
     x: Tensor
     #: The clean image that the step took for granted, corrected by the measurement.
     x0_hat: Tensor
-    #: |K x0_hat - y|^2 / (m sigma_y^2) of each image, (N,), float64: about 1 where the measurement is explained.
+    #: ``|K x0_hat - y|^2 / (m sigma_y^2)`` of each image, (N,), float64: about 1 where it explains the measurement.
     residual: Tensor
 
 
@@ -110,7 +110,7 @@ class Task:
         return told
 
     def residual(self, x0: Tensor) -> Tensor:
-        """|K x0 - y|^2 / (m sigma_y^2) of each image."""
+        """``|K x0 - y|^2 / (m sigma_y^2)`` of each image."""
         return _native.residual(self.operator._core, x0, self.y, self.sigma)
 
 

@@ -99,8 +99,8 @@ def dps_sample(
         Of DDIM; at least 0.
     {sigma}
     scale : float, optional
-        Guidance is -scale times the gradient by x_t of |y - K x0_hat|, each image for itself. Default: the weight that
-        follows from sigma_y, which needs many steps where the noise is low.
+        Guidance is -scale times the gradient by x_t of ``|y - K x0_hat|``, each image for itself. Default: the weight
+        that follows from sigma_y, which needs many steps where the noise is low.
     norm : {"l2", "squared"}
         What `scale` multiplies: the gradient of the norm, or of its square.
     guide_below : float
