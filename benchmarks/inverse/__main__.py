@@ -8,7 +8,7 @@ import click
 import torch
 
 from benchmarks.harness.report import machine
-from benchmarks.inverse import prior, speed
+from benchmarks.inverse import pictures, prior, speed
 from benchmarks.inverse.methods import METHODS, VARIANTS, fits
 from benchmarks.inverse.report import Results
 from benchmarks.inverse.score import with_prior, without_prior
@@ -82,9 +82,14 @@ def main(
             click.echo(f"{task}, {name}")
             if name in WITHOUT:
                 results.add(without_prior(task, name, truth))
-            else:
-                results.add(with_prior(task, name, truth, denoiser, samples))
+                continue
+            row, found = with_prior(task, name, truth, denoiser, samples)
+            results.add(row)
+            tv = results.rows.get((task, "tv"))
+            if name == "daps" and tv is not None and tv.weight is not None:
+                pictures.keep(out / f"{images.name}-pictures", task, truth, found, tv.weight)
     results.write()
+    pictures.draw(out / f"{images.name}-pictures", out / f"{images.name}-restored.png")
     click.echo(results.table())
     click.echo(f"Tables, raw numbers and the plot are in {out}")
 

@@ -81,8 +81,10 @@ def without_prior(task: str, name: str, truth: Tensor) -> Row:
     )
 
 
-def with_prior(task: str, name: str, truth: Tensor, prior: Prior, samples: int) -> Row:
-    """Measure draws from the posterior, their mean, and the interval between their quantiles."""
+def with_prior(
+    task: str, name: str, truth: Tensor, prior: Prior, samples: int
+) -> tuple[Row, rd.inverse.Posterior]:
+    """Measure draws from the posterior, their mean, and the interval between their quantiles; return them too."""
     method = {**METHODS, **VARIANTS}[name]
     samples = 1 if method.sure else samples
     start = time.perf_counter()
@@ -96,7 +98,7 @@ def with_prior(task: str, name: str, truth: Tensor, prior: Prior, samples: int) 
     if samples > 1:
         row.psnr_mean, row.ssim_mean = psnr(found.mean, truth), ssim(found.mean, truth)
         row.coverage = coverage(found, truth)
-    return row
+    return row, found
 
 
 def draws(task: str, method: Method, truth: Tensor, prior: Prior, samples: int) -> rd.inverse.Posterior:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import itertools
 import math
 from collections.abc import Callable
@@ -30,6 +30,15 @@ SIGMA, SCALE = 0.01, 0.15
 Work = dict[str, Callable[[], object]]
 
 
+def importable(name: str) -> bool:
+    """Whether a peer is there; ASTRA imports only beside the CUDA libraries that it was built with."""
+    try:
+        importlib.import_module(name)
+    except ImportError:
+        return False
+    return True
+
+
 def projectors(side: int, bins: int, batch: int) -> Work:
     """Return a projection and a back projection of `batch` images by everybody who is installed."""
     angles = torch.arange(ANGLES, dtype=torch.float64) * (math.pi / ANGLES)
@@ -42,15 +51,15 @@ def projectors(side: int, bins: int, batch: int) -> Work:
         "rust_diffusion": lambda: (K(x), K.T(y)),
         "torch, sparse matrix": lambda: (rows @ flat_x, columns @ flat_y),
     }
-    if importlib.util.find_spec("scipy"):
+    if importable("scipy"):
         from scipy import sparse
 
         csr = sparse.csr_matrix((rows.values(), rows.col_indices(), rows.crow_indices()), tuple(rows.shape))
         back, numbers = csr.T.tocsr(), (flat_x.numpy(), flat_y.numpy())
         work["scipy, sparse matrix"] = lambda: (csr @ numbers[0], back @ numbers[1])
-    if importlib.util.find_spec("skimage"):
+    if importable("skimage"):
         work["scikit-image"] = lambda: _scikit_image(x, y, angles)
-    if importlib.util.find_spec("astra"):
+    if importable("astra"):
         work["ASTRA"] = _astra(x, y, angles)
     return work
 
