@@ -1,4 +1,4 @@
-"""The command line: `rust-diffusion demo | train | sample | evaluate | info`.
+"""The command line: `rust-diffusion demo | train | sample | evaluate | reconstruct | info`.
 
 Results go to standard output; progress is a bar on a terminal and plain lines where it is piped. Exit status: 0 done,
 1 failed, 2 wrong usage, 130 interrupted.

@@ -162,17 +162,17 @@ def drawn(
             kept = one.samples if context.params["keep_samples"] else one.samples[:, :1].clone()
             found.append(dataclasses.replace(one, samples=kept))
     seconds = time.perf_counter() - start
-    images = torch.cat([one.mean for one in found])
+    images = torch.cat([one.mean for one in found]).cpu()
     calls //= len(found)
     return Reconstruction(name, images, seconds, f"mean of {count}", calls, count, _together(found, context))
 
 
 def _together(found: Sequence[Posterior], context: click.Context) -> Draws:
     """What was found of each measurement as one."""
-    samples = torch.cat([one.samples for one in found if one.samples is not None])
-    low, high = (torch.cat([one.quantiles[k] for one in found]) for k in range(2))
+    samples = torch.cat([one.samples for one in found if one.samples is not None]).cpu()
+    low, high = (torch.cat([one.quantiles[k] for one in found]).cpu() for k in range(2))
     return Draws(
-        std=torch.cat([one.std for one in found]),
+        std=torch.cat([one.std for one in found]).cpu(),
         low=low,
         high=high,
         one=samples[:, 0],
