@@ -124,9 +124,9 @@ matrix:  ## the whole suite beside other torches: make matrix TORCH="2.10 2.13" 
 		$(MAKE) test TORCH="$$torch" VENV=".venv-torch-$$torch" DIST="dist/torch-$$torch"; \
 	done
 
-new-torch: $(BUILD_TOOLS)  ## whether the sources compile for a torch that came out: make new-torch TORCH=2.16
-	$(say) 'Downloading torch $(TORCH) alone, and asking the compilers (minutes)'
-	$(BUILD) new-torch $(TORCH)
+new-torch: $(BUILD_TOOLS)  ## whether the sources compile for a torch that came out: make new-torch VERSION=2.16
+	$(say) 'Downloading torch $(VERSION) alone, and asking the compilers (minutes)'
+	$(BUILD) new-torch $(VERSION)
 
 develop: $(BUILD_TOOLS)  ## for work on the package: compile into python/ and use it in place
 	@rm -f $(INSTALLED)
