@@ -107,6 +107,8 @@ wheel: $(BUILD_TOOLS)  ## a wheel in dist/ for each Python found, or for PYTHON=
 			$(BUILD) wheel $(DIST); \
 		else \
 			printf '\n==> Wheel for %s, in an environment of its own (brings torch; some minutes)\n' "$$version"; \
+			mkdir -p target && echo 'torch==$(TORCH).*' > target/torch.txt; \
+			PIP_CONSTRAINT="$(CURDIR)/target/torch.txt" PIP_BUILD_CONSTRAINT="$(CURDIR)/target/torch.txt" \
 			CARGO_TARGET_DIR=target/other-pythons "$$python" -m pip --disable-pip-version-check \
 				wheel --no-deps --config-settings=maturin.build-args='--compatibility pypi' --wheel-dir $(DIST) .; \
 		fi </dev/null; \

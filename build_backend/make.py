@@ -57,8 +57,7 @@ def fat_wheel() -> None:
             made.append(wheel(f"dist/torch-{torch.minor[0]}.{torch.minor[1]}"))
         if downloaded:
             shutil.rmtree(torch.folder.parent)
-    (two, oldest), (_, newest) = torches.OLDEST, torches.NEWEST
-    fat = wheels.merge(made, Path("dist/fat"), f"torch>={two}.{oldest},<{two}.{newest + 1}")
+    fat = wheels.merge(made, Path("dist/fat"), torches.RANGE)
     print(f"{fat}: {fat.stat().st_size / 1e6:.1f} MB, for torch {', '.join(wheels.engines_in(fat))}")
 
 

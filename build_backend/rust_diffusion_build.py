@@ -54,8 +54,8 @@ def get_requires_for_build_wheel(config_settings: ConfigSettings = None) -> list
     """Ask for what maturin asks for, and for torch only where none that fits is found."""
     requirements: list[str] = maturin.get_requires_for_build_wheel(config_settings)
     if not any(map(torches.in_range, torches.at_hand())):
-        # The newest: what uv, which reads pyproject.toml and asks no backend, installs beside it.
-        requirements.append(torches.requirement(torches.newest()))
+        # The newest, unless a constraint says otherwise; uv, which asks no backend, installs the same.
+        requirements.append(torches.RANGE)
     return requirements
 
 
@@ -114,7 +114,7 @@ def torch_at_hand() -> torches.Torch:
     has = f"has torch {found[0].version}" if found else "has no torch"
     stop(
         f"it is made for torch 2.{oldest} to 2.{newest}, and {sys.executable} {has}; "
-        f'install it with: {sys.executable} -m pip install "{torches.requirement(torches.newest())}"'
+        f'install it with: {sys.executable} -m pip install "{torches.RANGE}"'
     )
 
 

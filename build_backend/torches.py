@@ -16,12 +16,12 @@ __all__ = [
     "DEFAULT",
     "NEWEST",
     "OLDEST",
+    "RANGE",
     "Torch",
     "at_hand",
     "in_folder",
     "in_range",
     "newest",
-    "requirement",
 ]
 
 #: The minor that `make` works with; the figures of the pages are of it.
@@ -29,6 +29,9 @@ DEFAULT = "2.11"
 
 #: The oldest and the newest that the sources are made for; pyproject.toml asks for this range.
 OLDEST, NEWEST = (2, 10), (2, 15)
+
+#: The same as a requirement.
+RANGE = f"torch>={OLDEST[0]}.{OLDEST[1]},<{NEWEST[0]}.{NEWEST[1] + 1}"
 
 _TELL = """
 import importlib.metadata, importlib.util, json, sys
@@ -55,18 +58,13 @@ class Torch:
 
     @property
     def requirement(self) -> str:
-        """What a package linked with it asks for."""
-        return requirement(self.minor)
+        """What a package linked with it asks for; patch releases have the same structures."""
+        return "torch=={}.{}.*".format(*self.minor)
 
 
 def newest() -> tuple[int, int]:
     """The newest in range that there is for this Python: torch 2.15 asks for 3.11."""
     return NEWEST if sys.version_info >= (3, 11) else (2, 14)
-
-
-def requirement(minor: tuple[int, int]) -> str:
-    """What a package linked with this minor asks for; patch releases have the same structures."""
-    return "torch=={}.{}.*".format(*minor)
 
 
 def in_range(torch: Torch) -> bool:
