@@ -156,7 +156,7 @@ def _denoiser(
                 f"precision {precision!r} is for a network of the engine; another model computes as it likes"
             )
         return lambda x, t: tensor_of(model(x, t))
-    parameters = list(model.parameters())
+    parameters = model._seen().parameters()
     if parameters[0].device != device:
         raise ValueError(f"model is on {parameters[0].device}, device is {device}: move one of them")
     if parameters[0].dtype != torch.float32:
@@ -173,4 +173,4 @@ def _denoiser(
     dropout = model._dropout_rate()
     # Dropout draws from the stream that the noise comes from, in turn with it.
     graph = None if dropout > 0 else graphs.new(device, cuda_graphs)
-    return model._native, parameters, dropout, precision, graph
+    return model._native, model._handed_over(parameters), dropout, precision, graph

@@ -135,7 +135,7 @@ impl Network {
 /// A module's own parameters, handed over once, and what is derived from them.
 #[pyclass(frozen, module = "rust_diffusion._native")]
 pub struct Parameters {
-    inner: Arc<Prepared>,
+    pub inner: Arc<Prepared>,
 }
 
 #[pymethods]

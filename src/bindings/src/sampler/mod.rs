@@ -14,14 +14,14 @@ use diffusion_core::nn::Precision;
 use diffusion_core::sampler::{self, Correction, Divergence, Known, Outside, Reading, Step};
 use diffusion_core::{Error, Result};
 use pyo3::prelude::*;
-use pyo3::types::{PyList, PyTuple};
+use pyo3::types::PyTuple;
 use tch::{Device, Tensor};
 
 use crate::detach::{attached, check_signals, detached, Every, SHOW_EVERY, SIGNALS_EVERY};
 use crate::device::PythonGraph;
 use crate::error::to_py;
-use crate::nn::Network;
-use crate::tensor::{from_python, list_from_python, to_python};
+use crate::nn::{Network, Parameters};
+use crate::tensor::{from_python, to_python};
 use table::Table;
 
 /// Any Python callable (x_t, t) -> prediction.
@@ -55,7 +55,7 @@ impl Noise for PythonNoise {
 #[derive(FromPyObject)]
 pub enum Model<'py> {
     /// plan, weights, rate of dropout, precision, what the passes are captured in (see `PythonGraph`)
-    Native(PyRef<'py, Network>, Bound<'py, PyList>, f64, String, Option<PyObject>),
+    Native(PyRef<'py, Network>, PyRef<'py, Parameters>, f64, String, Option<PyObject>),
     Callable(PyObject),
 }
 
@@ -67,20 +67,20 @@ impl Model<'_> {
             Model::Callable(call) => return Ok(Box::new(Callable(call))),
         };
         let precision = Precision::parse(&precision).map_err(to_py)?;
-        let params = list_from_python(&params, "params")?;
-        let (blueprint, home, x) = (Arc::clone(&unet.blueprint), Arc::clone(&unet.captured), x.shallow_clone());
+        let (prepared, home, x) = (Arc::clone(&params.inner), Arc::clone(&unet.captured), x.shallow_clone());
         let kept = home.lock().unwrap_or_else(PoisonError::into_inner).take();
         detached(unet.py(), move || -> Result<Box<dyn Denoiser + Send>> {
             let Some(graph) = graph else {
                 drop(kept);
-                return Ok(Box::new(Predictor::new(&blueprint, params, precision, dropout)?));
+                return Ok(Box::new(Predictor::new(&prepared, precision, dropout)?));
             };
+            let params = prepared.handles();
             let mut usable =
                 kept.filter(|old: &Captured<Predictor>| old.fits(&x) && old.inner().is_of(&params, precision, dropout));
             match &mut usable {
                 Some(old) => old.inner_mut().refresh()?,
                 None => {
-                    let predictor = Predictor::new(&blueprint, params, precision, dropout)?;
+                    let predictor = Predictor::new(&prepared, precision, dropout)?;
                     usable = Some(Captured::new(predictor, PythonGraph::boxed(graph)));
                 }
             }

@@ -32,11 +32,20 @@ impl Precision {
         }
     }
 
+    /// The dtype of the CPU engine's weights and activations at this precision, if it has one.
+    pub fn engine_kind(self) -> Option<Kind> {
+        match self {
+            Self::Fp32 => Some(Kind::Float),
+            Self::Bf16 => Some(Kind::BFloat16),
+            Self::Fp16 => None,
+        }
+    }
+
     /// The CPU engine's weights, if it computes this network at this precision.
     pub fn engine(self, plan: &Arc<Blueprint>, params: &[Tensor], dropout: f64) -> Result<Option<cpu::Weights>> {
-        if self == Self::Fp16 || !cpu::supports(params, dropout) {
-            return Ok(None);
+        match self.engine_kind().filter(|_| cpu::supports(params, dropout)) {
+            Some(kind) => cpu::Weights::new(Arc::clone(plan), params, kind).map(Some),
+            None => Ok(None),
         }
-        cpu::Weights::new(Arc::clone(plan), params, self.compute().unwrap_or(Kind::Float)).map(Some)
     }
 }

@@ -1,11 +1,12 @@
-//! A network that predicts with weights that stay: what the samplers call, prepared once for all steps.
+//! A network that predicts with weights that stay: what the samplers call, prepared once for all steps, and for the next run if
+//! they are the same by then.
 
 use std::sync::Arc;
 
 use tch::{Kind, Tensor};
 
 use super::backend::aten::{cast_products, Aten};
-use super::backend::cpu::{self, Wanted};
+use super::backend::cpu::{self, Prepared, Stamp, Wanted};
 use super::wiring::{check_inputs, forward};
 use super::{Blueprint, Precision};
 use crate::diffusion::denoiser::by_autograd;
@@ -18,21 +19,28 @@ pub struct Predictor {
     source: Vec<Tensor>,
     /// The same, those of convolutions and matrix products already in the dtype they are computed in.
     params: Vec<Tensor>,
+    /// On loan from `home`, with the stamp that they had there.
     engine: Option<cpu::Weights>,
+    home: Option<(Arc<Prepared>, Stamp)>,
     compute: Option<Kind>,
     dropout: f64,
 }
 
 impl Predictor {
     /// `dropout` is zero but for a model in training mode.
-    pub fn new(plan: &Arc<Blueprint>, params: Vec<Tensor>, precision: Precision, dropout: f64) -> Result<Self> {
+    pub fn new(prepared: &Arc<Prepared>, precision: Precision, dropout: f64) -> Result<Self> {
         // handles of its own: if the module's parameters are given other memory, these keep theirs
-        let params = params.iter().map(Tensor::f_detach).collect::<std::result::Result<Vec<_>, _>>()?;
-        let engine = precision.engine(plan, &params, dropout)?;
+        let source = prepared.handles().iter().map(Tensor::f_detach).collect::<std::result::Result<Vec<_>, _>>()?;
+        let params = source.iter().map(Tensor::shallow_clone).collect();
         let compute = precision.compute();
-        let source = params.iter().map(Tensor::shallow_clone).collect();
-        let params = if engine.is_some() { params } else { cast_products(params, compute)? };
-        Ok(Self { plan: Arc::clone(plan), source, params, engine, compute, dropout })
+        let on_loan = match precision.engine_kind().filter(|_| prepared.runs_on_engine(dropout)) {
+            Some(kind) => Some(prepared.take(kind)?),
+            None => None,
+        };
+        let params = if on_loan.is_some() { params } else { cast_products(params, compute)? };
+        let (stamp, engine) = on_loan.unzip();
+        let home = stamp.map(|stamp| (Arc::clone(prepared), stamp));
+        Ok(Self { plan: Arc::clone(&prepared.plan), source, params, engine, home, compute, dropout })
     }
 
     /// Whether it was made of these weights and settings (and not for the CPU's engine, which repacks weights).
@@ -59,6 +67,14 @@ impl Predictor {
         let (dropout, compute) = (self.dropout, self.compute);
         let mut backend = Aten { params: &self.params, dropout, compute, explicit_attention: false };
         forward(&self.plan, &mut backend, x, t)
+    }
+}
+
+impl Drop for Predictor {
+    fn drop(&mut self) {
+        if let (Some(weights), Some((home, stamp))) = (self.engine.take(), self.home.take()) {
+            home.keep(stamp, weights);
+        }
     }
 }
 
@@ -91,5 +107,35 @@ impl Vjp for Taped<'_> {
     fn vjp(&mut self, w: &Tensor) -> Result<Tensor> {
         let dx = self.tape.backward(self.weights, w, None, true)?;
         dx.ok_or_else(|| Error::Runtime("internal error: no gradient to x".into()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nn::presets::UNetConfig;
+    use tch::Device;
+
+    fn network() -> Arc<Prepared> {
+        let config = UNetConfig { base_ch: 16, channel_mults: vec![1], attn_levels: vec![], ..UNetConfig::default() };
+        let plan = Arc::new(Blueprint::course(&config).expect("a plan"));
+        let float = (Kind::Float, Device::Cpu);
+        let params = plan.shapes.iter().map(|shape| Tensor::randn(&shape[..], float)).collect();
+        Arc::new(Prepared::new(plan, params))
+    }
+
+    #[test]
+    fn what_one_run_prepared_serves_the_next_until_weights_change() {
+        let prepared = network();
+        // bfloat16 weights are copies: where they lie tells whether they were made anew
+        let place = || {
+            let predictor = Predictor::new(&prepared, Precision::Bf16, 0.0).expect("a predictor");
+            let weights = predictor.engine.as_ref()?;
+            Some((weights.compute[1].data_ptr() as usize, weights.compute[1].f_get(0).ok()?.double_value(&[])))
+        };
+        let Some(first) = place() else { return }; // no vector code here, so no engine
+        assert_eq!(place(), Some(first));
+        let _ = prepared.handles()[1].fill_(3.0);
+        assert_eq!(place().map(|(_, value)| value), Some(3.0));
     }
 }

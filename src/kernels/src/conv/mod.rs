@@ -45,7 +45,7 @@ fn zeros_for<T: Element>(x: &Source<T>) -> Result<Vec<T>> {
 
 fn check_sizes(method: Method, from: Images, to: Images) -> Result {
     let [height, width] = [from.height, from.width].map(|size| method.output_size(size));
-    if from.batch == to.batch && [height, width] == [to.height, to.width] {
+    if from.batch == to.batch && to.pixels() > 0 && [height, width] == [to.height, to.width] {
         Ok(())
     } else {
         Err(Error::Misfit(format!("a convolution ({method:?}) cannot lead from {from:?} to {to:?}")))

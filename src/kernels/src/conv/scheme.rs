@@ -152,13 +152,13 @@ impl Scheme<4, 3, 1> for UpGradient {
     }
 }
 
-/// The filter of stride 2: 5 products for 2 outputs. The outer taps meet only odd inputs, where they are F(2, 2); the middle
-/// tap meets the even ones.
-pub struct Down;
+/// The filter of stride 2 with `ZEROS` zeros before the input (1, or 0: then one comes after it): 5 products for 2 outputs.
+/// The outer taps meet every other input only, where they are F(2, 2); the middle tap meets those between.
+pub struct Down<const ZEROS: usize>;
 
-impl Scheme<5, 5, 2> for Down {
+impl<const ZEROS: usize> Scheme<5, 5, 2> for Down<ZEROS> {
     const STEP: usize = 4;
-    const BEFORE: usize = 1;
+    const BEFORE: usize = ZEROS;
     const FILTER: [[f64; 3]; 5] = [[1.0, 0.0, 0.0], [1.0, 0.0, 1.0], [0.0, 0.0, 1.0], [0.0, 1.0, 0.0], [0.0, 1.0, 0.0]];
 
     #[inline(always)]
@@ -175,7 +175,7 @@ impl Scheme<5, 5, 2> for Down {
     }
 }
 
-/// The gradient of [`Down`] with respect to its input: 5 products for 4 outputs.
+/// The gradient of [`Down<1>`] with respect to its input: 5 products for 4 outputs.
 pub struct DownGradient;
 
 impl Scheme<3, 5, 4> for DownGradient {
@@ -194,5 +194,27 @@ impl Scheme<3, 5, 4> for DownGradient {
     #[inline(always)]
     fn spread<S: Simd>(s: S, [y0, y1, y2, y3]: [S::V; 4]) -> [S::V; 5] {
         [y1, s.add(y1, y3), y3, y0, y2]
+    }
+}
+
+/// The gradient of [`Down<0>`] with respect to its input: as [`DownGradient`], the outer taps and the middle one in turns.
+pub struct DownAfterGradient;
+
+impl Scheme<3, 5, 4> for DownAfterGradient {
+    const STEP: usize = 2;
+    const BEFORE: usize = 1;
+    const FILTER: [[f64; 3]; 5] = DownGradient::FILTER;
+
+    #[inline(always)]
+    fn points<S: Simd>(s: S, [d0, d1, d2]: [S::V; 3]) -> [S::V; 5] {
+        [s.sub(d0, d1), d1, s.sub(d2, d1), d1, d2]
+    }
+    #[inline(always)]
+    fn outputs<S: Simd>(s: S, [m0, m1, m2, m3, m4]: [S::V; 5]) -> [S::V; 4] {
+        [s.add(m0, m1), m3, s.add(m1, m2), m4]
+    }
+    #[inline(always)]
+    fn spread<S: Simd>(s: S, [y0, y1, y2, y3]: [S::V; 4]) -> [S::V; 5] {
+        [y0, s.add(y0, y2), y2, y1, y3]
     }
 }

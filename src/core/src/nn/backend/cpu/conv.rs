@@ -13,12 +13,17 @@ use crate::error::{Error, Result};
 use crate::libtorch::{convolution_backward, slice, slice_mut, ConvolutionGradients, Stored, TorchPool};
 use crate::nn::blueprint::{Conv, Padding};
 
+/// One row and column of zeros after the image.
+pub const AFTER: Padding = Padding { before: 0, after: 1 };
+
 /// What a 3x3 convolution does to the size of the image.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Resize {
     Keep,
-    /// Stride 2.
+    /// Stride 2, with zeros around the image.
     Halve,
+    /// Stride 2, with a row and a column of zeros after the image.
+    HalveAfter,
     /// Nearest doubling before it.
     Double,
 }
@@ -32,12 +37,22 @@ enum Pass {
 }
 
 impl Resize {
+    /// What a convolution that stands by itself does.
+    pub fn of(conv: &Conv) -> Self {
+        match (conv.stride, conv.padding == AFTER) {
+            (2, true) => Self::HalveAfter,
+            (2, false) => Self::Halve,
+            _ => Self::Keep,
+        }
+    }
+
     /// F2 rounds as a direct convolution does, F4 twice as much, which bfloat16 hides.
     fn method(self, pass: Pass, kind: Kind) -> Method {
         match self {
             Resize::Keep if pass == Pass::Forward && kind == Kind::Float => Method::F2,
             Resize::Keep => Method::F4,
             Resize::Halve => Method::Downsample,
+            Resize::HalveAfter => Method::DownsampleAfter,
             Resize::Double => Method::Upsample,
         }
     }
@@ -179,7 +194,7 @@ fn input_shape(conv: &Conv, resize: Resize, dy: &Tensor) -> Result<[i64; 4]> {
     let (b, h, w, _) = dy.size4()?;
     let (h, w) = match resize {
         Resize::Keep => (h, w),
-        Resize::Halve => (2 * h, 2 * w),
+        Resize::Halve | Resize::HalveAfter => (2 * h, 2 * w),
         Resize::Double => (h / 2, w / 2),
     };
     Ok([b, h, w, conv.cin])

@@ -128,7 +128,7 @@ impl Backend for Engine<'_> {
     }
 
     fn conv(&mut self, conv: &Conv, x: Act) -> Result<Act> {
-        self.convolve(conv, if conv.stride == 2 { Resize::Halve } else { Resize::Keep }, x)
+        self.convolve(conv, Resize::of(conv), x)
     }
 
     fn res_block(&mut self, layer: &ResBlock, x: Act, skip: Option<Act>, time: &Tensor) -> Result<Act> {

@@ -69,28 +69,39 @@ impl Prepared {
         supports(&self.params(), dropout)
     }
 
-    /// Does `work` with the weights derived for `kind` (Float or BFloat16), and with their stamp. What is kept is one set; a
-    /// second thread that comes meanwhile derives its own.
+    /// Does `work` with the weights derived for `kind` (Float or BFloat16), and with their stamp.
     pub fn with<T>(&self, kind: Kind, work: impl FnOnce(&Weights, Stamp) -> Result<T>) -> Result<T> {
-        let slot = &self.slots[usize::from(kind == Kind::BFloat16)];
-        // nothing fails while the lock is held, so a slot is empty or whole
-        let take = || slot.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let (stamp, weights) = {
-            let params = self.params();
-            let stamp = stamp(&params)?;
-            let weights = match take() {
-                Some(kept) if kept.stamp == stamp => kept.weights,
-                Some(mut kept) => {
-                    kept.weights.replace(&params)?;
-                    kept.weights
-                }
-                None => Weights::new(Arc::clone(&self.plan), &params, kind)?,
-            };
-            (stamp, weights)
-        };
+        let (stamp, weights) = self.take(kind)?;
         let out = work(&weights, stamp);
-        *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(Slot { stamp, weights });
+        self.keep(stamp, weights);
         out
+    }
+
+    /// The weights derived for `kind`, and their stamp; to be handed back to [`Self::keep`]. What is kept is one set; a second
+    /// thread that comes meanwhile derives its own.
+    pub fn take(&self, kind: Kind) -> Result<(Stamp, Weights)> {
+        let params = self.params();
+        let stamp = stamp(&params)?;
+        let kept = self.slot(kind).take();
+        let weights = match kept {
+            Some(kept) if kept.stamp == stamp => kept.weights,
+            Some(mut kept) => {
+                kept.weights.replace(&params)?;
+                kept.weights
+            }
+            None => Weights::new(Arc::clone(&self.plan), &params, kind)?,
+        };
+        Ok((stamp, weights))
+    }
+
+    pub fn keep(&self, stamp: Stamp, weights: Weights) {
+        let kind = weights.kind;
+        *self.slot(kind) = Some(Slot { stamp, weights });
+    }
+
+    /// Nothing fails while the lock is held, so a slot is empty or whole.
+    fn slot(&self, kind: Kind) -> MutexGuard<'_, Option<Slot>> {
+        self.slots[usize::from(kind == Kind::BFloat16)].lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

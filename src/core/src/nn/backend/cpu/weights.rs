@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use diffusion_kernels::conv::{Filter, Method};
 use tch::{Kind, Tensor};
 
+use super::conv::AFTER;
 use crate::error::{Error, Result};
 use crate::libtorch::{slice, TorchPool};
 use crate::nn::blueprint::{Conv, Padding};
@@ -66,9 +67,10 @@ impl Weights {
         Self { filters: Filters::Fleeting(Mutex::default()), ..self }
     }
 
-    /// Whether this convolution is computed by fast filtering: 3x3, zeros on all sides, and wide enough.
+    /// Whether this convolution is computed by fast filtering: 3x3, padded in a way that it knows, and wide enough.
     pub fn is_fast(&self, conv: &Conv) -> bool {
-        conv.kernel == 3 && conv.padding == Padding::even(1) && conv.cin >= MIN_CHANNELS && conv.cout >= MIN_CHANNELS
+        let padded = conv.padding == Padding::even(1) || (conv.padding == AFTER && conv.stride == 2);
+        conv.kernel == 3 && padded && conv.cin >= MIN_CHANNELS && conv.cout >= MIN_CHANNELS
     }
 
     /// Calls `work` with the transformed filter of a convolution.
