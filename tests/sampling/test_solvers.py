@@ -251,6 +251,14 @@ def test_errors_fall_with_the_order_of_the_method(rd, name, options, order):
 SAMPLERS = ["dpmpp", "unipc", "heun", "euler"]
 
 
+def test_no_sampler_is_forgotten_here():
+    """Others than these have tests of their own: test_samplers.py, test_flow.py."""
+    from rust_diffusion.sampling.sampler import SAMPLERS as known
+
+    assert set(SAMPLERS) == known.keys() - {"ddpm", "ddim", "flow"}
+    assert set(SAMPLERS) == {name for name, _, _ in FALL}
+
+
 def drawn(rd, name, model, alpha_bars, **options):
     sampler = getattr(rd, f"{name}_sample")
     options = {"sample_steps": 6, "progress": False, **options}

@@ -16,6 +16,6 @@ pub use correction::{At, Correction, Means};
 pub use grid::{check_grid, timestep_grid, Spacing};
 pub use likelihood::{flow_up, Divergence};
 pub use path::Path;
-pub use rows::{ddim, ddim_invert, ddpm, dpmpp, euler, flow, heun, heun_with_churn, unipc, FlowSolver, Order, Solver};
+pub use rows::*;
 pub use run::{sample, OnStep, Outside, Reading, Step};
 pub use table::{Ask, Row, Said, Table};
