@@ -16,7 +16,7 @@ from typing import Any
 import click
 import rust_diffusion as rd
 import torch
-from rust_diffusion.cli.demo import QUICK, Setting, make_network, train_network
+from rust_diffusion.cli.demo import Setting, small, train_network, usual
 from rust_diffusion.view import measures
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -103,11 +103,11 @@ def row_of(saved: dict[str, Any]) -> Row:
 @click.option("--quick", is_flag=True, help="Seconds instead of minutes: tries the program only.")
 def main(out: str, samples: int, precision: str, quick: bool) -> None:
     """Draw with every sampler at each number of network calls, and compare with held-out images and with DDPM."""
-    setting, folder = (QUICK, Path(out) / "quick") if quick else (Setting(), Path(out))
+    setting, folder = (small(), Path(out) / "quick") if quick else (_fixed(), Path(out))
     model = trained(setting, folder)
-    counts = [calls for calls in CALLS if calls < setting.num_steps]
+    counts = [calls for calls in CALLS if calls < setting.recipe.num_steps]
     about = (
-        f"{samples} images of {setting.size} x {setting.size} each, T = {setting.num_steps}, {precision}; "
+        f"{samples} images of {setting.size} x {setting.size} each, T = {setting.recipe.num_steps}, {precision}; "
         f"{report.machine('cpu')}, torch {torch.__version__}"
     )
     kept = Kept(folder, about)
@@ -119,11 +119,20 @@ def main(out: str, samples: int, precision: str, quick: bool) -> None:
     click.echo(f"Table, plot and raw numbers are in {folder}")
 
 
+def _fixed() -> Setting:
+    """The demonstration with a length and a rate that depend on no machine."""
+    setting = usual()
+    del setting.recipe.training["minutes"]
+    setting.recipe.training |= {"epochs": 20, "lr_schedule": "cosine", "ema_decay": 0.99, "ema_warmup": False}
+    return setting
+
+
 def trained(setting: Setting, folder: Path) -> Any:
     """Return the demonstration's denoiser; one that an earlier run left in `folder` is taken over."""
     torch.manual_seed(0)
     data = rd.phantoms(setting.images, size=setting.size, seed=0)
-    result = train_network(setting, make_network(setting), data, 0, folder, restart=False)
+    model = rd.DiffusionUNet(**setting.recipe.network)
+    result = train_network(setting.recipe, model, data, 0, folder, restart=False)
     return result.ema.shadow
 
 

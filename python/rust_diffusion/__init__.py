@@ -43,7 +43,7 @@ from rust_diffusion.sampling import (
     unipc_sample,
 )
 from rust_diffusion.support.device import get_device
-from rust_diffusion.training import EpochInfo, TrainResult, train
+from rust_diffusion.training import EpochInfo, Recipe, TrainResult, recipe, train
 from rust_diffusion.view import SetComparison, compare_sets, explore, show_batch
 
 __version__ = version("rust-diffusion")
@@ -54,6 +54,7 @@ __all__ = [
     "EpochInfo",
     "ImageSet",
     "ModelCard",
+    "Recipe",
     "SamplerStep",
     "SetComparison",
     "TrainResult",
@@ -89,6 +90,7 @@ __all__ = [
     "posterior",
     "predict_x0_from_eps",
     "q_sample",
+    "recipe",
     "shepp_logan",
     "show_batch",
     "split_by_folder",

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 import images
+from tools import same_state
 
 SMALL = ["--base-ch", "8", "--channel-mults", "1,2", "--attn-levels", "1", "--num-heads", "2"]
 TINY = [*SMALL, "--time-dim", "16", "--num-steps", "12"]
@@ -88,6 +89,45 @@ def test_train_reads_a_folder_of_images(cli, rd, tmp_path):
     assert status == 0 and "6 images of 16 x 16" in out
 
 
+def test_a_recipe_is_the_same_in_python(cli, rd, tmp_path):
+    command = [
+        "train",
+        "--data",
+        "phantoms:12",
+        "--size",
+        "16",
+        "--epochs",
+        "2",
+        "--base-ch",
+        "8",
+        "--seed",
+        "0",
+    ]
+    status, out, err = cli(*command, "--device", "cpu", "--out", tmp_path / "shell")
+    assert status == 0 and "Recipe 'minutes'" in out and "learning_rate=0.002" in out, err
+    recipe = rd.recipe(size=16)
+    recipe.network["base_ch"] = 8
+    del recipe.training["minutes"]
+    torch.manual_seed(0)
+    model = rd.DiffusionUNet(**recipe.network)
+    more = dict(seed=0, epochs=2, device="cpu", progress=False, weights_dir=tmp_path / "python")
+    rd.train(model, rd.phantoms(12, size=16), betas=recipe.betas, **recipe.training, **more)
+    files = [
+        torch.load(tmp_path / name / "DDPMDenoiser.pth", weights_only=True) for name in ("shell", "python")
+    ]
+    assert same_state(*files)
+
+
+def test_train_takes_minutes_and_recipes(cli, tmp_path):
+    command = ["train", "--data", "phantoms:12", "--size", "16", "--device", "cpu", "--seed", "0"]
+    status, out, err = cli(*command, "--base-ch", "8", "--minutes", "0.01", "--out", tmp_path / "minutes")
+    assert status == 0 and "minutes=0.01" in out and "epoch 1" in out, err
+    course = [*TINY, "--epochs", "1", "--batch-size", "4", "--recipe", "course"]
+    status, out, err = cli(*command, *course, "--out", tmp_path / "course")
+    assert status == 0 and "Recipe 'course'" in out and "objective='eps'" in out, err
+    assert cli(*command, "--epochs", "1", "--minutes", "1", "--out", tmp_path / "both")[0] == 2
+
+
 def test_every_option_of_train_and_the_samplers_is_there(cli, rd):
     for command, functions in (
         ("train", [rd.train, rd.DiffusionUNet]),
@@ -102,7 +142,7 @@ def test_every_option_of_train_and_the_samplers_is_there(cli, rd):
             and not re.search(rf"--(no-)?{name.replace('_', '-')}\b", out)
         }
         # in Python only: objects; under another name: image_size is --size
-        assert missing <= {"callback", "progress", "generator", "x_T", "in_ch", "image_size"}
+        assert missing <= {"callback", "progress", "generator", "x_T", "in_ch", "image_size", "key"}
 
 
 def test_defaults_in_the_help_are_pythons(cli, rd):
@@ -110,7 +150,8 @@ def test_defaults_in_the_help_are_pythons(cli, rd):
     for name, parameter in inspect.signature(rd.train).parameters.items():
         if isinstance(parameter.default, float):
             shown = re.search(rf"--{name.replace('_', '-')} FLOAT.*?\[default: (.*?)\]", out).group(1)
-            assert float(shown) == parameter.default, name
+            recipe = rd.recipe().training
+            assert shown == "(the recipe's)" if name in recipe else float(shown) == parameter.default, name
 
 
 @pytest.mark.parametrize(

@@ -241,3 +241,18 @@ def test_a_run_killed_again_and_again_ends_as_if_it_had_not_been(tmp_path, unint
             assert -1 <= checkpoint(tmp_path)["epoch"] < EPOCHS
     finish(start(tmp_path))
     assert_same_runs(tmp_path, uninterrupted)
+
+
+def test_jupyter_shows_an_interrupt_in_one_line(fit, tmp_path, capsys):
+    shell = pytest.importorskip("IPython.core.interactiveshell").InteractiveShell()
+
+    def stop(info):
+        raise KeyboardInterrupt
+
+    shell.user_ns.update(fit=lambda: fit(tmp_path, callback=stop))
+    assert isinstance(shell.run_cell("fit()").error_in_exec, KeyboardInterrupt)
+    shown = capsys.readouterr().out.strip().splitlines()
+    assert len(shown) == 1 and shown[0].startswith(
+        "KeyboardInterrupt: stopped in epoch 2, after 0 batches"
+    ), shown
+    assert f"goes on from {tmp_path / 'DDPMDenoiser.ckpt'}" in shown[0]

@@ -171,3 +171,31 @@ def test_a_folder_of_images_is_read(rd, fit, tmp_path):
     _, by_path = fit(tmp_path)
     _, by_hand = fit(rd.load_images(tmp_path, progress=False))
     assert by_path.history == by_hand.history
+
+
+class Dicts(torch.utils.data.Dataset):
+    """Images as a data set of several modalities gives them."""
+
+    def __init__(self, images):
+        self.images = images
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, index):
+        return {"patient": f"P{index}", "image": self.images[index]}
+
+
+def test_of_dicts_the_images_are_taken_by_their_key(fit):
+    plain, expected = fit(DataLoader(slices(8), batch_size=4))
+    model, result = fit(DataLoader(Dicts(slices(8)), batch_size=4), key="image", val_data=Dicts(slices(4)))
+    assert result.history == expected.history and len(result.val_history) == len(result.history)
+    assert same_state(model.state_dict(), plain.state_dict())
+
+
+@pytest.mark.parametrize(("key", "message"), [(None, r"say which.*key="), ("slice", "but key is 'slice'")])
+def test_dicts_without_the_right_key_are_answered_with_their_keys(fit, key, message):
+    with pytest.raises(
+        (TypeError, ValueError), match=rf"^data gives dicts with 'patient', 'image'.*{message}"
+    ):
+        fit(DataLoader(Dicts(slices(8)), batch_size=4), key=key)

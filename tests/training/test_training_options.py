@@ -268,7 +268,7 @@ def test_the_log_has_a_line_per_epoch_and_goes_on(rd, betas, tmp_path):
     result = run(4)
     with open(tmp_path / "log" / "DDPMDenoiser.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [int(row["epoch"]) for row in rows] == [0, 1, 2, 3]
+    assert [int(row["epoch"]) for row in rows] == [1, 2, 3, 4]
     assert [float(row["loss"]) for row in rows] == result.history
     assert [float(row["val_loss"]) for row in rows] == result.val_history
     assert [int(row["updates"]) for row in rows] == [2, 4, 6, 8]
@@ -296,9 +296,9 @@ def test_the_log_goes_to_tensorboard_where_there_is_one(rd, betas, tmp_path, mon
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
     fit = dict(betas=betas, epochs=2, batch_size=4, log_dir=tmp_path)
     result = rd.train(rd.DiffusionUNet(**TINY), slices(4), **fit, **FIXED)
-    assert notes[0] == (str(tmp_path), 0) and notes[-1] == "closed"
+    assert notes[0] == (str(tmp_path), 1) and notes[-1] == "closed"
     losses = [note for note in notes if note[0] == "train/loss"]
-    assert losses == [("train/loss", loss, epoch) for epoch, loss in enumerate(result.history)]
+    assert losses == [("train/loss", loss, epoch) for epoch, loss in enumerate(result.history, start=1)]
 
 
 def test_auto_says_what_it_picked(rd, betas, capfd):
@@ -323,7 +323,7 @@ def test_fp16_gives_up_after_many_updates_without_a_gradient(rd, betas, tmp_path
         model.out_conv.weight.mul_(1e9)  # the prediction itself is beyond float16
     before = model.out_conv.weight.clone()
     fit = dict(betas=betas, epochs=2, weights_dir=tmp_path)
-    with pytest.raises(RuntimeError, match="epoch 0, step 25"):
+    with pytest.raises(RuntimeError, match="epoch 1, step 26"):
         rd.train(model, [slices(2)] * 40, **fit, **{**FIXED, "precision": "fp16"})
     assert torch.equal(model.out_conv.weight, before), "nothing was learnt from what is not finite"
     assert not list(tmp_path.iterdir())

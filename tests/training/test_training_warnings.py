@@ -121,3 +121,19 @@ def test_enough_updates_or_an_unknown_number_of_them_are_not(rd, options):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         rd.train(rd.DiffusionUNet(**TINY), data, epochs=3, **FEW, **options)
+
+
+def test_a_short_run_for_eps_is_told_what_it_will_not_learn(rd, capfd):
+    for objective in ("eps", "v"):
+        fit = {**FIXED, "progress": True, "objective": objective}
+        rd.train(rd.DiffusionUNet(**TINY), slices(8), betas=rd.cosine_beta_schedule(10), **fit)
+        said = "".join(capfd.readouterr())
+        assert ("2 updates are few for objective='eps'" in said) == (objective == "eps")
+
+
+def test_a_rate_that_rises_again_after_its_end_is_told_of(rd, tmp_path, capfd):
+    for epochs in (2, 4):
+        fit = {**FIXED, "progress": True, "epochs": epochs, "weights_dir": tmp_path}
+        rd.train(rd.DiffusionUNet(**TINY), slices(8), betas=rd.cosine_beta_schedule(10), **fit)
+    said = "".join(capfd.readouterr())
+    assert "had come to its end, 0.0001, after the 2 epochs planned; it goes on at 0.0001, as if 4" in said

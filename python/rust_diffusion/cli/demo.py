@@ -4,74 +4,52 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import click
 import torch
 from torch import Tensor
 
-from rust_diffusion._native import cosine_beta_schedule
 from rust_diffusion.cli import outputs
 from rust_diffusion.cli.main import command, on_terminal
 from rust_diffusion.cli.options import PATH
 from rust_diffusion.data.phantoms import phantoms
 from rust_diffusion.files import atomic
 from rust_diffusion.model.unet import DiffusionUNet
-from rust_diffusion.training.result import EpochInfo, TrainResult
+from rust_diffusion.training.plan import Recipe, recipe
+from rust_diffusion.training.result import TrainResult
 from rust_diffusion.training.train import train
 from rust_diffusion.view.pictures import grid
 
+#: Of training.
+MINUTES = 4.0
 
-@dataclass(frozen=True)
+
+@dataclass
 class Setting:
     """The demonstration's size."""
 
-    images: int = 1024
-    size: int = 48
-    base_ch: int = 16
-    channel_mults: tuple[int, ...] = (1, 2, 4)
-    attn_levels: tuple[int, ...] = (2,)
-    time_dim: int = 128
-    #: T. Fewer than the course's 400, so that DDPM, which takes every one, stays quick.
-    num_steps: int = 200
-    epochs: int = 20
-    batch_size: int = 16
-    learning_rate: float = 2e-3
-    #: In a short run "v" gets the grey of large areas right, which "eps" needs many more steps for.
-    objective: str = "v"
-    #: Forgets the random initial weights within a short run: 0.99^1280 is nothing, 0.9995^1280 is half.
-    ema_decay: float = 0.99
-    samples: int = 16
-    ddim_steps: int = 50
+    images: int
+    size: int
+    samples: int
+    recipe: Recipe
 
 
-QUICK = Setting(
-    images=32,
-    size=16,
-    base_ch=8,
-    channel_mults=(1, 2),
-    attn_levels=(),
-    num_steps=20,
-    epochs=2,
-    samples=4,
-    ddim_steps=5,
-)
+def usual() -> Setting:
+    """What the demonstration does in minutes."""
+    return Setting(images=1024, size=48, samples=16, recipe=recipe(size=48, minutes=MINUTES))
 
 
-def epoch_lines(epochs: int, say: Callable[[str], Any]) -> Callable[[EpochInfo], None]:
-    """Make a callback for `train` that says a line per epoch: what a log keeps of a progress bar."""
-
-    def line(epoch: EpochInfo) -> None:
-        validation = "" if epoch.val_loss is None else f"  validation {epoch.val_loss:.5f}"
-        say(
-            f"epoch {epoch.epoch + 1}/{epochs}  loss {epoch.loss:.5f}{validation}  lr {epoch.lr:.2e}  "
-            f"{epoch.images_per_second:.1f} images/s"
-        )
-
-    return line
+def small() -> Setting:
+    """Something small and useless, within seconds."""
+    chosen = recipe(size=16)
+    chosen.network |= {"base_ch": 8, "attn_levels": ()}
+    del chosen.training["minutes"]
+    chosen.training["epochs"] = 2
+    chosen.num_steps, chosen.sampling["sample_steps"] = 20, 5
+    return Setting(images=32, size=16, samples=4, recipe=chosen)
 
 
 @command("""
@@ -83,31 +61,29 @@ def epoch_lines(epochs: int, say: Callable[[str], Any]) -> Callable[[EpochInfo],
 @click.option("--quick", is_flag=True, help="Seconds instead of minutes: tries the installation only.")
 def demo(out: Path, seed: int, quick: bool) -> None:
     """Train a small denoiser on phantoms for some minutes and draw slices with it."""
-    setting = QUICK if quick else Setting()
+    setting = small() if quick else usual()
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
     data = phantoms(setting.images, size=setting.size, seed=seed)
-    model = make_network(setting)
+    model = DiffusionUNet(**setting.recipe.network)
     parameters = sum(p.numel() for p in model.parameters())
     click.echo(
         f"Training {parameters / 1e6:.2f}M parameters on {setting.images} phantoms of {setting.size} x "
-        f"{setting.size} for {setting.epochs} epochs, on {torch.get_num_threads()} threads."
+        f"{setting.size}, on {torch.get_num_threads()} threads.\n{setting.recipe}"
     )
     seconds: dict[str, float] = {}
     with _timed("training", seconds):
-        result = train_network(setting, model, data, seed, out, restart=True)
+        result = train_network(setting.recipe, model, data, seed, out, restart=True)
     denoiser = result.ema.shadow
     drawn = {}
-    for sampler, options in (("ddpm", {}), ("ddim", {"sample_steps": setting.ddim_steps})):
-        with _timed(sampler, seconds):
-            drawn[sampler] = denoiser.sample(
-                setting.samples, sampler, seed=seed, progress=on_terminal(), **options
-            )
+    for name, options in (("ddpm", {"sampler": "ddpm"}), ("ddim", setting.recipe.sampling)):
+        with _timed(name, seconds):
+            drawn[name] = denoiser.sample(setting.samples, **options, seed=seed, progress=on_terminal())
     _leave_pictures(out, data, drawn)
     _leave_curve(out / "loss.png", result.history)
     denoiser.save_pretrained(out / "pretrained")
     with atomic.replacing(out / "report.md") as file:
-        file.write(_report(setting, parameters, seconds, result.history).encode())
+        file.write(_report(setting, parameters, seconds, result).encode())
     click.echo(
         f"Done. Pictures, loss curve and weights are in {out}/; {out / 'report.md'} tells what is what."
     )
@@ -120,36 +96,21 @@ def _timed(name: str, seconds: dict[str, float]) -> Iterator[None]:
     seconds[name] = time.perf_counter() - start
 
 
-def make_network(setting: Setting) -> DiffusionUNet:
-    """Make the demonstration's network."""
-    return DiffusionUNet(
-        base_ch=setting.base_ch,
-        channel_mults=setting.channel_mults,
-        attn_levels=setting.attn_levels,
-        time_dim=setting.time_dim,
-        dropout=0.0,
-    )
-
-
 def train_network(
-    setting: Setting, model: DiffusionUNet, data: Tensor, seed: int, out: Path, *, restart: bool
+    recipe: Recipe, model: DiffusionUNet, data: Tensor, seed: int, out: Path, *, restart: bool
 ) -> TrainResult:
     """Train as the demonstration does; with `restart` anew, whatever an earlier one left in `out`."""
     return train(
         model,
         data,
-        betas=cosine_beta_schedule(setting.num_steps),
-        epochs=setting.epochs,
-        batch_size=setting.batch_size,
-        learning_rate=setting.learning_rate,
-        ema_decay=setting.ema_decay,
-        objective=setting.objective,
+        betas=recipe.betas,
+        **recipe.training,
         seed=seed,
         weights_dir=out,
         force_restart=restart,
         device="cpu",
         progress=on_terminal(),
-        callback=None if on_terminal() else epoch_lines(setting.epochs, click.echo),
+        callback=None if on_terminal() else outputs.epoch_lines(click.echo),
     )
 
 
@@ -185,21 +146,25 @@ def _leave_curve(path: Path, history: list[float]) -> None:
     outputs.write_figure(path, figure)
 
 
-def _report(setting: Setting, parameters: int, seconds: dict[str, float], history: list[float]) -> str:
-    steps = setting.epochs * -(-setting.images // setting.batch_size)
+def _report(setting: Setting, parameters: int, seconds: dict[str, float], result: TrainResult) -> str:
+    history, recipe = result.history, setting.recipe
     return f"""# rust_diffusion: the demonstration
 
 ![Samples beside training data](beside.png)
 
 A denoiser of {parameters:,} parameters saw {setting.images} phantoms (CT-like slices drawn by rule) of
-{setting.size} x {setting.size} pixels for {setting.epochs} epochs: {steps:,} steps of {setting.batch_size}.
+{setting.size} x {setting.size} pixels for {len(history)} epochs: {result.updates:,} updates.
+
+```text
+{recipe}
+```
 
 | | |
 |---|---|
 | training | {seconds["training"]:.0f} s on {torch.get_num_threads()} threads |
 | loss, first and last epoch | {history[0]:.4f}, {history[-1]:.4f} |
-| {setting.samples} samples with DDPM, {setting.num_steps} steps | {seconds["ddpm"]:.1f} s |
-| {setting.samples} samples with DDIM, {setting.ddim_steps} steps | {seconds["ddim"]:.1f} s |
+| {setting.samples} samples with DDPM, {recipe.num_steps} steps | {seconds["ddpm"]:.1f} s |
+| {setting.samples} samples with DDIM, {recipe.sampling["sample_steps"]} steps | {seconds["ddim"]:.1f} s |
 
 | file | what it is |
 |---|---|

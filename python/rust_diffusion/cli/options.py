@@ -37,12 +37,19 @@ class NumberList(click.ParamType):  # type: ignore[type-arg]
 
 
 def option_of(
-    function: Any, name: str, help: str, *, type: Any = None, choices: Sequence[str] = (), alias: str = ""
+    function: Any,
+    name: str,
+    help: str,
+    *,
+    type: Any = None,
+    choices: Sequence[str] = (),
+    alias: str = "",
+    instead: str = "",
 ) -> Decorator:
     """Declare the option for the argument `name` of `function`, with the default that the function has.
 
     The type is that of the default; where the default is None, or one out of `choices`, it is given. A bool is a flag
-    and its contrary.
+    and its contrary. `instead` is shown where it is not the function's default that holds.
     """
     default = inspect.signature(function).parameters[name].default
     flag = f"--{name.replace('_', '-')}"
@@ -56,7 +63,7 @@ def option_of(
         *filter(None, (flag, alias, name)),
         type=type,
         default=default,
-        show_default=default is not None,
+        show_default=instead or default is not None,
         help=help,
     )
 

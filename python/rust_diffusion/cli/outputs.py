@@ -1,4 +1,4 @@
-"""What commands write: images in the form that a file's name asks for."""
+"""What commands write: images in the form that a file's name asks for, and a line for each epoch."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from rust_diffusion.files import atomic
+from rust_diffusion.training.result import EpochInfo
 from rust_diffusion.view.pictures import grid, to_pictures
 
 if TYPE_CHECKING:
@@ -85,6 +86,20 @@ def write_figure(path: Path, figure: Figure) -> None:
     """Write a figure of matplotlib's as a PNG."""
     with atomic.replacing(path) as file:
         figure.savefig(file, format="png")
+
+
+def epoch_lines(say: Callable[[str], Any]) -> Callable[[EpochInfo], None]:
+    """Make a callback for `train` that says a line per epoch: what a log keeps of a progress bar."""
+
+    def line(epoch: EpochInfo) -> None:
+        validation = "" if epoch.val_loss is None else f"  validation {epoch.val_loss:.5f}"
+        of = "" if epoch.epochs is None else f"/{epoch.epochs}"
+        say(
+            f"epoch {epoch.epoch + 1}{of}  loss {epoch.loss:.5f}{validation}  lr {epoch.lr:.2e}  "
+            f"{epoch.images_per_second:.1f} images/s"
+        )
+
+    return line
 
 
 def _write_grid(file: Any, images: Tensor) -> None:

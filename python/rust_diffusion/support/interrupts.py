@@ -30,6 +30,13 @@ def held_back() -> Iterator[None]:
         before(*came[0])
 
 
+def told(text: str) -> KeyboardInterrupt:
+    """Make an interrupt that says where it hit: IPython shows that line, and no traceback through the package."""
+    error = KeyboardInterrupt(text)
+    vars(error)["_render_traceback_"] = lambda: [f"KeyboardInterrupt: {text}"]
+    return error
+
+
 class Noted:
     """While entered, Ctrl-C and SIGTERM (torchrun's) are noted; the second of a kind takes its usual course."""
 

@@ -10,6 +10,9 @@ from typing import Any
 from rust_diffusion.files import checkpoint, weights
 from rust_diffusion.training.state import State
 
+#: What an epoch writes, in checkpoints: the two files of weights have half of what one has.
+WITH_WEIGHTS = 1.5
+
 
 @dataclass
 class Files:
@@ -42,14 +45,14 @@ class Keeper:
         #: Whether writing failed: another attempt would fail too.
         self.failed = False
 
-    def keep_epoch(self, is_best: bool, save_checkpoint: Callable[[], None]) -> None:
+    def keep_epoch(self, save_checkpoint: Callable[[], None]) -> None:
         """Write what an epoch leaves."""
         if not self.active:
             return
         self.failed = True
         # The checkpoint first: averaged weights without one would pass for a run that is finished.
         save_checkpoint()
-        if is_best:
+        if self._state.last_is_best:
             self.save_weights()
         self.failed = False
 
@@ -63,11 +66,18 @@ class Keeper:
         weights.save(self._state.model, self.files.path("_raw.pth"))
         weights.save(self._state.ema.shadow, self.files.path(".pth"))
 
+    def place(self) -> str:
+        """Where an interrupted run stopped, and whether it can go on."""
+        position = self._state.position
+        place = f"stopped in epoch {position['epoch'] + 1}, after {position['batch']} batches of it"
+        if self.position is None:
+            return f"{place}; nothing was saved"
+        return f"{place}; the same call goes on from {self.files.path('.ckpt')}"
+
     def complete_weights(self) -> None:
         """Write the best epoch's weights if a run may have been killed between its checkpoint and them."""
         state = self._state
-        best_is_last = bool(state.history) and state.history[-1] == state.best_loss
-        if self.active and best_is_last and state.position["batch"] == 0:
+        if self.active and state.last_is_best and state.position["batch"] == 0:
             self.save_weights()
 
     def ensure_weights(self) -> None:

@@ -25,11 +25,13 @@ from rust_diffusion.training.batches import Batches, InMemory, as_batches
 from rust_diffusion.training.distributed import Group
 from rust_diffusion.training.keeping import Files
 from rust_diffusion.training.network import channels_of, check_images, check_model, runs_in_engine
+from rust_diffusion.training.plan import Budget
 from rust_diffusion.training.result import EpochInfo
 from rust_diffusion.training.resume import find
 from rust_diffusion.training.run import Run, Surroundings
 from rust_diffusion.training.settings import Settings
 from rust_diffusion.training.state import State
+from rust_diffusion.training.watch import Looks, SampleSheets
 
 
 @dataclass
@@ -56,6 +58,7 @@ def prepare(
     tuple
         The run, and what an earlier one left: see `resume.find`.
     """
+    budget = None if settings.minutes is None else Budget(settings.minutes)
     if settings.deterministic:
         guards.prepare_cublas()  # before anything here asks CUDA for the device
     model = check_model(given.model)
@@ -83,13 +86,15 @@ def prepare(
     stack.enter_context(guards.deterministic(settings.deterministic, device))
     stack.enter_context(guards.own_modes(device))
     with guards.enough_memory(lambda: "weights, averages and moments do not fit; take a smaller base_ch"):
-        state = _state(model, settings, betas, device, group)
+        state = _state(model, settings, betas, device, group, _updates(settings, batches))
     if isinstance(batches, InMemory):
         state.note_images(batches.images)
         state.note_all_seen()
         batches.move_to(device)
     log_dir = None if given.log_dir is None else Path(given.log_dir)
-    return Run(state, Surroundings(batches, betas, files, group, given.callback, val_batches, log_dir)), found
+    looks = Looks(val_batches, _sheets(files, settings), betas, settings.objective)
+    around = Surroundings(batches, betas, files, group, looks, given.callback, log_dir, budget)
+    return Run(state, around), found
 
 
 def _check_betas(betas: Any) -> Tensor:
@@ -129,11 +134,43 @@ def _batches(
     # held-out images are read after every epoch, and once more than that
     epochs = 2 if held_out else settings.epochs
     batches = as_batches(name, data, settings.batch_size, seed, epochs, shuffle=not held_out)
+    batches.key = settings.key
     check_images(name, batches, model)
     return batches
 
 
-def _state(model: nn.Module, settings: Settings, betas: Tensor, device: torch.device, group: Group) -> State:
+def _sheets(files: Files, settings: Settings) -> SampleSheets | None:
+    """Where samples go, if they are asked for."""
+    if settings.sample_every is None:
+        return None
+    if files.folder is None:
+        raise ValueError(f"sample_every={settings.sample_every} needs a weights_dir to write to")
+    return SampleSheets(files.path("_samples"), settings.sample_every)
+
+
+def _updates(settings: Settings, batches: Batches) -> int | None:
+    """All updates of the run, if the rate follows them; of a run in minutes nobody knows yet."""
+    if settings.lr_schedule != "smooth_cosine" or settings.minutes is not None:
+        return None
+    count = batches.count()
+    limits = [] if count is None else [settings.epochs * -(-count // settings.accumulate)]
+    limits += [] if settings.max_steps is None else [settings.max_steps]
+    if not limits:
+        raise ValueError(
+            "lr_schedule='smooth_cosine' falls until the last update, but data does not say how many batches it "
+            "has: give max_steps or minutes"
+        )
+    return min(limits)
+
+
+def _state(
+    model: nn.Module,
+    settings: Settings,
+    betas: Tensor,
+    device: torch.device,
+    group: Group,
+    updates: int | None,
+) -> State:
     """Weights, averages and moments on the device, the same on every process."""
     # Rows in memory: weights with channels last can be trained on the CPU only, and slowly.
     model.to(device, memory_format=torch.contiguous_format).train()  # type: ignore[call-overload]
@@ -155,5 +192,7 @@ def _state(model: nn.Module, settings: Settings, betas: Tensor, device: torch.de
         processes=group.processes,
         rank=group.rank,
         queued=graphs.queues(device),
+        updates=updates,
+        open=settings.minutes is not None,
     )
     return State(model, EMA(model, settings.ema_decay), settings, options, card)

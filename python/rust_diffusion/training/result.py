@@ -26,6 +26,8 @@ class EpochInfo(NamedTuple):
     ema: EMA
     #: Mean loss on `val_data`, if there are any.
     val_loss: float | None = None
+    #: How many epochs the run is to have; None while a run in `minutes` has not settled that.
+    epochs: int | None = None
 
 
 @dataclass
@@ -45,6 +47,8 @@ class TrainResult:
     val_history: list[float | None] = field(default_factory=list)
     #: Updates left out under fp16 because a gradient was not finite.
     skipped_steps: int = 0
+    #: Changes of the weights, over all sessions.
+    updates: int = 0
     #: Over the whole of this call, validation and files left out.
     images_per_second: float = 0.0
     #: The files of the run, by what they hold: "checkpoint", "ema", "raw".
@@ -74,6 +78,7 @@ class TrainResult:
 
     def _rows(self) -> list[tuple[str, str]]:
         rows = [("epochs in this call", str(self.epochs_run)), ("epochs in all", str(len(self.history)))]
+        rows += [("updates in all", str(self.updates))]
         if self.history:
             rows += [("last loss", f"{self.history[-1]:.5f}"), ("best loss", f"{self.best_loss:.5f}")]
         if any(loss is not None for loss in self.val_history):

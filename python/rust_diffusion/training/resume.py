@@ -8,16 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rust_diffusion import _native
 from rust_diffusion.files import checkpoint
 from rust_diffusion.model.unet import DiffusionUNet
-from rust_diffusion.sampling.arguments import MAX_INITIAL_SHARE
 from rust_diffusion.support.warning import warn
 from rust_diffusion.training.keeping import Files
 from rust_diffusion.training.run import Run
 from rust_diffusion.training.settings import TIME_SAMPLINGS, Settings
+from rust_diffusion.training.watch import tell_what_is_short
 
-#: What a well-chosen average leaves of the weights it began with.
-_GOOD_SHARE = 0.01
 #: Schedules that differ by less are the same, computed on another machine.
 _SAME_BETAS = 1e-6
 
@@ -44,6 +43,7 @@ def find(files: Files, model: nn.Module, betas: Tensor, settings: Settings) -> d
         _compare_tasks(saved.get("config") or {}, own, betas, settings, path)
         _compare_heads(own, model, path)
         _compare_numbers(saved.get("config") or {}, settings, path)
+        _compare_plans(own, settings, path)
         return dict(saved)
     path = files.path(".pth")
     if path.exists():
@@ -99,6 +99,23 @@ def _compare_numbers(config: dict[str, Any], settings: Settings, path: Path) -> 
             warn(f"the run in {path} had {key}={config[key]}; it goes on with {value}")
 
 
+def _compare_plans(own: dict[str, Any], settings: Settings, path: Path) -> None:
+    """A run in minutes settles its length at its beginning, and keeps to it."""
+    if settings.minutes is None:
+        return
+    plan = own.get("plan")
+    if plan is None:
+        raise ValueError(
+            f"minutes={settings.minutes:g} is for a run that begins, but {path} is that of one with epochs: go on with "
+            f"epochs=, take another name= or weights_dir=, or force_restart=True"
+        )
+    if "updates" in plan and plan["minutes"] != settings.minutes:
+        warn(
+            f"the run in {path} was settled at {plan['updates']} updates, for minutes={plan['minutes']:g}; it goes on "
+            f"to those, not for minutes={settings.minutes:g}"
+        )
+
+
 def begin(run: Run, found: dict[str, Any] | None) -> bool:
     """Take over what was found, and say so; return whether anything is left to train."""
     state, files = run.state, run.files
@@ -120,22 +137,22 @@ def begin(run: Run, found: dict[str, Any] | None) -> bool:
     if found is not None:
         epoch, batch = state.position["epoch"], state.position["batch"]
         run.say(f"Resuming from epoch {epoch + 1}" + (f", batch {batch + 1}." if batch else "."))
-    _warn_of_average(run)
+        _tell_of_rate(run, found)
+    if run.group.rank == 0 and not state.is_open:
+        tell_what_is_short(state, run.batches.count(), run.say)
     run.say(f"Training in {state.settings.precision} on {run.device}.")
     return True
 
 
-def _warn_of_average(run: Run) -> None:
-    """Say before the first update that there are too few of them for the averaged weights."""
-    state, batches = run.state, run.batches.count()
-    if batches is None or run.group.rank > 0 or state.settings.ema_warmup:
+def _tell_of_rate(run: Run, found: dict[str, Any]) -> None:
+    """Say that a rate which had come to its end rises again, since the run is to be longer than it was planned."""
+    state = run.state
+    planned, epoch = (found.get("config") or {}).get("target_epochs"), state.position["epoch"]
+    if state.is_open or planned != epoch or state.settings.lr_schedule == "constant":
         return
-    updates, decay = state.updates_left(batches), state.settings.ema_decay
-    share = state.position["initial_share"] * decay**updates
-    if share > MAX_INITIAL_SHARE:
-        enough = _GOOD_SHARE ** (1 / max(updates, 1))
-        warn(
-            f"after the {updates} updates of this run {100 * share:.0f} % of the averaged weights (EMA) will still be "
-            f"the ones that training began with, at ema_decay={decay:g}: take ema_warmup=True, "
-            f"ema_decay={enough:.3g} or less, or more epochs"
-        )
+    before = _native.learning_rate({**state.options, "epochs": planned}, epoch - 1, state.position["updates"])
+    now = _native.learning_rate(state.options, epoch, state.position["updates"])
+    run.say(
+        f"The learning rate had come to its end, {before:.2g}, after the {planned} epochs planned; it goes on at "
+        f"{now:.2g}, as if {state.settings.epochs} had been planned from the beginning."
+    )

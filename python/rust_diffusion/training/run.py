@@ -17,9 +17,11 @@ from rust_diffusion.training.batches import Batches, InMemory, warn_of_values
 from rust_diffusion.training.distributed import Group
 from rust_diffusion.training.keeping import Files, Keeper
 from rust_diffusion.training.network import AutogradNetwork, runs_in_engine
+from rust_diffusion.training.plan import Budget, Length
+from rust_diffusion.training.plan.settling import Settling
 from rust_diffusion.training.result import EpochInfo
 from rust_diffusion.training.state import State
-from rust_diffusion.training.watch import Bar, RunLog, validation_loss
+from rust_diffusion.training.watch import Bar, Looks, RunLog, tell_what_is_short
 
 
 @dataclass
@@ -30,9 +32,10 @@ class Surroundings:
     betas: Tensor
     files: Files
     group: Group
+    looks: Looks
     callback: Callable[[EpochInfo], Any] | None = None
-    val_batches: Batches | None = None
     log_dir: Path | None = None
+    budget: Budget | None = None
 
 
 class Run:
@@ -45,7 +48,11 @@ class Run:
         self.keeper = Keeper(around.files, state, active=self._is_first)
         self.epochs_run, self.images, self.seconds = 0, 0, 0.0
         shown = state.settings.progress and self._is_first
-        self._bar = Bar(shown, state.settings.epochs, self.batches.count())
+        epochs = None if state.is_open else state.settings.epochs
+        self._bar = Bar(shown, epochs, self.batches.count())
+        if around.budget is not None:
+            save = self._save_now if self.keeper.active else None
+            self._settling = Settling(around.budget, state, around.looks, self.batches.count(), save)
         self._log: RunLog | None = None
         self._running_since: float | None = None
         self._largest_batch = 0
@@ -62,6 +69,9 @@ class Run:
 
     def resume(self, own: dict[str, Any] | None) -> None:
         """Go on from the state's position, with what a checkpoint of ours says beyond it."""
+        settings = self.state.settings
+        if settings.minutes is not None and settings.max_steps is not None and not self.state.is_open:
+            self._bar.settle(settings.epochs, settings.max_steps * settings.accumulate)
         if own is not None:
             self.keeper.position = self.state.position
             self._resume = own["random"]
@@ -136,9 +146,21 @@ class Run:
             self._values_checked = True
             warn_of_values("data", share.images)
         self.state.note_images(share.images)
+        self.around.looks.note_images(share.images)
         self.images += share.total
         self._largest_batch = max(self._largest_batch, share.total)
         return graphs.sent(share.images, self.device), share.total, share.first
+
+    def settle(self, position: dict[str, Any]) -> Length | None:
+        """The run's length, once the budget can tell; asked after each update while it is open."""
+        self.state.move_to(position)
+        length = self.group.share(self._settling.length)
+        if length is not None:
+            self.state.settle(length)
+            self._bar.settle(length["epochs"], length["updates"] * self.state.settings.accumulate)
+            if self._is_first:
+                self._conclude_settling(length)
+        return length
 
     def all_reduce(self, flat: Tensor) -> None:
         """Sum over the processes."""
@@ -160,14 +182,13 @@ class Run:
         self._stop_clock()
         self._bar.finish(loss, images_per_second)
         state, self.epochs_run, self._epoch_start = self.state, self.epochs_run + 1, None
-        is_best = loss < state.best_loss
         state.history.append(loss)
         state.best_loss = min(state.best_loss, loss)
         state.note_all_seen()
         state.move_to(position)
-        info = EpochInfo(epoch, loss, rate, images_per_second, state.ema)
-        go_on, val_loss = self.group.share(lambda: self._conclude(info, is_best))
-        if self.around.val_batches is not None and not self._is_first:
+        info = EpochInfo(epoch, loss, rate, images_per_second, state.ema, epochs=state.known_epochs)
+        go_on, val_loss = self.group.share(lambda: self._conclude(info))
+        if self.around.looks.validates and not self._is_first:
             state.val_history.append(val_loss)
         return go_on
 
@@ -186,27 +207,36 @@ class Run:
 
     # ------------------------------------------------------------------ the end of an epoch, on rank 0
 
-    def _conclude(self, info: EpochInfo, is_best: bool) -> tuple[bool, float | None]:
+    def _conclude(self, info: EpochInfo) -> tuple[bool, float | None]:
         """Whether to go on, and the validation loss."""
-        val_batches, state = self.around.val_batches, self.state
+        looks, state = self.around.looks, self.state
         try:
-            if val_batches is not None:
-                loss = validation_loss(state.model, val_batches, self.around.betas, state.settings.objective)
-                info = info._replace(val_loss=loss)
+            info = info._replace(val_loss=looks.validation_loss(state.model))
         finally:
             # also if the validation was interrupted: the epoch is over, and is not lost
-            if val_batches is not None:
+            if looks.validates:
                 state.val_history.append(info.val_loss)
             with interrupts.held_back():
                 self._write_log(info)
-                self.keeper.keep_epoch(is_best, lambda: self._save_checkpoint(self._random_state()))
+                self.keeper.keep_epoch(self._save_now)
+        looks.leave_samples(info.epoch, state.ema.shadow)
         go_on = self.around.callback is None or self.around.callback(info) is not False
         return go_on, info.val_loss
 
+    def _conclude_settling(self, length: Length) -> None:
+        """Keep the length, and say it."""
+        if self.keeper.active:
+            self._save_now()
+        self.say(self._settling.in_words(length))
+        tell_what_is_short(self.state, self.batches.count(), self.say)
+
     def _write_log(self, info: EpochInfo) -> None:
         if self._log is not None:
-            row = {key: value for key, value in info._asdict().items() if key != "ema"}
-            self._log.write({**row, "updates": self.state.position["updates"]})
+            row = {key: value for key, value in info._asdict().items() if key not in ("ema", "epochs")}
+            self._log.write({**row, "epoch": info.epoch + 1, "updates": self.state.position["updates"]})
+
+    def _save_now(self) -> None:
+        self._save_checkpoint(self._random_state())
 
     def _save_checkpoint(self, now: dict[str, Any]) -> None:
         states = {"now": now, "epoch_start": self._epoch_start or now}

@@ -19,6 +19,9 @@ PRECISIONS = ("auto", *_native.PRECISIONS)
 LR_SCHEDULES = _native.LR_SCHEDULES
 TIME_SAMPLINGS = _native.TIME_SAMPLINGS
 
+#: How long a run is if nobody says.
+EPOCHS = 60
+
 _NAME_BYTES = 200
 
 
@@ -35,10 +38,15 @@ def _positive(name: str, value: Any) -> float:
     return number
 
 
-def _file_name(name: str, value: Any) -> str:
-    """A plain file name."""
+def _text(name: str, value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{name} must be a str, got {type(value).__name__}")
+    return value
+
+
+def _file_name(name: str, value: Any) -> str:
+    """A plain file name."""
+    value = _text(name, value)
     if not value or Path(value).name != value or "\0" in value:
         raise ValueError(f"{name} must be the first part of a file name, got {value!r}")
     # A file system takes 255 bytes, and what is added for the files while they are written is some thirty.
@@ -60,6 +68,7 @@ class Settings:
     """How to train, as `train` documents it; the engine reads those it knows by the same names."""
 
     epochs: int = _checked(checks.integer, 1)
+    minutes: float | None = _or_none(_positive)
     batch_size: int = _checked(checks.integer, 1)
     learning_rate: float = _checked(checks.number, 0.0)
     lr_schedule: str = _checked(checks.choice, LR_SCHEDULES)
@@ -75,6 +84,8 @@ class Settings:
     accumulate: int = _checked(checks.integer, 1)
     horizontal_flip: bool = _checked(checks.flag)
     max_steps: int | None = _or_none(checks.integer, 1)
+    sample_every: int | None = _or_none(checks.integer, 1)
+    key: str | None = _or_none(_text)
     seed: int | None = _or_none(checks.integer, -(2**63), 2**64 - 1)
     name: str = _checked(_file_name)
     force_restart: bool = _checked(checks.flag)
@@ -89,6 +100,10 @@ class Settings:
             raise ValueError(
                 f"time_sampling {self.time_sampling!r} is for objective {FLOW!r}; for {self.objective!r}, whose times "
                 f"are timesteps, it must be {TIME_SAMPLINGS[0]!r}"
+            )
+        if self.minutes is not None and self.epochs != EPOCHS:
+            raise ValueError(
+                f"give epochs or minutes, not both: got epochs={self.epochs} and minutes={self.minutes:g}"
             )
 
     @classmethod

@@ -15,6 +15,7 @@ from rust_diffusion.model.ema import EMA
 from rust_diffusion.model.network import Network
 from rust_diffusion.support.images import as_values
 from rust_diffusion.training.network import trained_parameters
+from rust_diffusion.training.plan.budget import Length
 from rust_diffusion.training.settings import Settings
 
 #: torch.optim.AdamW's own defaults, which the engine uses too.
@@ -50,11 +51,36 @@ class State:
         self.position: dict[str, Any] = _native.first_position()
 
     @property
+    def is_open(self) -> bool:
+        """Whether nobody knows yet how long the run will be."""
+        return bool(self.options["open"])
+
+    @property
+    def known_epochs(self) -> int | None:
+        """The epochs that the run is to have, if that is known."""
+        return None if self.is_open else self.settings.epochs
+
+    def settle(self, length: Length) -> None:
+        """Fix the length of a run that was open, as the engine does for itself."""
+        self.settings.epochs, self.settings.max_steps = length["epochs"], length["updates"]
+        self.options.update(
+            epochs=length["epochs"], max_steps=length["updates"], updates=length["updates"], open=False
+        )
+
+    @property
+    def last_is_best(self) -> bool:
+        """Whether the last epoch is the best so far: on held-out images where there are any."""
+        measured = [loss for loss in self.val_history if loss is not None]
+        if measured:
+            return self.val_history[-1] == min(measured)
+        return bool(self.history) and self.history[-1] == self.best_loss
+
+    @property
     def is_finished(self) -> bool:
         """Whether the epochs, or updates, asked for are made."""
         most, position = self.settings.max_steps, self.position
         too_many = most is not None and position["updates"] >= most
-        return position["epoch"] >= self.settings.epochs or too_many
+        return (not self.is_open and position["epoch"] >= self.settings.epochs) or too_many
 
     def updates_left(self, batches_per_epoch: int) -> int:
         """How many the run will make, if nothing stops it."""
@@ -122,9 +148,18 @@ class State:
                 "time_sampling": settings.time_sampling,
                 "model": self.model.config if isinstance(self.model, Network) else None,
                 "val_history": list(self.val_history),
+                "plan": self._plan(),
                 **self.cards[-1].to_dict(),
             },
         }
+
+    def _plan(self) -> dict[str, Any] | None:
+        """What a run in minutes has settled."""
+        settings = self.settings
+        if settings.minutes is None:
+            return None
+        settled = {} if self.is_open else {"epochs": settings.epochs, "updates": settings.max_steps}
+        return {"minutes": settings.minutes, **settled}
 
     def _torch_states(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """State dicts as torch's own classes write them, so that any loop of torch's goes on from them."""
@@ -185,6 +220,10 @@ class State:
             self.move_to(self._position_of_the_course(saved))
         else:
             self.val_history = list(own["val_history"])
+            plan = own.get("plan") or {}
+            if self.is_open and "updates" in plan:
+                self.settings.minutes = plan["minutes"]
+                self.settle(Length(epochs=plan["epochs"], updates=plan["updates"]))
             before = ModelCard.from_dict(own)
             if before.image_size is not None:
                 self._note(image_size=before.image_size)

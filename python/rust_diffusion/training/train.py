@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 
-from rust_diffusion.support import guards
+from rust_diffusion.support import guards, interrupts
 from rust_diffusion.training.prepare import Given, prepare
 from rust_diffusion.training.result import EpochInfo, TrainResult
 from rust_diffusion.training.resume import begin
 from rust_diffusion.training.run import Run
-from rust_diffusion.training.settings import Settings
+from rust_diffusion.training.settings import EPOCHS, Settings
 
 
 def train(
@@ -23,7 +23,7 @@ def train(
     data: Any,
     *,
     betas: Any,
-    epochs: int = 60,
+    epochs: int = EPOCHS,
     batch_size: int = 32,
     learning_rate: float = 2e-4,
     weight_decay: float = 1e-4,
@@ -47,6 +47,9 @@ def train(
     min_snr_gamma: float | None = None,
     val_data: Any = None,
     max_steps: int | None = None,
+    minutes: float | None = None,
+    sample_every: int | None = None,
+    key: str | None = None,
     log_dir: str | os.PathLike[str] | None = None,
     deterministic: bool = False,
 ) -> TrainResult:
@@ -73,11 +76,11 @@ def train(
         generator) and the epoch; a Dataset is put into a shuffling DataLoader; a DataLoader decides its own
         batches. A list of batches is gone through once per epoch, a function is called once per epoch and
         returns an iterator over batches. A path is read by `load_images`, at its size. Of a batch that is a
-        tuple, the first part is taken. The last batch of an epoch may be short.
+        tuple, the first part is taken, of a dict what it has at `key`. The last batch of an epoch may be short.
     betas : Tensor
         The schedule, (T,).
     epochs : int
-        The target: a resumed run does what is left of it.
+        The target: a resumed run does what is left of it. Or see `minutes`.
     batch_size : int
         For data that are not batched yet.
     learning_rate : float
@@ -96,7 +99,8 @@ def train(
         `torch.manual_seed(seed)` at the beginning.
     weights_dir : path, optional
         Where to keep the files: ``{name}.ckpt`` after each epoch and at an interrupt, ``{name}.pth``
-        (averaged weights) and ``{name}_raw.pth`` whenever the loss is the best so far. Nothing is written
+        (averaged weights) and ``{name}_raw.pth`` whenever the loss is the best so far: that on `val_data`, if there
+        are any. Nothing is written
         without it. If there is a checkpoint, the run goes on from it; if there are only weights, they are
         loaded and nothing is trained.
     name : str
@@ -109,8 +113,9 @@ def train(
         Show a bar and messages.
     callback : callable, optional
         Called with an `EpochInfo` after each epoch's files are written; returning False ends the run there.
-    lr_schedule : {"cosine", "constant", "warmup_cosine"}
-        "warmup_cosine" rises in a straight line over the first `warmup_steps` updates.
+    lr_schedule : {"cosine", "constant", "warmup_cosine", "smooth_cosine"}
+        "warmup_cosine" rises in a straight line over the first `warmup_steps` updates. "smooth_cosine" does too, and
+        then falls with every update instead of every epoch, to 0 at the last one: for runs of few epochs.
     warmup_steps : int
         See `lr_schedule`.
     accumulate : int
@@ -132,6 +137,15 @@ def train(
         time, goes to `EpochInfo.val_loss` and `TrainResult.val_history`.
     max_steps : int, optional
         End the run after this many updates, counted from its very beginning.
+    minutes : float, optional
+        Instead of `epochs`: as many updates as fit into this time, data, files, validation and samples included. The
+        first updates (some 3 % of the time) are measured, at the full learning rate; then the number is settled, said,
+        and kept in the checkpoint, and the run is one of so many updates: resumed, it does what is left of them.
+    sample_every : int, optional
+        Draw 16 images of the averaged weights after every so many epochs, always from the same noise, and write them
+        to ``{name}_samples/`` in `weights_dir`.
+    key : str, optional
+        Which entry holds the images, where data (and `val_data`) give dicts.
     log_dir : path, optional
         Write the numbers of each epoch to ``{name}.csv`` there, and for TensorBoard if that is installed.
     deterministic : bool
@@ -174,7 +188,10 @@ def train(
                 guards.device_errors(lambda: run.files.paths().get("checkpoint")),
                 guards.enough_memory(run.advice),
             ):
-                run.go()
+                try:
+                    run.go()
+                except KeyboardInterrupt:
+                    raise interrupts.told(run.keeper.place()) from None
         return _result(run)
 
 
@@ -188,6 +205,7 @@ def _result(run: Run) -> TrainResult:
         epochs_run=run.epochs_run,
         precision=state.settings.precision,
         val_history=state.val_history,
+        updates=state.position["updates"],
         skipped_steps=state.position["skipped"],
         images_per_second=run.images / run.seconds if run.seconds else 0.0,
         paths=run.group.share(run.files.paths),

@@ -6,7 +6,7 @@ use diffusion_core::choice::Choice;
 use diffusion_core::diffusion::{Objective, Schedule};
 use diffusion_core::nn::differentiable::{differentiable, Differentiable};
 use diffusion_core::train::{
-    noising, Batch, EpochReport, Host, Position, RateSchedule, Settings, StepReport, Trainer, TrainingTensors,
+    noising, Batch, EpochReport, Host, Length, Position, RateSchedule, Settings, StepReport, Trainer, TrainingTensors,
 };
 use diffusion_core::{Error, Result};
 use pyo3::exceptions::PyKeyboardInterrupt;
@@ -113,6 +113,13 @@ impl Host for PythonHost {
         attached(|py| {
             let args = (p.batch, report.loss, mean, report.images_per_second);
             self.host.call_method1(py, "show", args).map(|_| ())
+        })
+    }
+
+    fn settle(&mut self, position: &Position) -> Result<Option<Length>> {
+        attached(|py| {
+            let length = self.host.call_method1(py, "settle", (dict_of(py, position)?,))?;
+            Ok(length.extract::<Option<Dict<Length>>>(py)?.map(|length| length.0))
         })
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,10 @@ from torch import Tensor
 from rust_diffusion.support.images import checked_dtype, shared
 
 
-def images_of(name: str, batch: Any) -> Tensor:
-    """The images of a batch: the batch itself, or the first part of (images, labels, ...)."""
+def images_of(name: str, batch: Any, key: str | None = None) -> Tensor:
+    """The images of a batch: the batch itself, the first part of (images, labels, ...), or what a dict has at `key`."""
+    if isinstance(batch, Mapping):
+        batch = _at(name, batch, key)
     if isinstance(batch, (tuple, list)) and batch:
         batch = batch[0]
     if isinstance(batch, np.ndarray):
@@ -24,3 +27,15 @@ def images_of(name: str, batch: Any) -> Tensor:
     if batch.ndim != 4:
         raise ValueError(f"{name} must give batches of shape (B, C, H, W), got {tuple(batch.shape)}")
     return checked_dtype(name, batch)
+
+
+def _at(name: str, batch: Mapping[str, Any], key: str | None) -> Any:
+    if key is None:
+        raise TypeError(f"{name} gives dicts with {_listed(batch)}: say which holds the images, key=...")
+    if key not in batch:
+        raise ValueError(f"{name} gives dicts with {_listed(batch)}, but key is {key!r}")
+    return batch[key]
+
+
+def _listed(batch: Mapping[str, Any]) -> str:
+    return ", ".join(map(repr, batch))

@@ -41,6 +41,8 @@ class Batches:
     runs_code = True
     #: Whether `batch_size` is `train`'s own argument.
     sized_here = False
+    #: What dicts hold the images at.
+    key: str | None = None
     #: Decides, with the epoch's number, an order that is made here; None where the data decide it.
     order_seed: int | None = None
 
@@ -51,7 +53,7 @@ class Batches:
     def epoch(self, number: int, skip: int, ready: Ready, part: Part = WHOLE) -> Iterator[Share]:
         """Rows of the batches of epoch `number` from the one at `skip` on; `part` says whose rows."""
         for batch in self.whole(number, skip, ready):
-            images = images_of("data", batch)
+            images = images_of("data", batch, self.key)
             first, end = bounds(len(images), part)
             yield Share(images[first:end], len(images), first)
 
@@ -143,7 +145,7 @@ class Loaded(Batches):
         sharing = _Sharing(_Skipping(self.loader.batch_sampler, skip, ready), part)
         for batch in _with_sampler(self.loader, sharing):
             total, first, rows = sharing.sizes.popleft()
-            yield Share(images_of("data", batch)[:rows], total, first)
+            yield Share(images_of("data", batch, self.key)[:rows], total, first)
 
 
 class _Skipping:

@@ -2,10 +2,16 @@
 
 from rust_diffusion.training.watch.bar import Bar
 from rust_diffusion.training.watch.log import RunLog
+from rust_diffusion.training.watch.looks import Looks
+from rust_diffusion.training.watch.samples import SampleSheets
+from rust_diffusion.training.watch.short import tell_what_is_short
 from rust_diffusion.training.watch.validation import validation_loss
 
 __all__ = [
     "Bar",
+    "Looks",
     "RunLog",
+    "SampleSheets",
+    "tell_what_is_short",
     "validation_loss",
 ]

@@ -13,7 +13,10 @@ COLUMNS = ("epoch", "loss", "val_loss", "lr", "images_per_second", "updates")
 
 
 class RunLog:
-    """``{name}.csv`` in `folder`, and TensorBoard's events beside it if the package is there."""
+    """``{name}.csv`` in `folder`, and TensorBoard's events beside it if the package is there.
+
+    Epochs are counted from 1, as everywhere that people read; `first_epoch`, where the run begins, from 0.
+    """
 
     def __init__(self, folder: Path, name: str, first_epoch: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -24,7 +27,7 @@ class RunLog:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
             return
-        self._board = SummaryWriter(str(folder), purge_step=first_epoch)
+        self._board = SummaryWriter(str(folder), purge_step=first_epoch + 1)
 
     def _keep(self, first_epoch: int) -> None:
         """Leave the lines of the epochs before `first_epoch`: those after it are trained again."""
@@ -35,7 +38,7 @@ class RunLog:
                 rows = [
                     row
                     for row in found
-                    if (row.get("epoch") or "").isdecimal() and int(row["epoch"]) < first_epoch
+                    if (row.get("epoch") or "").isdecimal() and int(row["epoch"]) <= first_epoch
                 ]
         text = io.StringIO()
         writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore", restval="")

@@ -2,7 +2,7 @@
 
 use tch::Tensor;
 
-use super::Position;
+use super::{Length, Position};
 use crate::error::{Error, Result};
 
 /// One batch: this process' rows of it, and where they lie in the whole.
@@ -60,6 +60,8 @@ pub trait Host {
     fn watch(&mut self) -> Result<bool>;
     /// The report that was asked for.
     fn step_done(&mut self, report: &StepReport) -> Result<()>;
+    /// How long the run is to be, once the host can tell. Asked after each update while that is open.
+    fn settle(&mut self, position: &Position) -> Result<Option<Length>>;
     /// An epoch is done: write the files. False ends the run.
     fn end_epoch(&mut self, report: &EpochReport) -> Result<bool>;
     /// Replace `flat` by its sum over all processes. Asked only if there are several.

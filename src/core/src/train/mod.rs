@@ -20,4 +20,4 @@ pub use queue::Graphs;
 pub use rate::RateSchedule;
 pub use run::Trainer;
 pub use scaler::{LossScaler, MAX_CONSECUTIVE_SKIPS};
-pub use settings::{Position, Settings};
+pub use settings::{Length, Position, Settings};

@@ -12,29 +12,48 @@ pub enum RateSchedule {
     Constant,
     /// The cosine, times a straight line from 0 to 1 over the first updates.
     WarmupCosine,
+    /// The same over updates instead of epochs, down to 0 after the last one.
+    SmoothCosine,
 }
 
 impl Choice for RateSchedule {
     const WHAT: &'static str = "lr_schedule";
-    const ALL: &'static [(&'static str, Self)] =
-        &[("cosine", Self::Cosine), ("constant", Self::Constant), ("warmup_cosine", Self::WarmupCosine)];
+    const ALL: &'static [(&'static str, Self)] = &[
+        ("cosine", Self::Cosine),
+        ("constant", Self::Constant),
+        ("warmup_cosine", Self::WarmupCosine),
+        ("smooth_cosine", Self::SmoothCosine),
+    ];
 }
 
 impl Settings {
     /// The rate of an update, given the epoch it is in and the number of updates before it.
     pub fn rate_at(&self, epoch: i64, updates: i64) -> f64 {
-        let turn = std::f64::consts::PI * epoch as f64 / self.epochs.max(1) as f64;
-        let cosine = self.learning_rate / 2.0 * (1.0 + turn.cos());
+        let falling = |done: i64, all: i64| {
+            if self.open {
+                return self.learning_rate;
+            }
+            let turn = std::f64::consts::PI * done as f64 / all.max(1) as f64;
+            self.learning_rate / 2.0 * (1.0 + turn.cos())
+        };
+        let rise = ((updates + 1) as f64 / self.warmup_steps.max(1) as f64).min(1.0);
         match self.lr_schedule {
-            RateSchedule::Cosine => cosine,
+            RateSchedule::Cosine => falling(epoch, self.epochs),
             RateSchedule::Constant => self.learning_rate,
-            RateSchedule::WarmupCosine => cosine * ((updates + 1) as f64 / self.warmup_steps.max(1) as f64).min(1.0),
+            RateSchedule::WarmupCosine => falling(epoch, self.epochs) * rise,
+            RateSchedule::SmoothCosine => {
+                rise * self.updates.map_or(self.learning_rate, |all| falling(updates.min(all), all))
+            }
         }
     }
 
     /// Whether the rate depends on how many updates came before.
-    pub fn rate_rises(&self, updates: i64) -> bool {
-        self.lr_schedule == RateSchedule::WarmupCosine && updates < self.warmup_steps
+    pub fn rate_moves(&self, updates: i64) -> bool {
+        match self.lr_schedule {
+            RateSchedule::WarmupCosine => updates < self.warmup_steps,
+            RateSchedule::SmoothCosine => true,
+            RateSchedule::Cosine | RateSchedule::Constant => false,
+        }
     }
 
     /// The decay of the next average. During warm-up, after n of them, it is min(ema_decay, (1 + n) / (10 + n)), so that
@@ -50,6 +69,7 @@ impl Settings {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Length;
     use super::*;
 
     #[test]
@@ -60,9 +80,19 @@ mod tests {
         settings.lr_schedule = RateSchedule::WarmupCosine;
         assert!((settings.rate_at(0, 0) - 0.2).abs() < 1e-12);
         assert_eq!(settings.rate_at(0, 9), 2.0);
-        assert!(settings.rate_rises(9) && !settings.rate_rises(10));
+        assert!(settings.rate_moves(9) && !settings.rate_moves(10));
         settings.lr_schedule = RateSchedule::Constant;
         assert_eq!(settings.rate_at(3, 0), 2.0);
+    }
+
+    #[test]
+    fn the_smooth_cosine_falls_with_every_update_once_the_length_is_known() {
+        let schedule = RateSchedule::SmoothCosine;
+        let mut settings = Settings { lr_schedule: schedule, learning_rate: 2.0, open: true, ..Settings::plain() };
+        assert_eq!(settings.rate_at(0, 50), 2.0);
+        settings.close(Length { epochs: 4, updates: 100 });
+        assert!((settings.rate_at(3, 50) - 1.0).abs() < 1e-12 && settings.rate_at(0, 100) < 1e-12);
+        assert_eq!((settings.epochs, settings.max_steps, settings.open), (4, Some(100), false));
     }
 
     #[test]

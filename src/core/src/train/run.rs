@@ -59,22 +59,46 @@ impl Trainer {
     }
 
     fn epochs(&mut self, host: &mut dyn Host) -> Result<()> {
-        while self.position.epoch < self.settings.epochs {
+        while !self.over() {
             let begun = host.begin_epoch(&self.position);
             self.together(host, begun)?;
             let mut clock = Clock::start();
+            let mut ended = false;
             while self.step(host, &mut clock)? {
+                self.settle_length(host)?;
                 if self.enough()? {
-                    return host.stopped(&self.position, false);
+                    ended = true;
+                    break;
                 }
             }
+            if ended && !self.settings.ends_planned() {
+                return host.stopped(&self.position, false);
+            }
             let places = self.learner.tensors.places();
-            if !self.end_epoch(host, &clock)? || self.position.epoch >= self.settings.epochs {
+            if !self.end_epoch(host, &clock)? || ended || self.over() {
                 break;
             }
             self.check_places(&places)?;
         }
         Ok(())
+    }
+
+    /// Asks the host for the length of a run that is open.
+    fn settle_length(&mut self, host: &mut dyn Host) -> Result<()> {
+        if !self.settings.open {
+            return Ok(());
+        }
+        self.settle()?;
+        if let Some(length) = host.settle(&self.position)? {
+            self.settings.close(length);
+            self.learner.settle(length);
+        }
+        Ok(())
+    }
+
+    /// Whether all epochs are done.
+    fn over(&self) -> bool {
+        !self.settings.open && self.position.epoch >= self.settings.epochs
     }
 
     /// Whether the updates asked for are made.
@@ -152,7 +176,8 @@ impl Trainer {
         ensure!(
             self.position.batch > 0,
             Value,
-            "data gave no batch in epoch {epoch}; it must give its batches anew in every epoch (an iterator can be read only once)"
+            "data gave no batch in epoch {}; it must give its batches anew in every epoch (an iterator can be read only once)",
+            epoch + 1
         );
         if self.position.losses == 0 {
             self.broken = true;
@@ -188,9 +213,10 @@ impl Trainer {
 
     fn diverged(&self, what: &str) -> Error {
         Error::Runtime(format!(
-            "{what} epoch {}, step {} (both counted from 0): training has diverged, or the data hold NaN or infinity. \
+            "{what} epoch {}, step {}: training has diverged, or the data hold NaN or infinity. \
              A lower learning_rate or a smaller grad_clip may help. Files written before are good.",
-            self.position.epoch, self.position.batch
+            self.position.epoch + 1,
+            self.position.batch + 1
         ))
     }
 }

@@ -44,12 +44,37 @@ pub struct Settings {
     pub horizontal_flip: bool,
     /// End the run after this many updates.
     pub max_steps: Option<i64>,
+    /// All updates from the very beginning to the end, where a rate follows them; None while nobody knows.
+    pub updates: Option<i64>,
+    /// The host settles epochs and updates after the first few, see [`super::Host::settle`]; until then the rate is the
+    /// largest.
+    pub open: bool,
     /// Processes that share each batch.
     pub processes: i64,
     /// Which of them this is, from 0.
     pub rank: i64,
     /// Leave losses on the device and read them only to show them: for accelerators, which would else be waited for.
     pub queued: bool,
+}
+
+/// How long a run is: its end, counted from its very beginning.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+pub struct Length {
+    pub epochs: i64,
+    pub updates: i64,
+}
+
+impl Settings {
+    /// Whether the last update is the end of a plan, at which an epoch ends too, and not a stop on the way.
+    pub fn ends_planned(&self) -> bool {
+        self.updates.is_some() && self.updates == self.max_steps
+    }
+
+    /// The length of a run that was open until now.
+    pub fn close(&mut self, length: Length) {
+        (self.epochs, self.open) = (length.epochs, false);
+        (self.max_steps, self.updates) = (Some(length.updates), Some(length.updates));
+    }
 }
 
 fn by_name<'de, D: Deserializer<'de>, C: Choice>(name: D) -> Result<C, D::Error> {
@@ -115,6 +140,8 @@ impl Settings {
             accumulate: 1,
             horizontal_flip: false,
             max_steps: None,
+            updates: None,
+            open: false,
             processes: 1,
             rank: 0,
             queued: false,

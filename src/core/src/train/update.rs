@@ -6,7 +6,7 @@ use super::counters::DeviceCounters;
 use super::host::Gathered;
 use super::noising::Noising;
 use super::optim::{clip_factor, AdamW, Step, TrainingTensors};
-use super::{Batch, Host, Position, Settings, Trainer};
+use super::{Batch, Host, Length, Position, Settings, Trainer};
 use crate::diffusion::Schedule;
 use crate::error::{ensure, Result};
 use crate::flat::Flat;
@@ -49,6 +49,11 @@ impl Learner {
             tensors,
             settings,
         })
+    }
+
+    /// The length of a run that was open until now.
+    pub fn settle(&mut self, length: Length) {
+        self.settings.close(length);
     }
 
     /// Adds a batch's gradients, those of the mean over `reference` images; `scale` is for them, not for the loss.
@@ -143,7 +148,7 @@ impl Trainer {
     /// Tells the device what the next update is made with.
     fn prepare_queue(&mut self) -> Result<()> {
         let half = self.settings.precision == Precision::Fp16;
-        if half && self.settings.rate_rises(self.position.updates) {
+        if half && self.settings.rate_moves(self.position.updates) {
             self.settle()?; // how many updates there were, only the device knows
         }
         let rate = self.settings.rate_at(self.position.epoch, self.position.updates);
@@ -195,8 +200,8 @@ impl Trainer {
             batch.total > 0,
             Value,
             "data gave a batch without images in epoch {}, batch {}",
-            self.position.epoch,
-            self.position.batch + gathered
+            self.position.epoch + 1,
+            self.position.batch + gathered + 1
         );
         Ok(())
     }
