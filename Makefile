@@ -44,9 +44,9 @@ TEST_TOOLS := $(VENV)/.rust-diffusion-test-tools
 .PHONY: help
 help:
 	@echo 'rust_diffusion: make ...'
-	@sed -nE 's/^([a-z-]+):.*## (.*)/  \1\t\2/p' Makefile | expand -t 15
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  \1\t\2/p' Makefile | expand -t 18
 
-.PHONY: demo test lint bench bench-inverse bench-steps fuzz reliability notebook docs wheel fat-wheel matrix new-torch develop cargo clean
+.PHONY: demo test lint bench bench-inverse bench-quality bench-steps fuzz reliability notebook docs wheel fat-wheel matrix new-torch develop cargo clean
 
 demo: $(INSTALLED)  ## train a small denoiser on phantoms and draw slices, into demo-output/ (some minutes)
 	$(say) 'Training on phantoms and sampling; the pictures go to demo-output/'
@@ -80,6 +80,10 @@ bench-inverse: $(INSTALLED)  ## restoration: quality, calibration and speed of e
 	$(say) 'Restoration; the tables and the plot go to bench-output/inverse/'
 	$(BIN)/python -m benchmarks.inverse --work speed
 	$(BIN)/python -m benchmarks.inverse
+
+bench-quality: $(INSTALLED)  ## what recipes draw after 3, 10, 30 and 60 minutes of training, into bench-output/quality/ (six hours)
+	$(say) 'Quality for the minutes; table, numbers and pictures go to bench-output/quality/'
+	$(BIN)/python -m benchmarks.quality --out bench-output/quality
 
 bench-steps: $(INSTALLED)  ## every sampler with 5 to 100 calls of the network, into steps-output/ (trains the demonstration first)
 	$(say) 'Steps against quality; model, table and plot go to steps-output/'

@@ -1,0 +1,1 @@
+"""Time to quality: what a recipe draws after so many minutes of training."""

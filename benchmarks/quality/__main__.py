@@ -1,0 +1,113 @@
+"""The measure of a recipe: train for some minutes, draw 64 images, compare them with images held out.
+
+`python -m benchmarks.quality --minutes 3` is one command for one budget; results add up in one table.
+"""
+
+from __future__ import annotations
+
+import ast
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+import rust_diffusion as rd
+import torch
+from PIL import Image
+from rust_diffusion.view.pictures import grid
+
+from benchmarks.harness import report
+from benchmarks.quality import rows
+from benchmarks.quality.data import Images, read
+from benchmarks.quality.measure import Trained, measure
+from benchmarks.quality.table import Records, table
+
+COURSE, MINUTES = "course, engine", "minutes"
+ROWS = (rows.EAGER, COURSE, MINUTES)
+BUDGETS = (3.0, 10.0, 30.0, 60.0)
+
+
+@click.command(
+    epilog="Example: python -m benchmarks.quality --minutes 3 --row minutes --set base_ch=24 --updates 700"
+)
+@click.option(
+    "--out", default="bench-output/quality", show_default=True, help="Folder of table, numbers, pictures."
+)
+@click.option(
+    "--minutes", multiple=True, type=float, default=BUDGETS, show_default=True, help="Time of training."
+)
+@click.option("--row", "chosen", multiple=True, type=click.Choice(ROWS), default=ROWS, help="All by default.")
+@click.option("--slices", type=click.Path(exists=True), help="Real slices instead of phantoms.")
+@click.option("--size", default=64, show_default=True, help="Height and width of the images.")
+@click.option("--seed", "seeds", multiple=True, type=int, default=(0,), show_default=True)
+@click.option("--samples", default=64, show_default=True, help="Images drawn.")
+@click.option("--updates", type=int, help="So many updates instead of as many as fit into the time.")
+@click.option("--set", "changes", multiple=True, help="Change the recipe: learning_rate=1e-3, for one.")
+@click.option("--threads", default=2, show_default=True)
+def main(
+    out: str,
+    minutes: tuple[float, ...],
+    chosen: tuple[str, ...],
+    slices: str | None,
+    size: int,
+    seeds: tuple[int, ...],
+    samples: int,
+    updates: int | None,
+    changes: tuple[str, ...],
+    threads: int,
+) -> None:
+    """Measure what recipes draw after a time of training."""
+    torch.set_num_threads(threads)
+    images = read(slices, size)
+    records = Records(Path(out))
+    for budget in minutes:
+        for row in chosen:
+            for seed in seeds:
+                trained = _train(row, budget, images, updates, changes, seed)
+                found = measure(trained, images, samples, seed)
+                name = ", ".join([row, *changes])
+                drawn = found.pop("samples")
+                about = {"data": f"{images.name}, {size}", "minutes": budget, "recipe": name, "seed": seed}
+                records.add({**about, **found, "machine": report.machine("cpu")})
+                picture = Image.fromarray(grid(drawn[:16]))
+                picture.save(
+                    Path(out) / f"{images.name}-{size}-{budget:g}-{name.replace(' ', '')}-{seed}.png"
+                )
+                click.echo(f"{time.strftime('%H:%M:%S')} {about} {_short(found)}")
+    click.echo(table(records.rows()))
+
+
+def _train(
+    row: str, minutes: float, images: Images, updates: int | None, changes: tuple[str, ...], seed: int
+) -> Trained:
+    if row == rows.EAGER:
+        return rows.eager(rd.recipe("course"), images.train, minutes, updates, seed)
+    recipe = (
+        rows.course(minutes) if row == COURSE else rd.recipe(size=images.train.shape[-1], minutes=minutes)
+    )
+    for change in changes:
+        _change(recipe, change)
+    return rows.engine(recipe, images.train, updates, seed)
+
+
+def _change(recipe: rd.Recipe, change: str) -> None:
+    """Put ``name=value`` where a recipe has that name; what it has nowhere is for `train`."""
+    name, _, text = change.partition("=")
+    try:
+        value: Any = ast.literal_eval(text)
+    except (SyntaxError, ValueError):
+        value = text
+    if name in ("num_steps", "schedule"):
+        setattr(recipe, name, value)
+        return
+    places = [part for part in (recipe.network, recipe.sampling) if name in part]
+    (places or [recipe.training])[0][name] = value
+
+
+def _short(found: dict[str, Any]) -> dict[str, Any]:
+    return {k: round(v, 5) for k, v in found.items() if isinstance(v, (int, float)) and math.isfinite(v)}
+
+
+if __name__ == "__main__":
+    main()
