@@ -103,7 +103,7 @@ def row_of(saved: dict[str, Any]) -> Row:
 @click.option("--quick", is_flag=True, help="Seconds instead of minutes: tries the program only.")
 def main(out: str, samples: int, precision: str, quick: bool) -> None:
     """Draw with every sampler at each number of network calls, and compare with held-out images and with DDPM."""
-    setting, folder = (small(), Path(out) / "quick") if quick else (_fixed(), Path(out))
+    setting, folder = (small(), Path(out) / "quick") if quick else (usual(), Path(out))
     model = trained(setting, folder)
     counts = [calls for calls in CALLS if calls < setting.recipe.num_steps]
     about = (
@@ -117,14 +117,6 @@ def main(out: str, samples: int, precision: str, quick: bool) -> None:
     plot(rows, folder / "steps.png")
     click.echo(f"{about}\n\n{table(rows)}")
     click.echo(f"Table, plot and raw numbers are in {folder}")
-
-
-def _fixed() -> Setting:
-    """The demonstration with a length and a rate that depend on no machine."""
-    setting = usual()
-    del setting.recipe.training["minutes"]
-    setting.recipe.training |= {"epochs": 20, "lr_schedule": "cosine", "ema_decay": 0.99, "ema_warmup": False}
-    return setting
 
 
 def trained(setting: Setting, folder: Path) -> Any:

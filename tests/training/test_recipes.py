@@ -6,7 +6,7 @@ import pytest
 import torch
 
 
-@pytest.mark.parametrize("name", ["minutes", "course"])
+@pytest.mark.parametrize("name", ["minutes", "demo", "course"])
 @pytest.mark.parametrize("size", [16, 32, 48, 50, 64, (64, 96), 128])
 def test_a_recipe_fits_its_images(rd, name, size):
     recipe = rd.recipe(name, size=size, minutes=5)
@@ -40,7 +40,7 @@ def test_more_time_makes_a_larger_network_and_the_course_stays(rd):
 
 
 def test_a_recipe_is_plain_data_and_each_time_a_new_one(rd):
-    for name in ("minutes", "course"):
+    for name in ("minutes", "demo", "course"):
         first, second = rd.recipe(name), rd.recipe(name)
         json.dumps([first.network, first.training, first.sampling])
         first.network["base_ch"] = 1
@@ -52,7 +52,7 @@ def test_a_recipe_is_plain_data_and_each_time_a_new_one(rd):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"name": "best"}, r"^name must be one of 'minutes', 'course'"),
+        ({"name": "best"}, r"^name must be one of 'minutes', 'demo', 'course'"),
         ({"size": 0}, "^size must be"),
         ({"minutes": 0}, r"^minutes must be above 0"),
         ({"minutes": float("inf")}, "^minutes must be"),

@@ -23,9 +23,6 @@ from rust_diffusion.training.result import TrainResult
 from rust_diffusion.training.train import train
 from rust_diffusion.view.pictures import grid
 
-#: Of training.
-MINUTES = 4.0
-
 
 @dataclass
 class Setting:
@@ -39,14 +36,13 @@ class Setting:
 
 def usual() -> Setting:
     """What the demonstration does in minutes."""
-    return Setting(images=1024, size=48, samples=16, recipe=recipe(size=48, minutes=MINUTES))
+    return Setting(images=1024, size=48, samples=16, recipe=recipe("demo", size=48))
 
 
 def small() -> Setting:
     """Something small and useless, within seconds."""
-    chosen = recipe(size=16)
+    chosen = recipe("demo", size=16)
     chosen.network |= {"base_ch": 8, "attn_levels": ()}
-    del chosen.training["minutes"]
     chosen.training["epochs"] = 2
     chosen.num_steps, chosen.sampling["sample_steps"] = 20, 5
     return Setting(images=32, size=16, samples=4, recipe=chosen)
