@@ -105,7 +105,7 @@ class _Viewer:
     """The widgets, and what happens when one is moved."""
 
     def __init__(self, model: Network, start: dict[str, Any], image_size: Any, most: int) -> None:
-        import ipywidgets as widgets  # type: ignore[import-untyped]
+        import ipywidgets as widgets
 
         self._model, self._image_size = model, image_size
         later = {"continuous_update": False}
