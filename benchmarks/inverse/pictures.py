@@ -32,7 +32,7 @@ def draw(folder: Path, path: Path) -> None:
     tasks = [task for task in TASKS if (folder / f"{task}.pt").is_file()]
     if not tasks:
         return
-    figure = Figure(figsize=(2.0 * len(COLUMNS) + 0.6, 2.0 * len(tasks) + 0.3), dpi=75, layout="constrained")
+    figure = Figure(figsize=(2.0 * len(COLUMNS) + 0.6, 2.0 * len(tasks) + 0.3), dpi=64, layout="constrained")
     axes = figure.subplots(len(tasks), len(COLUMNS), squeeze=False)
     for row, task in zip(axes, tasks, strict=True):
         pictures = torch.load(folder / f"{task}.pt", weights_only=True)
@@ -41,7 +41,7 @@ def draw(folder: Path, path: Path) -> None:
             grey = title in COLUMNS[:4]
             low, high, colours = (-1.0, top, "gray") if grey else (0.0, spread, "magma")
             shown = axis.imshow(picture[0], cmap=colours, vmin=low, vmax=high)
-            axis.set(xticks=[], yticks=[], title=title if row is axes[0] else "")
+            axis.set(xticks=[], yticks=[], title=title if task == tasks[0] else "")
         row[0].set_ylabel(task)
         figure.colorbar(shown, ax=row[-1], shrink=0.8)
     figure.savefig(path)

@@ -14,8 +14,8 @@ FOLDER = ROOT / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 
 
-def test_both_notebooks_are_there():
-    assert {path.stem for path in NOTEBOOKS} >= {"diffusion-models", "course-drop-in"}
+def test_the_notebooks_are_there():
+    assert {path.stem for path in NOTEBOOKS} >= {"diffusion-models", "course-drop-in", "inverse-problems"}
 
 
 @pytest.mark.slow
