@@ -1,0 +1,133 @@
+"""What the products of one 3x3 convolution on bfloat16 images may be made of: errors against float64.
+
+`python -m benchmarks.rounding`; seconds. The schemes are emulated in float64 with each number rounded as the kernels,
+or what was tried in their place, round it; the result is rounded to bfloat16, as it is written.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import click
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+OUTPUTS, SIZE = 64, 16
+#: Input channels whose sum is made in whole numbers before it is added up in float32.
+STRETCH = 128
+HALF = math.sqrt(0.5)
+#: The points of F(2x2, 3x3) and F(4x4, 3x3), but for infinity.
+POINTS = {"F(2x2)": (0.0, 1.0, -1.0), "F(4x4)": (0.0, HALF, -HALF, 2 * HALF, -2 * HALF)}
+
+#: Takes points (tiles, channels, p, q), filter values (outputs, channels, p, q) and the tiles' windows.
+Products = Callable[["Scheme", Tensor, Tensor, Tensor], Tensor]
+
+
+@dataclass
+class Scheme:
+    """Minimal filtering by the given points: of windows, filters and products."""
+
+    outputs: Tensor
+    filters: Tensor
+    windows: Tensor
+
+    @classmethod
+    def of(cls, points: tuple[float, ...]) -> Scheme:
+        """Toom and Cook's construction: values at the points and at infinity, and the transposed inverse."""
+        count = len(points) + 1
+        powers = torch.tensor([[p**k for k in range(count)] for p in points] + [[0.0] * count]).double()
+        powers[-1, -1] = 1.0
+        ends = (torch.zeros(count - 2).double(), torch.zeros(3).double())
+        for end in ends:
+            end[-1] = 1.0
+        outputs = torch.cat([powers[:-1, : count - 2], ends[0][None]]).T
+        filters = torch.cat([powers[:-1, :3], ends[1][None]])
+        return cls(outputs, filters, torch.linalg.inv(powers).T)
+
+    def convolve(self, x: Tensor, weight: Tensor, products: Products) -> Tensor:
+        """Convolve (N, C, H, W) with (O, C, 3, 3), padding 1; H and W are multiples of the tile."""
+        step, width = self.outputs.shape
+        tiles = F.pad(x, (1, 1, 1, 1)).unfold(2, width, step).unfold(3, width, step)
+        n, _, rows, columns = tiles.shape[:4]
+        windows = tiles.permute(0, 2, 3, 1, 4, 5).flatten(0, 2)
+        v = self.windows @ windows @ self.windows.T
+        u = self.filters @ weight @ self.filters.T
+        y = self.outputs @ products(self, v, u, windows) @ self.outputs.T
+        y = y.reshape(n, rows, columns, -1, step, step).permute(0, 3, 1, 4, 2, 5)
+        return y.flatten(4, 5).flatten(2, 3)
+
+
+def _sum(v: Tensor, u: Tensor) -> Tensor:
+    return torch.einsum("tcpq,ocpq->topq", v, u)
+
+
+def bfloat16(x: Tensor) -> Tensor:
+    """Round to bfloat16."""
+    return x.bfloat16().double()
+
+
+def exact(_: Scheme, v: Tensor, u: Tensor, windows: Tensor) -> Tensor:
+    """Float32's rounding is nothing beside bfloat16's."""
+    return _sum(v, u)
+
+
+def short(_: Scheme, v: Tensor, u: Tensor, windows: Tensor) -> Tensor:
+    """Points and filter values of bfloat16, as `vdpbf16ps` takes them."""
+    return _sum(bfloat16(v), bfloat16(u))
+
+
+def whole(scheme: Scheme, v: Tensor, u: Tensor, windows: Tensor) -> Tensor:
+    """Whole numbers of 16 bits: a scale for each tile, and one for each output at each point."""
+    channels = v.shape[1]
+    reach = min(32000.0, math.sqrt(3e10 / min(channels, STRETCH)))
+    bounds = scheme.windows.abs().sum(1)
+    bounds = bounds[:, None] * bounds
+    tile = windows.abs().amax((1, 2, 3))[:, None, None, None] * bounds / reach
+    stretches = torch.stack([part.abs().sum(1) for part in u.split(STRETCH, dim=1)]).amax(0)
+    room = 0.9999 * (2**31 / (reach + 1) - STRETCH / 2)
+    scale = torch.minimum(room / stretches, 32767 / u.abs().amax(1))
+    return _sum((v / tile).round() * tile, (u * scale[:, None]).round() / scale[:, None])
+
+
+def _images(channels: int) -> Tensor:
+    """What a convolution of the network reads: after a norm and SiLU."""
+    return bfloat16(F.silu(torch.randn(2, channels, SIZE, SIZE).double()))
+
+
+@click.command()
+@click.option("--seed", default=0, show_default=True)
+def main(seed: int) -> None:
+    """Print the error of each kind of product, relative to the result, for some numbers of input channels."""
+    kinds: dict[str, tuple[str, Products] | None] = {
+        "PyTorch, autocast to bfloat16": None,
+        "F(4x4), float32": ("F(4x4)", exact),
+        "F(2x2), bfloat16": ("F(2x2)", short),
+        "F(4x4), bfloat16": ("F(4x4)", short),
+        "F(2x2), whole numbers": ("F(2x2)", whole),
+        "F(4x4), whole numbers": ("F(4x4)", whole),
+    }
+    sizes = (64, 128, 256, 512)
+    click.echo(
+        "| products | " + " | ".join(f"{c} channels" for c in sizes) + " |\n|---|" + "---|" * len(sizes)
+    )
+    for name, kind in kinds.items():
+        errors = []
+        for channels in sizes:
+            torch.manual_seed(seed)
+            x = _images(channels)
+            weight = torch.randn(OUTPUTS, channels, 3, 3).double() / math.sqrt(9 * channels)
+            want = F.conv2d(x, weight, padding=1)
+            if kind is None:
+                got = F.conv2d(x, bfloat16(weight), padding=1)
+            else:
+                got = Scheme.of(POINTS[kind[0]]).convolve(x, weight, kind[1])
+            errors.append(((bfloat16(got) - want).norm() / want.norm()).item())
+        click.echo(f"| {name} | " + " | ".join(f"{error:.1e}" for error in errors) + " |")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
