@@ -352,7 +352,7 @@ WRONG = [
     (["sample", "--weights", "{weights}", "--out", "no/such/folder/x.png"], 1, "no/such/folder"),
     (["sample", "--weights", "{weights}", "--steps", "99", "--out", "x.png"], 1, "sample_steps"),
     (["sample", "--weights", "{weights}", "--num-samples", "0", "--out", "x.png"], 1, "num_samples"),
-    (["sample", "--weights", "{weights}", "--eta=-1", "--out", "x.png"], 1, "eta"),
+    (["sample", "--weights", "{weights}", "--sampler", "ddim", "--eta=-1", "--out", "x.png"], 1, "eta"),
     (
         ["sample", "--weights", "{weights}", "--sampler", "ddpm", "--eta", "1", "--out", "x.png"],
         2,

@@ -1,5 +1,6 @@
 """Saving and loading trained models: nothing is lost, nothing unsafe is read, and wrong files are named."""
 
+import inspect
 import json
 import pickle
 
@@ -66,7 +67,18 @@ def test_sampling_follows_the_model_it_was_saved_from(rd, model):
     betas = model.betas
     alpha_bars = torch.cumprod(1 - betas, 0)
     expected = rd.ddim_sample(model, 2, (1, 8, 12), alpha_bars, "cpu", 6, seed=1, progress=False)
-    assert torch.equal(model.sample(2, sample_steps=6, seed=1, progress=False), expected)
+    assert torch.equal(model.sample(2, "ddim", sample_steps=6, seed=1, progress=False), expected)
+
+
+def test_the_default_sampler_takes_its_own_steps_or_as_many_as_there_are(rd, model):
+    """One definition each: the sampler in `Network.sample`, its steps in the sampler's signature."""
+    from rust_diffusion.model.network import DEFAULT_SAMPLER
+    from rust_diffusion.sampling.sampler import SAMPLERS
+
+    draw, alpha_bars = SAMPLERS[DEFAULT_SAMPLER], torch.cumprod(1 - model.betas, 0)
+    assert inspect.signature(draw).parameters["sample_steps"].default > len(model.betas)
+    expected = draw(model, 2, (1, 8, 12), alpha_bars, "cpu", len(model.betas), seed=1, progress=False)
+    assert torch.equal(model.sample(2, seed=1, progress=False), expected)
 
 
 def test_weights_of_the_course_load_with_their_architecture(rd, oracle, tmp_path):
@@ -249,7 +261,7 @@ def test_what_train_wrote_samples_with_nothing_else(rd, tmp_path, as_loader):
         loaded = rd.load(path)
         assert loaded.config["num_heads"] == 2 and loaded.objective == "v" and loaded.image_size == (8, 12)
         assert torch.equal(loaded.betas, model.betas)
-        assert torch.equal(loaded.sample(2, sampler="ddim", seed=0, progress=False), expected)
+        assert torch.equal(loaded.sample(2, seed=0, progress=False), expected)
     assert torch.equal(
         rd.load(shadow.save_pretrained(tmp_path / "shared")).sample(2, seed=0, progress=False), expected
     )

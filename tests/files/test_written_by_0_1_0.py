@@ -32,7 +32,7 @@ def test_a_model_loads_and_samples_as_before(rd, expected, place):
     assert model.objective == "v" and model.image_size == (16, 16)
     assert torch.equal(model.betas, rd.linear_beta_schedule(20, 1e-3, 0.4))
     assert model.config["num_heads"] == 2
-    samples = model.sample(2, sample_steps=5, seed=3, progress=False)
+    samples = model.sample(2, "ddim", sample_steps=5, seed=3, progress=False)
     assert torch.allclose(samples, expected["samples"], **CLOSE)
 
 

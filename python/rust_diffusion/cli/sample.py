@@ -89,7 +89,7 @@ about_drawing = together(
 
 @command("""
     rust-diffusion sample --weights weights/DDPMDenoiser.pth --out grid.png
-    rust-diffusion sample --weights weights --steps 25 --eta 0.5 --seed 0 --out a.png --out a.gif
+    rust-diffusion sample --weights weights --sampler ddim --steps 25 --eta 0.5 --seed 0 --out a.png --out a.gif
     rust-diffusion sample --weights weights --sampler ddpm --num-samples 100 --batch-size 20 --out slices/
 """)
 @click.option("--weights", required=True, type=PATH, help="A .pth, a .ckpt, or their folder.")

@@ -172,7 +172,7 @@ def load(
     Examples
     --------
     >>> import rust_diffusion as rd
-    >>> images = rd.load("weights/DDPMDenoiser.pth").sample(8, sampler="ddim", seed=0)  # doctest: +SKIP
+    >>> images = rd.load("weights/DDPMDenoiser.pth").sample(8, seed=0)  # doctest: +SKIP
     """
     where = checks.device("device", device)
     if not isinstance(path, (str, os.PathLike)):

@@ -15,6 +15,9 @@ from rust_diffusion.model.card import Carded, ModelCard
 from rust_diffusion.model.layers import module_of
 from rust_diffusion.model.structure import Structure
 
+#: What `Network.sample` draws with unless it is told otherwise, in as many steps as that sampler takes by default.
+DEFAULT_SAMPLER = "ddim"
+
 
 class Network(Carded, nn.Module):
     """A `torch.nn.Module` like any other, built from the engine's plan of a network.
@@ -111,7 +114,7 @@ class Network(Carded, nn.Module):
     def sample(
         self,
         num_samples: int,
-        sampler: str = "ddim",
+        sampler: str = DEFAULT_SAMPLER,
         *,
         seed: int | None = None,
         batch_size: int | None = None,

@@ -40,7 +40,7 @@ def make():
     rd.load_images(HERE / "slices", 8, cache=HERE / "slices.cache", progress=False)
 
     expected = {
-        "samples": begun.ema.shadow.sample(2, sample_steps=5, seed=3, progress=False),
+        "samples": begun.ema.shadow.sample(2, "ddim", sample_steps=5, seed=3, progress=False),
         "history": finished.history,
         "samples of the finished run": finished.ema.shadow.sample(2, "ddpm", seed=3, progress=False),
     }
