@@ -42,20 +42,21 @@ class Bar:
         self._before = epoch * self._batches if self._batches is not None else self._before
         if self._bar is None:
             self._first, self._began = self._before + batch, time.perf_counter()
-            self._bar = tqdm(total=self._total, initial=self._first, unit="batch", leave=True)
-        self._title()
+            self._bar = tqdm(
+                total=self._total, initial=self._first, desc=self._title(), unit="batch", leave=True
+            )
+        self._bar.set_description(self._title(), refresh=False)
 
     def settle(self, epochs: int, batches: int) -> None:
         """The length of the run is known now, in epochs and batches."""
         self._epochs, self._settled = epochs, batches
         if self._bar is not None:
             self._bar.total = batches
-            self._bar.refresh()
-            self._title()
+            self._bar.set_description(self._title())
 
-    def _title(self) -> None:
+    def _title(self) -> str:
         of = "" if self._epochs is None else f"/{self._epochs}"
-        self._bar.set_description(f"DDPM epoch {self._epoch + 1}{of}", refresh=False)
+        return f"DDPM epoch {self._epoch + 1}{of}"
 
     def show(self, batch: int, loss: float, mean: float, images_per_second: float) -> None:
         """Bring it up to date."""
