@@ -236,16 +236,11 @@ mod tests {
     }
 
     #[test]
-    fn logit_normal_times_are_logistic_of_normal_numbers_and_uniform_ones_stay_what_they_were() {
-        let times = |how| {
-            tch::manual_seed(4);
-            noising(Objective::Flow, None).with_times(how).times(4000).expect("times") / 1000.0
-        };
-        tch::manual_seed(4);
-        assert_eq!(times(TimeSampling::Uniform), Tensor::rand([4000], (Kind::Float, Device::Cpu)) * 1000.0 / 1000.0);
-        let normal = times(TimeSampling::LogitNormal).logit(None);
+    fn logit_normal_times_are_logistic_of_normal_numbers() {
+        let noising = noising(Objective::Flow, None).with_times(TimeSampling::LogitNormal);
+        let normal = (noising.times(20_000).expect("times") / 1000.0).logit(None);
         let (mean, spread) = (normal.mean(Kind::Float).double_value(&[]), normal.std(true).double_value(&[]));
-        assert!(mean.abs() < 0.06 && (spread - 1.0).abs() < 0.05, "{mean} {spread}");
+        assert!(mean.abs() < 0.04 && (spread - 1.0).abs() < 0.03, "{mean} {spread}");
     }
 
     #[test]
