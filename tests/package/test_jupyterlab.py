@@ -35,7 +35,6 @@ CELLS = [
     """
 import torch
 import rust_diffusion as rd
-from tools import ROOT
 
 torch.set_num_threads(1)
 slices = rd.phantoms(160, size=32, seed=0)
@@ -140,7 +139,7 @@ def finish(page, cell):
 
 
 def shown(cell):
-    """(epoch, percent) of the bar that is running: the last one, there is one for each epoch."""
+    """(epoch, percent) of the bar: its title, and how much of the run is done."""
     text = cell.locator(".jp-OutputArea").inner_text()
     return max(
         ((int(e), int(p)) for e, p in re.findall(r"epoch\s+(\d+)/\d+:\s+(\d+)%", text)), default=(0, 0)
