@@ -164,7 +164,7 @@ def test_a_loss_that_is_not_finite_ends_a_queued_run_and_leaves_good_files(rd, b
     good = flat(model.parameters()).clone()
     data = slices(18)
     data[7, 0, 0, 0] = math.nan
-    with pytest.raises(RuntimeError, match=r"not finite .* up to epoch 2"):
+    with pytest.raises(RuntimeError, match=r"not finite .* up to epoch 3"):
         fit(rd, betas, lambda: iter(data.split(4)), epochs=4, weights_dir=tmp_path)
     again, result = fit(rd, betas, epochs=2, weights_dir=tmp_path)
     assert result.epochs_run == 0 and torch.equal(flat(again.parameters()), good)
