@@ -22,12 +22,11 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from benchmarks.harness import report
-from benchmarks.harness.steps_report import plot, table
+from benchmarks.harness.held_out import held_out
+from benchmarks.harness.steps_report import Compared, Row, plot, table
 
 CALLS = (5, 8, 10, 15, 20, 30, 50, 100)
-#: Slices of one person in `phantoms`: held-out slices are of as many persons as there are slices.
-OF_A_PERSON = 16
-HELD_OUT_SEED, NOISE_SEED, DDPM_SEED = 1_000_000, 0, 1
+NOISE_SEED, DDPM_SEED = 0, 1
 
 
 @dataclass(frozen=True)
@@ -60,31 +59,6 @@ WAYS = (
 DDPM = Way("DDPM", "ddpm", follows_flow=False)
 #: With T steps, what the others are compared with.
 SOLVED_BY = WAYS[2]
-
-
-@dataclass(frozen=True)
-class Compared:
-    """Two sets by `compare_sets`' two discrepancies: of the images as they are, and by random filters."""
-
-    images: measures.Discrepancy
-    patches: measures.Discrepancy
-
-    @property
-    def p_value(self) -> float:
-        """The smaller of the two, doubled for there being two (Bonferroni)."""
-        return min(1.0, 2 * min(self.images.p_value, self.patches.p_value))
-
-
-@dataclass(frozen=True)
-class Row:
-    """What one way drew with some number of calls."""
-
-    way: str
-    calls: int
-    #: Root-mean-square distance of a pixel to the flow solved in T steps; None for ways that draw noise.
-    distance: float | None
-    held_out: Compared
-    ddpm: Compared
 
 
 def row_of(saved: dict[str, Any]) -> Row:
@@ -126,13 +100,6 @@ def trained(setting: Setting, folder: Path) -> Any:
     model = rd.DiffusionUNet(**setting.recipe.network)
     result = train_network(setting.recipe, model, data, 0, folder, restart=False)
     return result.ema.shadow
-
-
-def held_out(count: int, size: int) -> Tensor:
-    """Return slices of persons that the training set has not, one of each, at all heights alike."""
-    slices = rd.phantoms(OF_A_PERSON * count, size=size, seed=HELD_OUT_SEED)
-    person = torch.arange(count)
-    return slices[OF_A_PERSON * person + person % OF_A_PERSON]
 
 
 class Drawing:

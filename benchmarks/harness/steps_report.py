@@ -1,17 +1,41 @@
-"""Table and plot of steps against quality."""
+"""Rows of steps against quality, and their table and plot."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from rust_diffusion.view import measures
 from rust_diffusion.view.measures import LEVEL
 
-if TYPE_CHECKING:
-    from benchmarks.steps import Row
-
 DDPM = "DDPM"
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Two sets by `compare_sets`' two discrepancies: of the images as they are, and by random filters."""
+
+    images: measures.Discrepancy
+    patches: measures.Discrepancy
+
+    @property
+    def p_value(self) -> float:
+        """The smaller of the two, doubled for there being two (Bonferroni)."""
+        return min(1.0, 2 * min(self.images.p_value, self.patches.p_value))
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one way drew with some number of calls."""
+
+    way: str
+    calls: int
+    #: Root-mean-square distance of a pixel to the flow solved in T steps; None for ways that draw noise.
+    distance: float | None
+    held_out: Compared
+    ddpm: Compared
 
 
 def names(rows: Sequence[Row]) -> list[str]:

@@ -9,7 +9,7 @@ import rust_diffusion as rd
 import torch
 from torch import Tensor
 
-from benchmarks.steps import held_out
+from benchmarks.harness.held_out import held_out
 
 #: Phantoms trained on; and held out, each of another person.
 TRAINED, HELD_OUT = 1024, 256

@@ -12,7 +12,7 @@ use pyo3::types::PyTuple;
 use crate::detach::{check_signals, detached};
 use crate::error::to_py;
 use crate::inverse::Operator;
-use crate::sampler::table::Table;
+use crate::sampler::table::{along, Table};
 use crate::sampler::{draw, Model, Settings};
 use crate::tensor::{from_python, to_python};
 
@@ -74,23 +74,21 @@ impl Method {
 /// x0 noised anew in each step: with the shares `kept` of its old noise and `fresh` of new noise.
 #[pyfunction]
 fn renoised_table(
+    py: Python<'_>,
     alpha_bars: &Bound<'_, PyAny>,
     timesteps: Vec<i64>,
     kept: f64,
     fresh: f64,
     travel: (usize, usize),
 ) -> PyResult<Table> {
-    let bars = alpha_bar_values(&from_python(alpha_bars, "alpha_bars")?).map_err(to_py)?;
     let travel = Travel { length: travel.0, repeat: travel.1 };
-    let inner = methods::travelling(&bars, &timesteps, kept, fresh, travel).map_err(to_py)?;
-    Ok(Table { inner })
+    along(py, alpha_bars, move |bars| methods::travelling(bars, &timesteps, kept, fresh, travel))
 }
 
 /// DDIM from pair to pair, without a last look at the image.
 #[pyfunction]
-fn course_pairs_table(alpha_bars: &Bound<'_, PyAny>, timesteps: Vec<i64>) -> PyResult<Table> {
-    let bars = alpha_bar_values(&from_python(alpha_bars, "alpha_bars")?).map_err(to_py)?;
-    Ok(Table { inner: methods::course_pairs(&bars, &timesteps).map_err(to_py)? })
+fn course_pairs_table(py: Python<'_>, alpha_bars: &Bound<'_, PyAny>, timesteps: Vec<i64>) -> PyResult<Table> {
+    along(py, alpha_bars, move |bars| methods::course_pairs(bars, &timesteps))
 }
 
 /// Images that explain `y`, from the noise `x_t`.
@@ -137,9 +135,8 @@ fn residual<'py>(
 
 /// Clean images noised to each of the timesteps in turn.
 #[pyfunction]
-fn visits_table(alpha_bars: &Bound<'_, PyAny>, timesteps: Vec<i64>) -> PyResult<Table> {
-    let bars = alpha_bar_values(&from_python(alpha_bars, "alpha_bars")?).map_err(to_py)?;
-    Ok(Table { inner: denoising::visits(&bars, &timesteps).map_err(to_py)? })
+fn visits_table(py: Python<'_>, alpha_bars: &Bound<'_, PyAny>, timesteps: Vec<i64>) -> PyResult<Table> {
+    along(py, alpha_bars, move |bars| denoising::visits(bars, &timesteps))
 }
 
 /// |x0_hat - x0|^2 at each question of `visits_table`, summed over images and pixels, float64; from the clean `images` on.

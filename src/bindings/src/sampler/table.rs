@@ -24,7 +24,7 @@ fn made(py: Python<'_>, table: impl FnOnce() -> Result<sampler::Table> + Send) -
 }
 
 /// For the running products of a schedule.
-fn along(
+pub fn along(
     py: Python<'_>,
     alpha_bars: &Bound<'_, PyAny>,
     table: impl FnOnce(&[f32]) -> Result<sampler::Table> + Send,

@@ -69,6 +69,9 @@ pub struct Padding {
 }
 
 impl Padding {
+    /// One row and one column after, as diffusers' networks of `downsample_padding` 0 have it.
+    pub const AFTER: Self = Self { before: 0, after: 1 };
+
     pub fn even(each: i64) -> Self {
         Self { before: each, after: each }
     }

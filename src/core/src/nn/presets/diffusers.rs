@@ -183,7 +183,7 @@ impl UNet2D<'_> {
         self.builder.container(&format!("{path}.downsamplers.0"), "Downsample2D");
         let path = format!("{path}.downsamplers.0.conv");
         match self.config.downsample_padding {
-            0 => self.builder.padded_conv(&path, [channels; 2], 3, 2, Padding { before: 0, after: 1 }),
+            0 => self.builder.padded_conv(&path, [channels; 2], 3, 2, Padding::AFTER),
             _ => self.builder.conv(&path, channels, channels, 3, 2),
         }
     }

@@ -13,9 +13,6 @@ use crate::error::{Error, Result};
 use crate::libtorch::{convolution_backward, slice, slice_mut, ConvolutionGradients, Stored, TorchPool};
 use crate::nn::blueprint::{Conv, Padding};
 
-/// One row and column of zeros after the image.
-pub const AFTER: Padding = Padding { before: 0, after: 1 };
-
 /// What a 3x3 convolution does to the size of the image.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Resize {
@@ -39,7 +36,7 @@ enum Pass {
 impl Resize {
     /// What a convolution that stands by itself does.
     pub fn of(conv: &Conv) -> Self {
-        match (conv.stride, conv.padding == AFTER) {
+        match (conv.stride, conv.padding == Padding::AFTER) {
             (2, true) => Self::HalveAfter,
             (2, false) => Self::Halve,
             _ => Self::Keep,

@@ -5,7 +5,6 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use diffusion_kernels::conv::{Filter, Method};
 use tch::{Kind, Tensor};
 
-use super::conv::AFTER;
 use crate::error::{Error, Result};
 use crate::libtorch::{slice, TorchPool};
 use crate::nn::blueprint::{Conv, Padding};
@@ -69,7 +68,7 @@ impl Weights {
 
     /// Whether this convolution is computed by fast filtering: 3x3, padded in a way that it knows, and wide enough.
     pub fn is_fast(&self, conv: &Conv) -> bool {
-        let padded = conv.padding == Padding::even(1) || (conv.padding == AFTER && conv.stride == 2);
+        let padded = conv.padding == Padding::even(1) || (conv.padding == Padding::AFTER && conv.stride == 2);
         conv.kernel == 3 && padded && conv.cin >= MIN_CHANNELS && conv.cout >= MIN_CHANNELS
     }
 
