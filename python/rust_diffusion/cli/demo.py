@@ -23,6 +23,9 @@ from rust_diffusion.training.result import TrainResult
 from rust_diffusion.training.train import train
 from rust_diffusion.view.pictures import grid
 
+#: How the samplers of the demonstration are called in print.
+_TITLES = {"ddpm": "DDPM", "dpmpp": "DPM-Solver++"}
+
 
 @dataclass
 class Setting:
@@ -72,7 +75,8 @@ def demo(out: Path, seed: int, quick: bool) -> None:
         result = train_network(setting.recipe, model, data, seed, out, restart=True)
     denoiser = result.ema.shadow
     drawn = {}
-    for name, options in (("ddpm", {"sampler": "ddpm"}), ("ddim", setting.recipe.sampling)):
+    for options in ({"sampler": "ddpm"}, setting.recipe.sampling):
+        name = options["sampler"]
         with _timed(name, seconds):
             drawn[name] = denoiser.sample(setting.samples, **options, seed=seed, progress=on_terminal())
     _leave_pictures(out, data, drawn)
@@ -113,20 +117,15 @@ def train_network(
 def _leave_pictures(out: Path, data: Tensor, drawn: dict[str, Tensor]) -> None:
     """Draw training data and samples, each alone and all side by side."""
     # Evenly out of the whole set: neighbours in it are alike.
-    training = data[torch.linspace(0, len(data) - 1, len(drawn["ddim"])).long()]
-    titles = {
-        "training": "Training data (phantoms)",
-        "ddpm": "Drawn with DDPM",
-        "ddim": "Drawn with DDIM",
-    }
+    training = data[torch.linspace(0, len(data) - 1, len(drawn["ddpm"])).long()]
+    shown = {"training": training, **drawn}
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 4.6), dpi=110, layout="constrained")
-    for axis, (name, title) in zip(figure.subplots(1, 3), titles.items(), strict=True):
-        images = training if name == "training" else drawn[name]
+    for axis, (name, images) in zip(figure.subplots(1, 3), shown.items(), strict=True):
         outputs.write(out / f"{name}.png", images)
         axis.imshow(grid(images), cmap="gray", vmin=0, vmax=255)
-        axis.set_title(title)
+        axis.set_title("Training data (phantoms)" if name == "training" else f"Drawn with {_TITLES[name]}")
         axis.axis("off")
     outputs.write_figure(out / "beside.png", figure)
 
@@ -144,6 +143,7 @@ def _leave_curve(path: Path, history: list[float]) -> None:
 
 def _report(setting: Setting, parameters: int, seconds: dict[str, float], result: TrainResult) -> str:
     history, recipe = result.history, setting.recipe
+    few = recipe.sampling["sampler"]
     return f"""# rust_diffusion: the demonstration
 
 ![Samples beside training data](beside.png)
@@ -160,12 +160,12 @@ A denoiser of {parameters:,} parameters saw {setting.images} phantoms (CT-like s
 | training | {seconds["training"]:.0f} s on {torch.get_num_threads()} threads |
 | loss, first and last epoch | {history[0]:.4f}, {history[-1]:.4f} |
 | {setting.samples} samples with DDPM, {recipe.num_steps} steps | {seconds["ddpm"]:.1f} s |
-| {setting.samples} samples with DDIM, {recipe.sampling["sample_steps"]} steps | {seconds["ddim"]:.1f} s |
+| {setting.samples} samples with {_TITLES[few]}, {recipe.sampling["sample_steps"]} steps | {seconds[few]:.1f} s |
 
 | file | what it is |
 |---|---|
 | `beside.png` | training data and samples side by side |
-| `training.png`, `ddpm.png`, `ddim.png` | the same, each alone |
+| `training.png`, `ddpm.png`, `{few}.png` | the same, each alone |
 | `loss.png` | mean loss of each epoch |
 | `DDPMDenoiser.pth`, `DDPMDenoiser_raw.pth` | weights: averaged (EMA), and as trained |
 | `DDPMDenoiser.ckpt` | checkpoint, from which training can go on |

@@ -15,8 +15,9 @@ from rust_diffusion.model.card import Carded, ModelCard
 from rust_diffusion.model.layers import module_of
 from rust_diffusion.model.structure import Structure
 
-#: What `Network.sample` draws with unless it is told otherwise, in as many steps as that sampler takes by default.
-DEFAULT_SAMPLER = "ddim"
+#: What `Network.sample` draws with unless it is told otherwise, in as many steps as that sampler takes by default: the
+#: one whose images were the first not to be told from DDPM's, as docs/howto/fewer-steps.md has it.
+DEFAULT_SAMPLER = "dpmpp"
 
 
 class Network(Carded, nn.Module):
