@@ -45,3 +45,37 @@ def test_a_choice_that_there_is_not_is_refused_at_import(switch):
     done = run_python("-c", "import rust_diffusion", **{switch: "banana"})
     assert done.returncode != 0 and f"ValueError: {switch} must be one of" in done.stderr
     assert 'got "banana"' in done.stderr
+
+
+IN_BFLOAT16 = f"""
+import torch
+import rust_diffusion as rd
+from rust_diffusion import _native
+torch.manual_seed(3)
+model = rd.DiffusionUNet(**{TINY | {"base_ch": 16}!r}).eval()
+x, t = torch.randn(2, 1, 16, 16), torch.tensor([1, 30])
+
+def gradients():
+    model.zero_grad()
+    torch.nn.functional.mse_loss(model(x, t).float(), x).backward()
+    return torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
+
+exact = gradients()
+with torch.autocast("cpu", torch.bfloat16):
+    rounded = gradients()
+print(_native.kernels(), ((rounded - exact).norm() / exact.norm()).item(), exact.double().sum().item())
+"""
+
+
+def test_convolutions_in_bfloat16_are_left_to_processors_with_matrix_units():
+    """Tried by a switch, on whatever processor: other kernels than the engine's own, the same rounding, float32 untouched."""
+    found = {}
+    for kernels in ("AMX", "AVX-512"):
+        done = run_python("-c", IN_BFLOAT16, RUST_DIFFUSION_KERNELS=kernels)
+        assert done.returncode == 0, done.report
+        found[kernels] = done.stdout.split()
+    (used, theirs, float32), (_, ours, float32_ours) = found["AMX"], found["AVX-512"]
+    if used == "libtorch":
+        pytest.skip("the engine has no vector code here")
+    assert used == "AMX" and float32 == float32_ours
+    assert theirs != ours and float(theirs) < 1.5 * float(ours) < 0.1

@@ -283,7 +283,7 @@ fn ema_update(py: Python<'_>, shadow: &Bound<'_, PyList>, weights: &Bound<'_, Py
     detached(py, move || diffusion_core::ema::ema_update(&shadow, &weights, decay))
 }
 
-/// What computes networks on the CPU here: "AVX-512", "AVX2", "portable" or "libtorch".
+/// What computes networks on the CPU here: "AMX", "AVX-512", "AVX2", "portable" or "libtorch".
 #[pyfunction]
 fn kernels() -> &'static str {
     Kernels::in_use().name()

@@ -14,6 +14,8 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use half::bf16;
 #[cfg(target_arch = "x86_64")]
 use pulp::x86::{V3, V4};
+#[cfg(target_arch = "x86_64")]
+use raw_cpuid::CpuId;
 
 use portable::Portable;
 
@@ -103,6 +105,14 @@ pub fn limit_isa(most: Isa) -> Isa {
     let used = detect().min(most);
     ISA.store(used as u8, Ordering::Relaxed);
     used
+}
+
+/// Whether the processor has units of their own for products of bfloat16 matrices (AMX), which no kernel here uses.
+pub fn has_matrix_units() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return CpuId::new().get_extended_feature_info().is_some_and(|has| has.has_amx_tile() && has.has_amx_bf16());
+    #[cfg(not(target_arch = "x86_64"))]
+    false
 }
 
 /// Runs a kernel compiled for the instruction set in use.

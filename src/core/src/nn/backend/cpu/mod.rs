@@ -176,8 +176,8 @@ mod tests {
     #[test]
     fn networks_are_left_to_libtorch_where_it_is_chosen() {
         let params = [Tensor::zeros([2], (Kind::Float, Device::Cpu))];
-        let by = [Kernels::Libtorch, Kernels::Portable, Kernels::Avx2, Kernels::Avx512];
-        assert_eq!(by.map(|kernels| supports_on(kernels, &params, 0.0)), [false, true, true, true]);
+        let by = [Kernels::Libtorch, Kernels::Portable, Kernels::Avx2, Kernels::Avx512, Kernels::Amx];
+        assert_eq!(by.map(|kernels| supports_on(kernels, &params, 0.0)), [false, true, true, true, true]);
         assert_ne!(Kernels::in_use(), Kernels::Portable); // plain loops are taken only where they are asked for
     }
 }

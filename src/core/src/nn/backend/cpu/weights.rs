@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::libtorch::{slice, TorchPool};
 use crate::nn::blueprint::{Conv, Padding};
 use crate::nn::Blueprint;
+use crate::switches::Kernels;
 
 /// The module's own float32 tensors, and what is derived from them for speed.
 pub struct Weights {
@@ -66,8 +67,12 @@ impl Weights {
         Self { filters: Filters::Fleeting(Mutex::default()), ..self }
     }
 
-    /// Whether this convolution is computed by fast filtering: 3x3, padded in a way that it knows, and wide enough.
+    /// Whether this convolution is computed by fast filtering: 3x3, padded in a way that it knows, wide enough, and not
+    /// left to matrix units.
     pub fn is_fast(&self, conv: &Conv) -> bool {
+        if self.kind == Kind::BFloat16 && Kernels::in_use() == Kernels::Amx {
+            return false;
+        }
         let padded = conv.padding == Padding::even(1) || (conv.padding == Padding::AFTER && conv.stride == 2);
         conv.kernel == 3 && padded && conv.cin >= MIN_CHANNELS && conv.cout >= MIN_CHANNELS
     }
