@@ -93,7 +93,8 @@ def kernels() -> str:
     """Name what computes networks on the CPU here: kernels in ``"AVX-512"`` or ``"AVX2"``, or ``"libtorch"`` elsewhere.
 
     ``"AMX"``: kernels, but convolutions in bfloat16 by libtorch, which uses the processor's matrix units.
-    ``RUST_DIFFUSION_KERNELS`` chooses another than the best, ``"portable"`` among them: the same kernels as plain loops.
+    ``RUST_DIFFUSION_KERNELS`` chooses another than the best, ``"portable"`` among them: the same kernels as plain
+    loops.
     """
 
 _Array: TypeAlias = Tensor | npt.NDArray[np.generic]

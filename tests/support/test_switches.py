@@ -68,7 +68,7 @@ print(_native.kernels(), ((rounded - exact).norm() / exact.norm()).item(), exact
 
 
 def test_convolutions_in_bfloat16_are_left_to_processors_with_matrix_units():
-    """Tried by a switch, on whatever processor: other kernels than the engine's own, the same rounding, float32 untouched."""
+    """Tried by a switch: not the engine's own kernels, as much rounding, and float32 as it was."""
     found = {}
     for kernels in ("AMX", "AVX-512"):
         done = run_python("-c", IN_BFLOAT16, RUST_DIFFUSION_KERNELS=kernels)

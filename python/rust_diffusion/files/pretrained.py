@@ -27,6 +27,7 @@ from rust_diffusion.model.card import (
     schedule_name,
     schedule_of,
     size_of,
+    warn_of_initial_weights,
 )
 from rust_diffusion.model.network import Network
 from rust_diffusion.model.unet import DiffusionUNet
@@ -190,6 +191,7 @@ def load(
         model.betas = checks.schedule("betas", betas)
     if image_size is not None:
         model.image_size = checks.pair("image_size", image_size)
+    warn_of_initial_weights(model)
     return model.to(where)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from rust_diffusion import _native
 from rust_diffusion.support import checks
+from rust_diffusion.support.warning import warn
 
 #: What a network can predict.
 OBJECTIVES = _native.OBJECTIVES
@@ -27,6 +28,8 @@ COURSE_STEPS, COURSE_SIZE = 400, 64
 VALUE_RANGE = (-1.0, 1.0)
 #: What a file may ask for: a small one must not take all memory.
 MAX_STEPS, MAX_SIDE = _native.MAX_STEPS, 16384
+#: Averaged weights that hold more than this of the initial ones draw noise rather than images.
+MAX_INITIAL_SHARE = 0.1
 
 
 @dataclass(eq=False, repr=False)
@@ -217,6 +220,18 @@ def card_of(model: Any) -> ModelCard | None:
     """Return the card of a model that has one."""
     card = getattr(model, "card", None)
     return card if isinstance(card, ModelCard) else None
+
+
+def warn_of_initial_weights(model: Any) -> None:
+    """Say once that averaged weights are still largely the random ones that training began with."""
+    card = card_of(model)
+    share = None if card is None else card.initial_share
+    if share is not None and MAX_INITIAL_SHARE < share < 1.0 and not hasattr(model, "_warned_of_share"):
+        model._warned_of_share = True
+        warn(
+            f"{100 * share:.0f} % of these averaged weights (EMA) are still the random ones that training began "
+            f"with: train longer, use a smaller ema_decay or ema_warmup=True, or sample from the model itself"
+        )
 
 
 def objective_of(model: Any) -> Any:

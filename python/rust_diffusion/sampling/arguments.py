@@ -11,17 +11,14 @@ from torch import Tensor, nn
 from torch.amp.autocast_mode import is_autocast_available
 
 from rust_diffusion import _native
-from rust_diffusion.model.card import OBJECTIVES, card_of, objective_of
+from rust_diffusion.model.card import OBJECTIVES, objective_of, warn_of_initial_weights
 from rust_diffusion.model.ema import EMA
 from rust_diffusion.model.network import Network, tensor_of
 from rust_diffusion.sampling import noise
 from rust_diffusion.sampling.sampler import Keywords, completed
 from rust_diffusion.support import checks, graphs, guards, random
-from rust_diffusion.support.warning import warn
 
 PRECISIONS = _native.PRECISIONS
-#: Averaged weights that hold more than this of the initial ones draw noise rather than images.
-MAX_INITIAL_SHARE = 0.1
 
 
 class Arguments:
@@ -57,7 +54,7 @@ class Arguments:
         if graphs_asked is not None:
             graphs_asked = checks.flag("cuda_graphs", graphs_asked)
         self.model = _denoiser(model, self.shape, self.device, precision, graphs_asked)
-        _warn_of_initial_weights(model)
+        warn_of_initial_weights(model)
 
     def advice(self) -> str:
         """What to do when the images do not fit into memory."""
@@ -128,18 +125,6 @@ def _start(x_T: Any, shape: list[int], device: torch.device) -> Tensor:
     if not torch.isfinite(x).all():
         raise ValueError("x_T must be finite, got NaN or infinity")
     return x.detach().to(device=device, dtype=torch.float32)
-
-
-def _warn_of_initial_weights(model: Any) -> None:
-    """Say once that averaged weights are still largely the random ones that training began with."""
-    card = card_of(model)
-    share = None if card is None else card.initial_share
-    if share is not None and MAX_INITIAL_SHARE < share < 1.0 and not hasattr(model, "_warned_of_share"):
-        model._warned_of_share = True
-        warn(
-            f"{100 * share:.0f} % of these averaged weights (EMA) are still the random ones that training began "
-            f"with: train longer, use a smaller ema_decay or ema_warmup=True, or sample from the model itself"
-        )
 
 
 def _denoiser(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from rust_diffusion.sampling.arguments import MAX_INITIAL_SHARE
+from rust_diffusion.model.card import MAX_INITIAL_SHARE
 from rust_diffusion.support.warning import warn
 from rust_diffusion.training.state import State
 
