@@ -26,7 +26,7 @@ ALL = ("forward", "train", "epoch", "ddim", "ddpm", "memory", "import", "scaling
 T = 400
 DDIM_STEPS = 50
 SAMPLES = 8
-#: Steps before the timed ones: on a GPU, work is recorded after the first few.
+#: Steps before the timed ones: on a GPU, work is captured, where that is asked for, after the first few.
 WARM_STEPS = 6
 #: Files of an epoch; on a GPU as many as the course has.
 FILES = {"cpu": 64, "cuda": 3306}

@@ -12,7 +12,7 @@ SEED = 1_000_000
 
 
 def held_out(count: int, size: int) -> Tensor:
-    """Return slices of persons that the training set has not, one of each, at all heights alike."""
+    """Return slices of people who are not in the training set, one of each, at all heights alike."""
     slices = rd.phantoms(OF_A_PERSON * count, size=size, seed=SEED)
     person = torch.arange(count)
     return slices[OF_A_PERSON * person + person % OF_A_PERSON]

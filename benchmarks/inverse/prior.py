@@ -22,16 +22,14 @@ TRAINING, HELD_OUT = 2048, 32
 VISITED = 40
 #: One slice more than is cut from a person: the next slice shows somebody else, at the next height.
 APART = 17
-#: The demonstration's recipe (`rust-diffusion demo`), 0.9 million parameters.
-NETWORK: dict[str, Any] = {
-    "base_ch": 16,
-    "channel_mults": (1, 2, 4),
-    "attn_levels": (2,),
-    "time_dim": 128,
-    "dropout": 0.0,
+#: What `rust-diffusion demo` trains, 0.9 million parameters.
+_DEMO = rd.recipe("demo", size=48)
+NETWORK: dict[str, Any] = _DEMO.network
+RECIPE: dict[str, Any] = {
+    **{name: _DEMO.training[name] for name in ("learning_rate", "ema_decay", "objective")},
+    "precision": "bf16",
 }
-RECIPE: dict[str, Any] = {"learning_rate": 2e-3, "ema_decay": 0.99, "objective": "v", "precision": "bf16"}
-#: Of the course's folders: every so-many-th training slice only tells the denoiser's error.
+#: Of the course's folders: one training slice in ten only tells the denoiser's error.
 EVERY = 10
 
 
@@ -81,7 +79,7 @@ class Prior:
 
 
 def trained(images: Images, updates: int, folder: Path) -> Prior:
-    """Train for so many updates; a run that stands in the folder is gone on with, one that is finished is taken."""
+    """Train for so many updates; a run that stands in the folder is resumed, one that is finished is taken."""
     name = f"prior-{images.name}-{updates}"
     betas = rd.cosine_beta_schedule(T)
     alpha_bars = torch.cumprod(1 - betas, 0)

@@ -374,6 +374,11 @@ WRONG = [
     (["sample", "--weights", "{weights}", "--num-steps", "99", "--out", "x.png"], 2, "--steps"),
     (["sample", "--weights", "{weights}", "--out", "/proc/x.png"], 1, "/proc/x.png"),
     (["evaluate", "--samples", "phantoms:9", "--data", "phantoms:9", "--eta", "1"], 2, "only with --weights"),
+    (
+        ["evaluate", "--samples", "phantoms:9", "--data", "phantoms:9", "--batch-size", "1"],
+        2,
+        "--batch-size: only",
+    ),
     (["evaluate", "--samples", "phantoms:9", "--data", "phantoms:9", "--out", "x.jpg"], 2, ".png"),
     (["dance"], 2, "dance"),
 ]

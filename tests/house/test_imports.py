@@ -1,9 +1,12 @@
 """The rooms of the package: imports run downwards, without circles, and every name says what it holds."""
 
 import ast
+from collections import Counter
 from pathlib import Path
 
 import pytest
+
+from tools import ROOT
 
 #: What each room may import beside itself; all may import the extension.
 BELOW = {
@@ -18,6 +21,8 @@ BELOW = {
     "cli": {"support", "model", "sampling", "inverse", "data", "view", "files", "training"},
 }
 MOST_MODULES = 10
+#: What a folder is entered by, in both languages.
+DOORS = {"__init__.py", "mod.rs", "lib.rs"}
 #: Modules of the course's library, under its names: they hand on what stands in the rooms.
 ALIASES = {"operators", "utilities", "nn", "nn.diffusion"}
 UNDERSCORED = {"__init__", "__main__", "_native"}
@@ -96,10 +101,7 @@ class House:
                 yield path.relative_to(path.parents[name.count(".")]).as_posix()
 
     def crowded(self):
-        for folder in sorted({path.parent for path in self.files.values()}):
-            count = sum(path.parent == folder and path.stem != "__init__" for path in self.files.values())
-            if count > MOST_MODULES:
-                yield f"{folder.name} has {count} modules"
+        yield from crowded(self.files.values())
 
     def underscored(self):
         for name, path in self.files.items():
@@ -116,6 +118,14 @@ class House:
                     yield f"{name}: {ast.unparse(node).splitlines()[0]}"
 
 
+def crowded(paths):
+    """Folders with too many modules, not counting their doors."""
+    counts = Counter(path.parent for path in paths if path.name not in DOORS)
+    for folder, count in sorted(counts.items()):
+        if count > MOST_MODULES:
+            yield f"{folder.name} has {count} modules"
+
+
 def _hands_on(node):
     """A docstring, `__all__`, `__version__`, or the check that must come before the extension is loaded."""
     if isinstance(node, ast.Assign):
@@ -123,6 +133,12 @@ def _hands_on(node):
     if isinstance(node, ast.Expr):
         return isinstance(node.value, ast.Constant) or ast.unparse(node) == "check_torch()"
     return False
+
+
+@pytest.mark.parametrize("part", ["src/kernels", "src/core", "src/bindings", "benchmarks"])
+def test_no_folder_outside_the_package_is_crowded(part):
+    modules = [path for path in (ROOT / part).rglob("*.*") if path.suffix in (".py", ".rs")]
+    assert len(modules) > 10 and not list(crowded(modules))
 
 
 RULES = ["upward", "circles", "outside", "crowded", "underscored", "defining_doors"]

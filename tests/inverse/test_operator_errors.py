@@ -120,6 +120,20 @@ CASES = {
         ValueError,
         "kernel_variance must be above 0",
     ),
+    "size of a blur": (
+        lambda: ops.Blurring(SIZE, kernel_size=0),
+        ValueError,
+        "kernel_size must be at least 1",
+    ),
+    "angle of a blur": (
+        lambda: ops.Blurring(SIZE, kernel_type="motion", motion_angle="up"),
+        TypeError,
+        "motion_angle must be a number",
+    ),
+    "size of a Gaussian": (lambda: ops.gaussian_kernel(0, 1.0), ValueError, "^size must be at least 1"),
+    "width of a Gaussian": (lambda: ops.gaussian_kernel(3, 0.0), ValueError, "^std must be above 0"),
+    "size of a motion": (lambda: ops.motion_kernel(0), ValueError, "^size must be at least 1"),
+    "angle of a motion": (lambda: ops.motion_kernel(3, "up"), TypeError, "^angle must be a number"),
     "img_shape": (lambda: ops.Blurring((8, 8, 8)), ValueError, "img_shape must be an integer or"),
     "matrix of another size": (
         lambda: ops.MatrixOperator(torch.ones(3, 5), img_shape=(2, 2)),

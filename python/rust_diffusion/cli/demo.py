@@ -125,7 +125,9 @@ def _leave_pictures(out: Path, data: Tensor, drawn: dict[str, Tensor]) -> None:
     for axis, (name, images) in zip(figure.subplots(1, 3), shown.items(), strict=True):
         outputs.write(out / f"{name}.png", images)
         axis.imshow(grid(images), cmap="gray", vmin=0, vmax=255)
-        axis.set_title("Training data (phantoms)" if name == "training" else f"Drawn with {_TITLES[name]}")
+        axis.set_title(
+            "Training data (phantoms)" if name == "training" else f"Drawn with {_TITLES.get(name, name)}"
+        )
         axis.axis("off")
     outputs.write_figure(out / "beside.png", figure)
 
@@ -136,7 +138,7 @@ def _leave_curve(path: Path, history: list[float]) -> None:
     figure = Figure(figsize=(6, 3.4), dpi=110, layout="constrained")
     axis = figure.subplots()
     axis.plot(range(1, len(history) + 1), history)
-    axis.set(title="Training loss", xlabel="epoch", ylabel="mean squared error of the noise", yscale="log")
+    axis.set(title="Training loss", xlabel="epoch", ylabel="mean squared error", yscale="log")
     axis.grid(alpha=0.3)
     outputs.write_figure(path, figure)
 
@@ -144,6 +146,7 @@ def _leave_curve(path: Path, history: list[float]) -> None:
 def _report(setting: Setting, parameters: int, seconds: dict[str, float], result: TrainResult) -> str:
     history, recipe = result.history, setting.recipe
     few = recipe.sampling["sampler"]
+    title = _TITLES.get(few, few)
     return f"""# rust_diffusion: the demonstration
 
 ![Samples beside training data](beside.png)
@@ -160,7 +163,7 @@ A denoiser of {parameters:,} parameters saw {setting.images} phantoms (CT-like s
 | training | {seconds["training"]:.0f} s on {torch.get_num_threads()} threads |
 | loss, first and last epoch | {history[0]:.4f}, {history[-1]:.4f} |
 | {setting.samples} samples with DDPM, {recipe.num_steps} steps | {seconds["ddpm"]:.1f} s |
-| {setting.samples} samples with {_TITLES[few]}, {recipe.sampling["sample_steps"]} steps | {seconds[few]:.1f} s |
+| {setting.samples} samples with {title}, {recipe.sampling["sample_steps"]} steps | {seconds[few]:.1f} s |
 
 | file | what it is |
 |---|---|

@@ -17,7 +17,7 @@ from rust_diffusion.cli.inputs import (
     read_values,
 )
 from rust_diffusion.cli.main import command
-from rust_diffusion.cli.options import DEVICE, PATH, given
+from rust_diffusion.cli.options import DEVICE, PATH, flag_of, given
 from rust_diffusion.cli.sample import DRAWING, about_drawing, draw
 from rust_diffusion.model.card import COURSE_SIZE
 from rust_diffusion.view.compare import compare_sets
@@ -73,7 +73,9 @@ def _check_usage(context: click.Context, weights: Path | None, samples: str | No
     if (weights is None) == (samples is None):
         raise click.UsageError("give either --weights or --samples")
     if samples is not None and (unused := given(context, DRAWING)):
-        raise click.UsageError(f"{', '.join(unused)}: only with --weights; --samples are drawn already")
+        raise click.UsageError(
+            f"{', '.join(map(flag_of, unused))}: only with --weights; --samples are drawn already"
+        )
     if out is not None:
         if out.suffix != ".png":
             raise click.BadParameter(f"must end in .png, got {out}", param_hint="--out")

@@ -22,6 +22,8 @@ from rust_diffusion.model.network import Network
 from rust_diffusion.support.images import as_images
 
 SCHEDULE_NAMES = tuple(SCHEDULES)
+#: How many phantoms, if the user names no number.
+PHANTOMS = 1024
 #: Suffixes of files that hold images as values.
 VALUES = (".npy", ".pt")
 
@@ -60,7 +62,7 @@ about_weights = together(
     click.option("--num-heads", type=int, help="Heads of its attention, if no checkpoint says."),
     click.option("--schedule", type=click.Choice(SCHEDULE_NAMES), help="Likewise, the noise schedule."),
     click.option(
-        "--num-steps", type=int, help="Likewise, T of the schedule (how many steps DDIM takes: --steps)."
+        "--num-steps", type=int, help="Likewise, T of the schedule (how many steps a sampler takes: --steps)."
     ),
     click.option("--objective", type=click.Choice(OBJECTIVES), help="Likewise, what it predicts."),
 )
@@ -79,11 +81,12 @@ def read_images(
             options = {**given(context, _ABOUT_IMAGES), **known}
             return load_images(data, size=size, progress=on_terminal(), **options)
         count, _, seed = numbers.partition(":")
-        if not (count or "1024").isdigit() or not (seed or "0").isdigit():
-            message = f"{data} names no number of images, as phantoms:1024 does (and phantoms:1024:1 a seed)"
+        if not (count or "0").isdigit() or not (seed or "0").isdigit():
+            usual = f"phantoms:{PHANTOMS}"
+            message = f"{data} names no number of images, as {usual} does (and {usual}:1 a seed)"
             raise click.BadParameter(message, param_hint=option)
         side = size if isinstance(size, int) else size[0]
-        return phantoms(int(count or 1024), size=side, seed=int(seed or 0))
+        return phantoms(int(count or PHANTOMS), size=side, seed=int(seed or 0))
     except (OSError, ValueError) as error:
         # The words of `load_images` and `phantoms`, whose arguments are this option here.
         words = re.sub(r"^(path: |n\b)", "", str(error))
@@ -114,7 +117,7 @@ def load_model(context: click.Context) -> Network:
         if model.card.certainty("betas") == "stated":
             raise click.UsageError(
                 f"--num-steps, --schedule: {options['weights']} brings along the schedule that it was trained "
-                f"with (how many steps DDIM takes: --steps)"
+                f"with (how many steps a sampler takes: --steps)"
             )
         model.betas = betas
     return model

@@ -51,8 +51,7 @@ def option_of(
     The type is that of the default; where the default is None, or one out of `choices`, it is given. A bool is a flag
     and its contrary. `instead` is shown where it is not the function's default that holds.
     """
-    default = inspect.signature(function).parameters[name].default
-    flag = f"--{name.replace('_', '-')}"
+    default, flag = default_of(function, name), flag_of(name)
     if type is bool or isinstance(default, bool):
         flag, type = f"{flag}/--no-{flag[2:]}", None
     elif isinstance(default, tuple):
@@ -66,6 +65,16 @@ def option_of(
         show_default=instead or default is not None,
         help=help,
     )
+
+
+def flag_of(name: str) -> str:
+    """Write the name of an argument as its option is typed: `--sample-steps` for sample_steps."""
+    return f"--{name.strip('_').replace('_', '-')}"
+
+
+def default_of(function: Any, name: str) -> Any:
+    """Look up the default of an argument."""
+    return inspect.signature(function).parameters[name].default
 
 
 def together(*options: Decorator) -> Decorator:

@@ -14,7 +14,16 @@ from rust_diffusion import _native
 from rust_diffusion.cli import outputs
 from rust_diffusion.cli.inputs import about_weights, load_model
 from rust_diffusion.cli.main import command, on_terminal
-from rust_diffusion.cli.options import DEVICE, PATH, NumberList, arguments_of, given, option_of, together
+from rust_diffusion.cli.options import (
+    DEVICE,
+    PATH,
+    NumberList,
+    arguments_of,
+    flag_of,
+    given,
+    option_of,
+    together,
+)
 from rust_diffusion.model.network import Network
 from rust_diffusion.sampling.arguments import PRECISIONS
 from rust_diffusion.sampling.sampler import SAMPLERS
@@ -125,7 +134,9 @@ def draw(context: click.Context, model: Network, frames: Frames | None = None) -
     sampler, options = context.params["sampler"], given(context, _OF_SAMPLERS)
     for name in options.keys() - arguments_of(SAMPLERS[sampler]):
         others = [other for other, function in SAMPLERS.items() if name in arguments_of(function)]
-        raise click.UsageError(f"{name} is not for --sampler {sampler}, only for {', '.join(others)}")
+        raise click.UsageError(
+            f"{flag_of(name)} is not for --sampler {sampler}, only for {', '.join(others)}"
+        )
     return model.sample(
         context.params["num_samples"],
         sampler,

@@ -16,6 +16,7 @@ from rust_diffusion import _native
 from rust_diffusion.files import atomic
 from rust_diffusion.model.card import ModelCard
 from rust_diffusion.support import checks, random
+from rust_diffusion.support.warning import first_line
 
 #: What a checkpoint must have to go on from; the course's own loop writes all of them.
 REQUIRED = ("epoch", "model", "ema", "optimizer")
@@ -23,6 +24,8 @@ REQUIRED = ("epoch", "model", "ema", "optimizer")
 OWN = "rust_diffusion"
 FORMAT = 1
 _CHUNK = 2**20
+#: How much of an error is quoted, in characters: a damaged file's can be as long as the file.
+_QUOTED = 200
 
 
 def save(value: Any, path: Path) -> None:
@@ -109,7 +112,7 @@ def load(path: Path, *, lazily: bool = False) -> Any:
         ) from error
     except Exception as error:
         # Any kind comes out of a damaged file, even an OSError that speaks of the disk.
-        raise ValueError(f"it is truncated, or no torch file ({_first_line(error)})") from None
+        raise ValueError(f"it is truncated, or no torch file ({first_line(error, _QUOTED)})") from None
 
 
 def _damage(path: Path, checksums: bool) -> str | None:
@@ -129,7 +132,7 @@ def _damage(path: Path, checksums: bool) -> str | None:
                 if entry.CRC != 0:
                     _read_through(archive, entry)
     except Exception as error:  # an OSError too: places outside the file
-        return _first_line(error)
+        return first_line(error, _QUOTED)
     return None
 
 
@@ -138,10 +141,6 @@ def _read_through(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> None:
     with archive.open(entry) as part:
         while part.read(_CHUNK):
             pass
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def check_state(state: Any, model: nn.Module, path: Path, part: str) -> None:
@@ -170,7 +169,7 @@ def check_state(state: Any, model: nn.Module, path: Path, part: str) -> None:
     for key in state:
         if key not in wanted:
             raise ValueError(
-                f"{path} is of another architecture: {part} has {key!r}, which the model has not"
+                f"{path} is of another architecture: {part} has {key!r}, which the model does not have"
             )
 
 
@@ -243,7 +242,7 @@ def _check_own(own: Any, path: Path) -> None:
             random.check(own["random"][when])
         ModelCard.from_dict(own)
     except Exception as error:
-        reason = f"{type(error).__name__}: {_first_line(error)}"
+        reason = f"{type(error).__name__}: {first_line(error, _QUOTED)}"
         raise ValueError(f"{path}: its part {OWN!r} cannot be used ({reason})") from None
 
 

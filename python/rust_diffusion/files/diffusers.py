@@ -44,7 +44,7 @@ _VERSION = "0.30.0"
 
 
 def is_folder(folder: Path) -> bool:
-    """Whether diffusers wrote this folder: some network of its, not necessarily one that can be read here."""
+    """Whether diffusers wrote this folder: one of its networks, not necessarily one that can be read here."""
     if (folder / INDEX).is_file() or (folder / "unet" / CONFIG).is_file():
         return True
     return (folder / CONFIG).is_file() and "_class_name" in _object(folder / CONFIG)

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from rust_diffusion.files.diffusers import CONFIG, INDEX, PICKLED, SAFETENSORS, SCHEDULER
+from rust_diffusion.support.warning import first_line
 
 _NAME = re.compile(r"[\w.-]+/[\w.-]+")
 #: All that is ever read of a network.
@@ -48,10 +49,9 @@ def fetch(name: str) -> Path:
             folder = Path(snapshot_download(name, allow_patterns=[*_WANTED, *_PICKLED]))
         return folder
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise FileNotFoundError(
-            f"{name} is not on this disk, and its {CONFIG} and {SAFETENSORS} could not be fetched ({first}). "
-            f"{by_hand}"
+            f"{name} is not on this disk, and its {CONFIG} and {SAFETENSORS} could not be fetched "
+            f"({first_line(error)}). {by_hand}"
         ) from None
 
 

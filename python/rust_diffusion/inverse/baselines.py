@@ -42,5 +42,5 @@ def tv_reconstruct(y: Any, K: Operator, lambda_: float, iterations: int = 300) -
     y = K._linear(checks.tensor("y", y))
     if not bool(torch.isfinite(y).all()):
         raise ValueError("y must be finite, got NaN or infinity")
-    check_adjoint("K", K)
+    check_adjoint(K, "K: its adjoint is none")
     return K._core.tv(y, checks.number("lambda_", lambda_), checks.integer("iterations", iterations, 1))

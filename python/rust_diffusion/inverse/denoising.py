@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 
 from rust_diffusion import _native
 from rust_diffusion.inverse.restoring import check_model
-from rust_diffusion.model.ema import EMA
+from rust_diffusion.model.ema import averaged
 from rust_diffusion.sampling.arguments import Arguments, schedule_length, timesteps_of
 from rust_diffusion.sampling.run import draw
 from rust_diffusion.sampling.sampler import Keywords, completed, with_keywords
@@ -88,7 +88,7 @@ def denoising_error(
     table = _native.visits_table(alpha_bars, grid)
     clean = _clean_images(images)
     first = checks.integer("seed", seed, -(2**63), 2**63 - 1 - len(clean))
-    model = model.shadow if isinstance(model, EMA) else model
+    model = averaged(model)
     check_model(model, tuple(clean.shape[1:]), "images are")
     squares = torch.zeros(len(grid), dtype=torch.float64)
     batches = range(0, len(clean), size)

@@ -30,13 +30,12 @@ def gaussian_kernel(size: int, std: float) -> Tensor:
     ValueError, TypeError
         If an argument does not fit.
     """
+    size = checks.integer("size", size, 1)
     return gaussian_blur(size, checks.number("std", std) ** 2, "std")
 
 
-def gaussian_blur(size: int, variance: float, name: str = "kernel_variance") -> Tensor:
-    """The same by its variance, as `Blurring` takes it."""
-    size = checks.integer("kernel_size", size, 1)
-    variance = checks.number(name, variance)
+def gaussian_blur(size: int, variance: float, name: str) -> Tensor:
+    """The same by its variance, which follows from the argument `name`."""
     if variance <= 0:
         raise ValueError(f"{name} must be above 0, got {variance}")
     place = torch.arange(size, dtype=torch.float64) - (size - 1) / 2
@@ -66,8 +65,8 @@ def motion_kernel(size: int, angle: float = 0.0) -> Tensor:
     ValueError, TypeError
         If an argument does not fit.
     """
-    size = checks.integer("kernel_size", size, 1)
-    turn = math.radians(checks.number("motion_angle", angle))
+    size = checks.integer("size", size, 1)
+    turn = math.radians(checks.number("angle", angle))
     centre = size // 2
     kernel = torch.zeros(size, size, dtype=torch.float64)
     for i in range(size):

@@ -195,7 +195,7 @@ class Operator:
             If an argument does not fit.
         """
         z, y = self._pair(z, y)
-        return self._core.prox(z, y, _per_image("gamma", gamma, z))
+        return self._core.prox(z, y, numbers_per_image("gamma", gamma, z))
 
     def sample_gaussian(
         self,
@@ -237,7 +237,7 @@ class Operator:
         """
         z, y = self._pair(z, y)
         source = noise.source(generator, seed, len(z), z.device)
-        sigma, r = _per_image("sigma", sigma, z), _per_image("r", r, z)
+        sigma, r = numbers_per_image("sigma", sigma, z), numbers_per_image("r", r, z)
         return self._core.sample_gaussian(z, y, sigma, r, source)
 
     def norm(self) -> float:
@@ -342,27 +342,30 @@ def _shapes(operator: Operator) -> tuple[list[int], list[int]]:
     if "img_shape" not in own and not {"nx", "ny"} <= own.keys():
         raise TypeError(f"{kind.__name__} must set img_shape, or nx and ny, in __init__")
     image = checks.integers("img_shape", own.get("img_shape", (own.get("nx"), own.get("ny"))), 1)
+    return shapes_of(image, operator._matvec, f"{kind.__name__}._matvec must return one image (1, C, H, W)")
+
+
+def shapes_of(image: list[int], apply: Callable[[Tensor], Tensor], must: str) -> tuple[list[int], list[int]]:
+    """The shapes of images and measurements of `apply`; it is tried out on an empty image, and refused with `must`."""
     channels, plane = (image[0] if len(image) == 3 else 1), image[-2:]
     with torch.no_grad():
-        made = operator._matvec(torch.zeros(1, channels, *plane))
+        made = apply(torch.zeros(1, channels, *plane))
     if not isinstance(made, Tensor) or made.ndim != 4 or made.shape[0] != 1:
         got = tuple(made.shape) if isinstance(made, Tensor) else type(made).__name__
-        raise ValueError(f"{kind.__name__}._matvec must return one image (1, C, H, W), got {got}")
+        raise ValueError(f"{must}, got {got} for one")
     if len(image) == 2 and made.shape[1] == 1:
         return image, list(made.shape[2:])
     return [channels, *plane], list(made.shape[1:])
 
 
-def check_adjoint(name: str, operator: Operator) -> None:
-    """Refuse an operator whose adjoint is none."""
+def check_adjoint(operator: Operator, what: str) -> None:
+    """Refuse an operator whose adjoint is none; `what` says so in the words of the caller."""
     error = operator.adjoint_error()
     if not error <= MAX_ADJOINT_ERROR:
-        raise ValueError(
-            f"{name}: its adjoint is none: <K x, y> and <x, K' y> differ by {error:.2g} of |K x| |y|"
-        )
+        raise ValueError(f"{what}: <K x, y> and <x, K' y> differ by {error:.2g} of |K x| |y|")
 
 
-def _per_image(name: str, value: Any, images: Tensor, zero: bool = False) -> Tensor:
+def numbers_per_image(name: str, value: Any, images: Tensor, zero: bool = False) -> Tensor:
     """One number above 0 (or 0, if `zero`), or one per image, as a float64 tensor that broadcasts over the batch."""
     try:
         numbers = torch.as_tensor(value, dtype=torch.float64).detach().reshape(-1).cpu()

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rust_diffusion import _native
 from rust_diffusion.inverse.kernels import gaussian_blur, motion_kernel
-from rust_diffusion.inverse.operator import MAX_ADJOINT_ERROR, Derived, Operator
+from rust_diffusion.inverse.operator import Derived, Operator, check_adjoint, shapes_of
 from rust_diffusion.support import checks
 
 #: Kernels that are made by rule.
@@ -77,10 +77,14 @@ class Blurring(Operator):
         checks.choice("boundary", boundary, _native.BOUNDARIES)
         if kernel is not None:
             self.kernel = _kernel(kernel)
-        elif checks.choice("kernel_type", kernel_type or KERNEL_TYPES[0], KERNEL_TYPES) == "motion":
-            self.kernel = motion_kernel(kernel_size, motion_angle)
         else:
-            self.kernel = gaussian_blur(kernel_size, kernel_variance)
+            chosen = checks.choice("kernel_type", kernel_type or KERNEL_TYPES[0], KERNEL_TYPES)
+            size = checks.integer("kernel_size", kernel_size, 1)
+            if chosen == "motion":
+                self.kernel = motion_kernel(size, checks.number("motion_angle", motion_angle))
+            else:
+                variance = checks.number("kernel_variance", kernel_variance)
+                self.kernel = gaussian_blur(size, variance, "kernel_variance")
         self.boundary = boundary
         self._hold(_native.LinearOperator.blurring(self.kernel, boundary, plane))
 
@@ -276,22 +280,12 @@ class FunctionOperator(Operator):
             if not callable(function):
                 raise TypeError(f"{name} must be callable, got {type(function).__name__}")
         image = list(checks.pair("img_shape", img_shape)) if _is_plane(img_shape) else _volume(img_shape)
-        channels = image[0] if len(image) == 3 else 1
-        with torch.no_grad():
-            made = forward(torch.zeros(1, channels, *image[-2:]))
-        if not isinstance(made, Tensor) or made.ndim != 4 or made.shape[0] != 1:
-            got = tuple(made.shape) if isinstance(made, Tensor) else type(made).__name__
-            raise ValueError(f"forward must give (N, C, H, W) for a batch of N images, got {got} for one")
-        if len(image) == 2 and made.shape[1] == 1:
-            out = list(made.shape[2:])
-        else:
-            image, out = [channels, *image[-2:]], list(made.shape[1:])
+        image, out = shapes_of(image, forward, "forward must give (N, C, H, W) for N images")
         back = adjoint if adjoint is not None else _by_autograd(forward, image)
         self._hold(_native.LinearOperator.callback(forward, back, image, out))
-        error = self.adjoint_error()
-        if not error <= MAX_ADJOINT_ERROR:
-            what = "adjoint is not the adjoint of forward" if adjoint is not None else "forward is not linear"
-            raise ValueError(f"{what}: <K x, y> and <x, K' y> differ by {error:.2g} of |K x| |y|")
+        check_adjoint(
+            self, "adjoint is not the adjoint of forward" if adjoint is not None else "forward is not linear"
+        )
 
 
 def _is_plane(img_shape: Any) -> bool:

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from rust_diffusion import _native
-from rust_diffusion.inverse.operator import Operator, _per_image, check_adjoint
+from rust_diffusion.inverse.operator import Operator, check_adjoint, numbers_per_image
 from rust_diffusion.model.card import VALUE_RANGE, card_of
-from rust_diffusion.model.ema import EMA
-from rust_diffusion.model.network import Network
+from rust_diffusion.model.ema import averaged
+from rust_diffusion.model.network import Network, check_fits
 from rust_diffusion.sampling.arguments import Arguments
 from rust_diffusion.sampling.run import draw, warned_of_nan
 from rust_diffusion.sampling.sampler import DEFAULTS, Keywords, with_keywords
@@ -22,6 +22,8 @@ _F = TypeVar("_F", bound=Callable[..., Tensor])
 
 #: Every method by its name: what `posterior` and the command line choose from.
 METHODS: dict[str, Callable[..., Tensor]] = {}
+#: What `r2` may be called by name: by the schedule alone, or from the network's derivative.
+R2 = ("schedule", "jacobian")
 #: Variance of the data that "schedule" assumes for a model that does not know it.
 ASSUMED_VARIANCE = 0.25
 
@@ -82,14 +84,14 @@ class Task:
     ) -> None:
         if not isinstance(operator, Operator):
             raise TypeError(f"operator must be an Operator, got {type(operator).__name__}")
-        self.model = model.shadow if isinstance(model, EMA) else model
+        self.model = averaged(model)
         self.operator = operator
         self.y = operator._linear(_measurements(y, operator, checks.device("device", device)))
         self.sigma = _noise_level(sigma_y, self.y, noiseless)
         channels = [self.y.shape[1]] if len(operator.img_shape) == 2 else []
         self.image_shape = (*channels, *operator.img_shape)
         check_model(self.model, self.image_shape, "operator and y are for images of")
-        check_adjoint("operator", operator)
+        check_adjoint(operator, "operator: its adjoint is none")
 
     def restore(
         self, name: str, table: _native.Table, how: _native.Method, device: Any, keywords: Keywords
@@ -127,8 +129,8 @@ def variances(r2: Any, model: Any, alpha_bars: Tensor, timesteps: Sequence[int])
     """The variance of x0 given x_t at each timestep, from what the caller says about it."""
     bars = torch.as_tensor(alpha_bars, dtype=torch.float64).cpu()
     if isinstance(r2, str):
-        checks.choice("r2", r2, ("schedule",))
-        card = card_of(model.shadow if isinstance(model, EMA) else model)
+        checks.choice("r2", r2, R2[:1])
+        card = card_of(averaged(model))
         known = None if card is None else card.data_variance
         s = ASSUMED_VARIANCE if known is None else known
         found = [s * (1 - float(bars[t])) / (float(bars[t]) * s + 1 - float(bars[t])) for t in timesteps]
@@ -166,23 +168,17 @@ def _measurements(y: Any, operator: Operator, device: torch.device) -> Tensor:
 
 def _noise_level(sigma_y: Any, y: Tensor, noiseless: bool) -> Tensor:
     if not noiseless:
-        return _per_image("sigma_y", sigma_y, y)
-    level = _per_image("sigma_y", sigma_y, y, zero=True)
+        return numbers_per_image("sigma_y", sigma_y, y)
+    level = numbers_per_image("sigma_y", sigma_y, y, zero=True)
     if bool((level == 0).all()):
         return torch.zeros(1, 1, 1, 1, dtype=torch.float64, device=y.device)
-    return _per_image("sigma_y", sigma_y, y)
+    return numbers_per_image("sigma_y", sigma_y, y)
 
 
 def check_model(model: Any, shape: tuple[int, ...], whose: str) -> None:
     """Refuse a model that was made or trained for other images than those that `whose` begins to tell of."""
     if isinstance(model, Network):
-        if shape[0] != model.in_channels:
-            raise ValueError(f"{whose} {tuple(shape)}, the model takes {model.in_channels} channels")
-        if shape[1] % model.size_multiple or shape[2] % model.size_multiple:
-            raise ValueError(
-                f"{whose} {tuple(shape)}, the model needs heights and widths that are multiples of "
-                f"{model.size_multiple}"
-            )
+        check_fits(model, shape, whose)
     card = card_of(model)
     if card is None:
         return

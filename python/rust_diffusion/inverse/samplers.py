@@ -12,7 +12,7 @@ from typing_extensions import Unpack
 
 from rust_diffusion import _native
 from rust_diffusion.inverse.operator import Operator
-from rust_diffusion.inverse.restoring import Task, method, refuse_inference_mode, variances
+from rust_diffusion.inverse.restoring import R2, Task, method, refuse_inference_mode, variances
 from rust_diffusion.sampling.arguments import timesteps_of
 from rust_diffusion.sampling.sampler import Keywords
 from rust_diffusion.support import checks
@@ -34,7 +34,7 @@ def daps_sample(
     sample_steps: int = 40,
     *,
     sigma_y: Any,
-    r2: Any = "schedule",
+    r2: Any = R2[0],
     timesteps: Sequence[int] | None = None,
     spacing: str = _native.SPACINGS[0],
     **keywords: Unpack[Keywords],
@@ -62,7 +62,7 @@ def daps_sample(
     """
     grid = timesteps_of(alpha_bars, sample_steps, timesteps, spacing)
     task = Task(model, y, operator, sigma_y, device)
-    if isinstance(r2, str) and r2 == "jacobian":
+    if isinstance(r2, str) and r2 == R2[1]:
         refuse_inference_mode("daps")
         how = _native.Method.daps_jacobian(COVARIANCE_STEPS)
     else:

@@ -95,6 +95,11 @@ class EMA(Generic[_M]):
         self.decay = decay
 
 
+def averaged(model: Any) -> Any:
+    """Return the averaged weights that an `EMA` holds; any other model as it is."""
+    return model.shadow if isinstance(model, EMA) else model
+
+
 def unwrap(model: Any) -> Any:
     """Return the model inside DistributedDataParallel."""
     return model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model

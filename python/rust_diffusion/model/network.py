@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -215,6 +216,17 @@ class Network(Carded, nn.Module):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         self._native = self._plan(self.config)
+
+
+def check_fits(model: Network, shape: Sequence[int], whose: str) -> None:
+    """Refuse images (C, H, W) that the network cannot take; `whose` is how the message begins."""
+    if shape[0] != model.in_channels:
+        raise ValueError(f"{whose} {tuple(shape)}, the model takes {model.in_channels} channels")
+    multiple = model.size_multiple
+    if shape[1] % multiple or shape[2] % multiple:
+        raise ValueError(
+            f"{whose} {tuple(shape)}, the model needs heights and widths that are multiples of {multiple}"
+        )
 
 
 def tensor_of(output: Any) -> Tensor:

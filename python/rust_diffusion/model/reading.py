@@ -10,7 +10,7 @@ from torch import Tensor
 from rust_diffusion import _native
 from rust_diffusion.model import verbs
 from rust_diffusion.model.card import OBJECTIVES, card_of, objective_of
-from rust_diffusion.model.ema import EMA, unwrap
+from rust_diffusion.model.ema import averaged, unwrap
 from rust_diffusion.model.network import tensor_of
 from rust_diffusion.support import checks
 
@@ -24,7 +24,7 @@ class Reading:
     objective = EPS
 
     def __init__(self, model: Any, alpha_bars: Any, objective: Any) -> None:
-        model = unwrap(model.shadow if isinstance(model, EMA) else model)
+        model = unwrap(averaged(model))
         if not callable(model):
             raise TypeError(f"model must be a callable (x_t, t) -> prediction, got {type(model).__name__}")
         self._model = model

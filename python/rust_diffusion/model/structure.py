@@ -92,7 +92,7 @@ class Structure:
         if not self._warned_of_hooks and any(m._forward_hooks or m._forward_pre_hooks for m in self._parts):
             self._warned_of_hooks = True
             warn(
-                "hooks on submodules of a DiffusionUNet are not called: its forward pass runs in Rust as a "
+                "hooks on submodules of this network are not called: its forward pass runs in Rust as a "
                 "whole. Hooks on the model itself are."
             )
 

@@ -1,6 +1,6 @@
 """What the rooms above lend to the model: it has the methods, they have the code, and no import runs upwards.
 
-`DiffusionUNet.sample`, `save_pretrained` and `from_pretrained` are looked up here when they are called;
+`sample`, `eps`, `x0`, `save_pretrained` and `from_pretrained` of a network are looked up here when they are called;
 `import rust_diffusion` loads the rooms that lend them.
 """
 

@@ -12,8 +12,8 @@ from torch.amp.autocast_mode import is_autocast_available
 
 from rust_diffusion import _native
 from rust_diffusion.model.card import OBJECTIVES, objective_of, warn_of_initial_weights
-from rust_diffusion.model.ema import EMA
-from rust_diffusion.model.network import Network, tensor_of
+from rust_diffusion.model.ema import averaged
+from rust_diffusion.model.network import Network, check_fits, tensor_of
 from rust_diffusion.sampling import noise
 from rust_diffusion.sampling.sampler import Keywords, completed
 from rust_diffusion.support import checks, graphs, guards, random
@@ -34,7 +34,7 @@ class Arguments:
         if len(shape) != 3:
             raise ValueError(f"image_shape must be (C, H, W), got {tuple(shape)}")
         self.shape = [count, *shape]
-        model = model.shadow if isinstance(model, EMA) else model
+        model = averaged(model)
         objective = keywords["objective"]
         self.objective = objective_of(model) if objective is None else objective
         checks.choice("objective", self.objective, OBJECTIVES)
@@ -146,13 +146,7 @@ def _denoiser(
         raise ValueError(f"model is on {parameters[0].device}, device is {device}: move one of them")
     if parameters[0].dtype != torch.float32:
         raise TypeError(f"model must hold float32 weights to sample, got {parameters[0].dtype}")
-    if shape[1] != model.in_channels:
-        raise ValueError(f"image_shape has {shape[1]} channels, the model takes {model.in_channels}")
-    multiple = model.size_multiple
-    if shape[2] % multiple or shape[3] % multiple:
-        raise ValueError(
-            f"image_shape {tuple(shape[1:])}: the model needs heights and widths that are multiples of {multiple}"
-        )
+    check_fits(model, shape[1:], "image_shape is")
     if model._has_own_forward() or model._forward_hooks or model._forward_pre_hooks:
         return lambda x, t: tensor_of(model(x, t))
     dropout = model._dropout_rate()

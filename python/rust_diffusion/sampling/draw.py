@@ -11,7 +11,7 @@ from torch import Tensor
 from rust_diffusion.model import verbs
 from rust_diffusion.model.card import schedule_of, size_of
 from rust_diffusion.model.network import Network
-from rust_diffusion.sampling.sampler import SAMPLERS
+from rust_diffusion.sampling.sampler import SAMPLERS, usual_steps
 from rust_diffusion.support import checks
 
 if Network.sample.__doc__ is not None:  # python -OO drops docstrings
@@ -56,5 +56,5 @@ def _schedule(function: Any, betas: Tensor, options: dict[str, Any]) -> dict[str
     takes = inspect.signature(function).parameters
     schedule: dict[str, Any] = {name: values for name, values in whole.items() if name in takes}
     if "sample_steps" in takes and not {"sample_steps", "timesteps"} & options.keys():
-        schedule["sample_steps"] = min(takes["sample_steps"].default, len(betas))
+        schedule["sample_steps"] = min(usual_steps(function), len(betas))
     return schedule

@@ -119,6 +119,11 @@ def sampler(function: _F) -> _F:
     return with_keywords()(function)
 
 
+def usual_steps(function: Callable[..., Tensor]) -> int:
+    """How many steps a sampler, or a method of restoration, takes unless it is told otherwise."""
+    return int(inspect.signature(function).parameters["sample_steps"].default)
+
+
 def with_keywords(*without: str) -> Callable[[_F], _F]:
     """Give a function's signature and docstring the shared keywords, but for those it has no use for.
 

@@ -67,7 +67,8 @@ def ddpm_sample(
     Parameters
     ----------
     model : DiffusionUNet, EMA or callable
-        Anything that maps (x_t, t) to a prediction of x_t's shape; t is int64 of shape (B,). Its mode is left as it is.
+        Anything that maps (x_t, t) to a prediction of x_t's shape; t, of shape (B,), is int64, or float32 for "flow".
+        Its mode is left as it is.
     num_samples : int
         How many images.
     image_shape : sequence of int

@@ -11,7 +11,7 @@ from typing_extensions import Unpack
 
 from rust_diffusion import _native
 from rust_diffusion.model.card import FLOW, card_of
-from rust_diffusion.model.ema import EMA
+from rust_diffusion.model.ema import averaged
 from rust_diffusion.sampling.run import images_from_noise
 from rust_diffusion.sampling.sampler import Keywords, sampler
 from rust_diffusion.support import checks
@@ -72,5 +72,5 @@ def flow_sample(
 
 def _stated_objective(model: Any) -> str:
     """What the model was trained for, if that is known."""
-    card = card_of(model.shadow if isinstance(model, EMA) else model)
+    card = card_of(averaged(model))
     return card.objective if card is not None and card.certainty("objective") == "stated" else FLOW

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from rust_diffusion.support.warning import first_line
+
 # What fits the 64-bit integers on the other side of the line.
 _INT64 = 2**63
 
@@ -107,9 +109,8 @@ def device(name: str, value: Any) -> torch.device:
     try:
         result = torch.device(value)
     except (TypeError, RuntimeError, ValueError) as error:
-        text = str(error).splitlines()[0]
         raise type(error)(
-            f"{name} must be a device such as 'cpu' or 'cuda', got {value!r} ({text})"
+            f"{name} must be a device such as 'cpu' or 'cuda', got {value!r} ({first_line(error)})"
         ) from None
     if result.type not in ("cpu", "cuda", "mps"):
         raise ValueError(f"{name} must be a cpu, cuda or mps device, got {value!r}")

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from rust_diffusion.support.warning import warn
+from rust_diffusion.support.warning import first_line, warn
 
 #: Set to 1 to ask for them wherever the argument `cuda_graphs` does not say otherwise.
 SWITCH = "RUST_DIFFUSION_CUDA_GRAPHS"
@@ -76,8 +76,7 @@ class CudaGraph:
             _BROKEN.append(self._graph)
             _mend(self._device, self._pool)
         self._graph = None  # its memory is needed for the work itself
-        first = (str(reason).splitlines() or ["no reason given"])[0]
-        warn(f"no CUDA graph could be made ({first}); it goes on without, more slowly")
+        warn(f"no CUDA graph could be made ({first_line(reason)}); it goes on without, more slowly")
         return False
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 import torch
 from torch.amp.autocast_mode import is_autocast_available
 
+from rust_diffusion.support.warning import first_line
+
 #: What cuBLAS reads once, before its first product; either value makes its sums the same each time.
 CUBLAS, CUBLAS_VALUES = "CUBLAS_WORKSPACE_CONFIG", (":4096:8", ":16:8")
 
@@ -32,9 +34,7 @@ def enough_memory(advice: Callable[[], str]) -> Iterator[None]:
         text = str(error).strip()
         if not isinstance(error, MemoryError) and not any(words in text for words in _OUT_OF_MEMORY):
             raise
-        # libtorch adds its own stack, line by line
-        first = (text.splitlines() or ["no more is known"])[0]
-        raise MemoryError(f"not enough memory: {advice()} ({first})") from error
+        raise MemoryError(f"not enough memory: {advice()} ({first_line(error)})") from error
 
 
 def try_batch_of(images: int, where: str) -> str:
@@ -57,7 +57,7 @@ def device_errors(saved: Callable[[], Path | None]) -> Iterator[None]:
         files = f"{path} is good: the same call goes on from it" if path else "nothing had been saved"
         raise RuntimeError(
             f"the GPU failed, and this process cannot use it any more. Restart Python; {files}. "
-            f"({text.splitlines()[0]})"
+            f"({first_line(error)})"
         ) from error
 
 

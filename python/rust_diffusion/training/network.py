@@ -73,7 +73,7 @@ def runs_in_engine(model: nn.Module) -> bool:
 def channels_of(model: nn.Module) -> int | None:
     """Channels of its images, if it says."""
     if isinstance(model, Network):
-        return model._native.in_channels
+        return model.in_channels
     channels = getattr(getattr(model, "config", None), "in_channels", None)  # as diffusers' models do
     return channels if isinstance(channels, int) else None
 
@@ -87,7 +87,7 @@ def check_images(name: str, batches: Batches, model: nn.Module) -> None:
         raise ValueError(f"{name} must have the model's {channels_of(model)} channels, got {channels}")
     multiple = 1
     if isinstance(model, Network) and not model._has_own_forward():
-        multiple = model._native.size_multiple
+        multiple = model.size_multiple
     if height % multiple or width % multiple or not height or not width:
         takes = f"multiples of {multiple} (one halving per level)"
         raise ValueError(f"height and width of {name} must be {takes}, got {height} x {width}")

@@ -70,7 +70,7 @@ def train(
         Float32 weights; changed in place. Another module than ours is called as ``model(x_t, t)``, gives a tensor of
         the shape of x_t (or, as in diffusers, something with that as its `.sample`), and trains through torch's
         autograd; parameters that do not require gradients stay as they are.
-    data : Tensor, array, Dataset, DataLoader, batches, or path
+    data : Tensor, array, list of images, Dataset, DataLoader, batches, or path
         (N, C, H, W) in [-1, 1], or uint8 grey levels, which become (x / 255 - 0.5) / 0.5 on the device. A
         tensor or array is shuffled in each epoch by a generator of its own, seeded from `seed` (or torch's
         generator) and the epoch; a Dataset is put into a shuffling DataLoader; a DataLoader decides its own
@@ -132,7 +132,7 @@ def train(
         (Esser et al. 2024, section 3.1).
     min_snr_gamma : float, optional
         Weight the loss by min(SNR, gamma) (Hang et al. 2023; they use 5).
-    val_data : Tensor, array, Dataset, DataLoader, or batches, optional
+    val_data : Tensor, array, list of images, Dataset, DataLoader, batches, or path, optional
         Images held out: their mean squared error after each epoch, with the same timesteps and noise each
         time, goes to `EpochInfo.val_loss` and `TrainResult.val_history`.
     max_steps : int, optional

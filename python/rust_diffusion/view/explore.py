@@ -10,7 +10,7 @@ from typing import Any
 from PIL import Image
 
 from rust_diffusion.model.card import schedule_of
-from rust_diffusion.model.ema import EMA
+from rust_diffusion.model.ema import averaged
 from rust_diffusion.model.network import Network
 from rust_diffusion.sampling.sampler import SAMPLERS
 from rust_diffusion.support import checks
@@ -67,7 +67,7 @@ def explore(
     ImportError
         If `interactive` is True and ipywidgets is not installed.
     """
-    model = model.shadow if isinstance(model, EMA) else model
+    model = averaged(model)
     if not isinstance(model, Network):
         raise TypeError(
             f"model must be a DiffusionUNet or another network of the engine, got {type(model).__name__}"

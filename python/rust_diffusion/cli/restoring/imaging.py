@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from rust_diffusion import _native
-from rust_diffusion.cli.options import PATH, NumberList, given, option_of, together
+from rust_diffusion.cli.options import PATH, NumberList, default_of, flag_of, given, option_of, together
 from rust_diffusion.inverse.ct import CTProjector
 from rust_diffusion.inverse.operator import Operator, UnitRange
 from rust_diffusion.inverse.operators import KERNEL_TYPES, Blurring, DownScaling, Inpainting
@@ -60,7 +60,13 @@ about_operator = together(
     option_of(CTProjector, "source_origin", "ct: from the source of a fan to the centre, in pixels."),
     option_of(CTProjector, "origin_det", "ct: from the centre to the detector of a fan, in pixels."),
     click.option("--keep", type=float, help="inpaint: the share of pixels that are known, at random."),
-    click.option("--mask-seed", type=int, default=0, show_default=True, help="inpaint: seed of --keep."),
+    click.option(
+        "--mask-seed",
+        type=int,
+        default=default_of(Inpainting, "seed"),
+        show_default=True,
+        help="inpaint: seed of --keep.",
+    ),
     click.option(
         "--box", type=NumberList(int), help="inpaint: a hole instead, as top,left,height,width in pixels."
     ),
@@ -71,7 +77,7 @@ about_operator = together(
     click.option(
         "--downscale-mode",
         type=click.Choice(_native.DOWNSCALE_MODES),
-        default=_native.DOWNSCALE_MODES[0],
+        default=default_of(DownScaling, "mode"),
         show_default=True,
         help="downscale: the mean of the pixels, or the first of them.",
     ),
@@ -88,7 +94,7 @@ def operator_of(context: click.Context, shape: tuple[int, int]) -> Operator:
     name, options = context.params["operator"], context.params
     for other, own in OPTIONS.items():
         if other != name and (wrong := given(context, own)):
-            words = ", ".join(f"--{option.replace('_', '-')}" for option in wrong)
+            words = ", ".join(map(flag_of, wrong))
             raise click.UsageError(f"{words}: only for --operator {other}, not {name}")
     operator = _MAKERS[name](options, shape)
     return operator.on_unit_range() if options["unit_range"] else operator

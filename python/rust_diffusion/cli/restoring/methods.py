@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,12 +16,12 @@ from tqdm.auto import tqdm
 from rust_diffusion import _native
 from rust_diffusion.cli.inputs import read_images
 from rust_diffusion.cli.main import on_terminal
-from rust_diffusion.cli.options import arguments_of, given, option_of, together
+from rust_diffusion.cli.options import arguments_of, flag_of, given, option_of, together
 from rust_diffusion.cli.restoring.measurements import Measurements
 from rust_diffusion.inverse.denoising import denoising_error
 from rust_diffusion.inverse.operator import Operator
 from rust_diffusion.inverse.posterior import Posterior, posterior
-from rust_diffusion.inverse.restoring import METHODS
+from rust_diffusion.inverse.restoring import METHODS, R2
 from rust_diffusion.inverse.samplers import (
     STYLES,
     daps_sample,
@@ -33,6 +32,7 @@ from rust_diffusion.inverse.samplers import (
 from rust_diffusion.model.card import schedule_of
 from rust_diffusion.model.network import Network
 from rust_diffusion.sampling.arguments import PRECISIONS
+from rust_diffusion.sampling.sampler import usual_steps
 
 #: What needs no network.
 BASELINES = ("tv", "fbp")
@@ -58,9 +58,7 @@ about_methods = together(
     option_of(
         posterior, "batch_size", "Draws computed at a time.  [default: all of a measurement]", type=int
     ),
-    option_of(
-        daps_sample, "r2", "daps, pigdm: the variance of x0 given x_t.", choices=("schedule", "jacobian")
-    ),
+    option_of(daps_sample, "r2", "daps, pigdm: the variance of x0 given x_t.", choices=R2),
     click.option(
         "--held-out",
         help="daps, pigdm: measure the denoiser's own error on these images, for --r2: a folder, a glob in quotes, "
@@ -77,9 +75,7 @@ about_methods = together(
     ),
     option_of(dps_sample, "scale", "dps: of the guidance.  [default: what follows from --sigma]", type=float),
     option_of(dps_sample, "guide_below", "dps: guide where the noise is at most so many times the signal."),
-    click.option(
-        *("--lambda", "lambda_"), type=float, help="diffpir: how much the denoiser counts.  [default: 1.0]"
-    ),
+    option_of(diffpir_sample, "lambda_", "diffpir: how much the denoiser counts."),
     option_of(diffpir_sample, "zeta", "diffpir: share of fresh noise."),
     option_of(mmps_sample, "cg_steps", "mmps: steps of conjugate gradients."),
     option_of(dps_sample, "style", "dps, diffpir: the paper's, or the loop of the course.", choices=STYLES),
@@ -186,7 +182,7 @@ def _options(context: click.Context, model: Network, bars: Tensor, shape: tuple[
     name = context.params["method"]
     options, takes = given(context, _OF_METHODS), arguments_of(METHODS[name])
     held_out = context.params["held_out"]
-    asked = {option: f"--{option.strip('_').replace('_', '-')}" for option in options}
+    asked = {option: flag_of(option) for option in options}
     if held_out is not None:
         asked["r2"] = "--held-out"
     for option, words in asked.items():
@@ -200,7 +196,7 @@ def _options(context: click.Context, model: Network, bars: Tensor, shape: tuple[
         options["r2"] = denoising_error(
             model, images, bars, context.params["device"], seed=context.params["seed"], progress=on_terminal()
         )
-    usual = min(inspect.signature(METHODS[name]).parameters["sample_steps"].default, len(bars))
+    usual = min(usual_steps(METHODS[name]), len(bars))
     return {"sample_steps": usual, **options, **given(context, ("precision",))}
 
 

@@ -10,6 +10,8 @@ from typing import Any
 from torch import Tensor
 
 from rust_diffusion.model.card import COURSE_SIZE, COURSE_STEPS, SCHEDULES
+from rust_diffusion.model.network import DEFAULT_SAMPLER
+from rust_diffusion.sampling.sampler import SAMPLERS, usual_steps
 from rust_diffusion.support import checks
 
 #: Attention looks at all pairs of positions: it pays where an image is at most this high and wide.
@@ -117,7 +119,7 @@ def _minutes(sides: tuple[int, int], minutes: float) -> Recipe:
             # Gets the grey of large areas right, which "eps" needs many more updates for.
             "objective": "v",
         },
-        sampling={"sampler": "dpmpp", "sample_steps": 20},
+        sampling={"sampler": DEFAULT_SAMPLER, "sample_steps": usual_steps(SAMPLERS[DEFAULT_SAMPLER])},
         # Fewer than the course's, so that DDPM, which takes every one, stays quick.
         num_steps=200,
     )

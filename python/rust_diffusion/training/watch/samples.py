@@ -12,12 +12,13 @@ from torch import Tensor
 
 from rust_diffusion.files import atomic
 from rust_diffusion.model.card import card_of
+from rust_diffusion.sampling.sampler import usual_steps
 from rust_diffusion.sampling.solvers import dpmpp_sample
 from rust_diffusion.sampling.straight import flow_sample
 from rust_diffusion.view.pictures import grid
 
-#: Images of a grid, and steps of the sampler.
-_IMAGES, _STEPS = 16, 20
+#: Images of a grid, and steps of the sampler: as many as it takes by itself.
+_IMAGES, _STEPS = 16, usual_steps(dpmpp_sample)
 
 
 class SampleSheets:
