@@ -1,14 +1,12 @@
-//! Tells the extension what it is linked with: `env!("LINKED_TORCH")` and `env!("LINKED_RUSTC")`, for `rust-diffusion info`.
+//! Tells the extension what it is linked with: `env!("LINKED_TORCH")`, for `rust-diffusion info`.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::{env, fs};
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-env-changed=LIBTORCH_USE_PYTORCH");
     println!("cargo:rustc-env=LINKED_TORCH={}", torch_version().as_deref().unwrap_or("unknown"));
-    println!("cargo:rustc-env=LINKED_RUSTC={}", rustc_version().as_deref().unwrap_or("unknown"));
 }
 
 /// The version that torch's own version.py gives, with its local part: "2.11.0+cu130".
@@ -24,9 +22,4 @@ fn torch_folder() -> Option<PathBuf> {
         Ok(lib) => Path::new(&lib).parent().map(Path::to_owned),
         Err(_) => env::var("LIBTORCH_USE_PYTORCH").ok().map(PathBuf::from),
     }
-}
-
-fn rustc_version() -> Option<String> {
-    let output = Command::new(env::var_os("RUSTC")?).arg("--version").output().ok()?;
-    String::from_utf8(output.stdout).ok().map(|text| text.trim().to_owned())
 }

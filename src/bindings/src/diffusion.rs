@@ -5,6 +5,7 @@ use diffusion_core::diffusion::process::{self, Denoised};
 use diffusion_core::diffusion::schedule::{self, COSINE_OFFSET, LINEAR_END, LINEAR_START};
 use diffusion_core::diffusion::{Objective, Question};
 use pyo3::prelude::*;
+use pyo3::types::PyTuple;
 
 use crate::detach::detached;
 use crate::error::to_py;
@@ -267,6 +268,7 @@ fn denormalize_to_01<'py>(py: Python<'py>, x: &Bound<'py, PyAny>) -> PyResult<Bo
 
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add("MAX_STEPS", schedule::MAX_STEPS)?;
+    m.add("OBJECTIVES", PyTuple::new(m.py(), Objective::names())?)?;
     m.add_function(wrap_pyfunction!(cosine_beta_schedule, m)?)?;
     m.add_function(wrap_pyfunction!(linear_beta_schedule, m)?)?;
     m.add_function(wrap_pyfunction!(extract, m)?)?;

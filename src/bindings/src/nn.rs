@@ -10,10 +10,10 @@ use diffusion_core::nn::blueprint::{Entry, Layer, TimeAddition};
 use diffusion_core::nn::differentiable::forward_aten;
 use diffusion_core::nn::predictor::Predictor;
 use diffusion_core::nn::presets::{UNet2DConfig, UNetConfig};
-use diffusion_core::nn::Blueprint;
+use diffusion_core::nn::{Blueprint, Precision};
 use diffusion_core::switches::Kernels;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyList};
+use pyo3::types::{PyDict, PyList, PyTuple};
 use tch::{Device, Kind};
 
 use crate::detach::detached;
@@ -290,6 +290,7 @@ fn kernels() -> &'static str {
 }
 
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    m.add("PRECISIONS", PyTuple::new(m.py(), Precision::names())?)?;
     m.add_function(wrap_pyfunction!(ema_update, m)?)?;
     m.add_function(wrap_pyfunction!(kernels, m)?)?;
     m.add_class::<Recording>()?;

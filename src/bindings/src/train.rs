@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use diffusion_core::choice::Choice;
 use diffusion_core::diffusion::{Objective, Schedule};
-use diffusion_core::nn::differentiable::{differentiable, Differentiable};
+use diffusion_core::nn::differentiable::{add_found, differentiable, Differentiable};
 use diffusion_core::train::{
     noising, Batch, EpochReport, Host, Length, Position, RateSchedule, Settings, StepReport, Trainer, TrainingTensors,
 };
@@ -109,9 +109,8 @@ impl Host for PythonHost {
     fn step_done(&mut self, report: &StepReport) -> Result<()> {
         self.shown = Some(Instant::now());
         let p = report.position;
-        let mean = p.loss_sum / p.losses.max(1) as f64;
         attached(|py| {
-            let args = (p.batch, report.loss, mean, report.images_per_second);
+            let args = (p.batch, report.loss, p.mean_loss(), report.images_per_second);
             self.host.call_method1(py, "show", args).map(|_| ())
         })
     }
@@ -185,12 +184,7 @@ impl Differentiable for PythonNetwork {
                 .map(|g| g.as_ref().map(|g| from_python(g, "a gradient")).transpose())
                 .collect::<PyResult<Vec<_>>>()
         })?;
-        for (sum, gradient) in grads.iter_mut().zip(found) {
-            if let Some(gradient) = gradient {
-                let _ = sum.f_add_(&gradient)?;
-            }
-        }
-        Ok(())
+        add_found(grads, found)
     }
 
     fn weights_changed(&mut self) -> Result<()> {

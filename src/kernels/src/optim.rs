@@ -17,8 +17,9 @@ pub struct AdamW {
     pub step: u64,
 }
 
-/// What a step changes. All buffers have the length of `weights`.
-pub struct State<'a> {
+/// What a step changes: the weights, and the running means of them and of their gradients. All buffers have the length of
+/// `weights`.
+pub struct Moments<'a> {
     pub weights: &'a mut [f32],
     /// Running mean of the gradient.
     pub first: &'a mut [f32],
@@ -38,24 +39,24 @@ const PIECE: usize = 16 * 1024;
 ///
 /// # Errors
 /// When lengths differ or `step` is 0.
-pub fn step(pool: &dyn Pool, adamw: &AdamW, scale: f32, gradient: &[f32], state: State) -> Result {
-    let n = state.weights.len();
+pub fn step(pool: &dyn Pool, adamw: &AdamW, scale: f32, gradient: &[f32], moments: Moments) -> Result {
+    let n = moments.weights.len();
     check_len("gradient", gradient.len(), n)?;
-    check_len("first", state.first.len(), n)?;
-    check_len("second", state.second.len(), n)?;
-    if let Some((_, shadow)) = &state.ema {
+    check_len("first", moments.first.len(), n)?;
+    check_len("second", moments.second.len(), n)?;
+    if let Some((_, shadow)) = &moments.ema {
         check_len("ema", shadow.len(), n)?;
     }
     if adamw.step == 0 {
         return Err(Error::misfit("step is 0; steps are counted from 1"));
     }
-    let factors = Factors::new(adamw, scale, state.ema.as_ref().map_or(0.0, |(decay, _)| *decay));
+    let factors = Factors::new(adamw, scale, moments.ema.as_ref().map_or(0.0, |(decay, _)| *decay));
     let pieces = n.div_ceil(PIECE);
     let end = |i: usize| (i + 1) * PIECE;
-    let weights = Split::new(state.weights, pieces, end);
-    let first = Split::new(state.first, pieces, end);
-    let second = Split::new(state.second, pieces, end);
-    let shadow = state.ema.map(|(_, shadow)| Split::new(shadow, pieces, end));
+    let weights = Split::new(moments.weights, pieces, end);
+    let first = Split::new(moments.first, pieces, end);
+    let second = Split::new(moments.second, pieces, end);
+    let shadow = moments.ema.map(|(_, shadow)| Split::new(shadow, pieces, end));
     pool.run(pieces, &|i| {
         dispatch(Piece {
             factors,
@@ -202,9 +203,9 @@ mod tests {
         let (mut first, mut second) = (vec![0.0; n], vec![0.0; n]);
         for t in 1..=5 {
             let g: Vec<f32> = g.iter().map(|g| g / t as f32).collect();
-            let state =
-                State { weights: &mut w, first: &mut first, second: &mut second, ema: Some((0.9, &mut shadow)) };
-            step(pool, &AdamW { step: t, ..adamw }, 0.5, &g, state).unwrap();
+            let moments =
+                Moments { weights: &mut w, first: &mut first, second: &mut second, ema: Some((0.9, &mut shadow)) };
+            step(pool, &AdamW { step: t, ..adamw }, 0.5, &g, moments).unwrap();
         }
         let (mut want, mut want_shadow) = (as_f64(&start), as_f64(&start));
         reference(adamw, 5, 0.5, &g, &mut want, &mut want_shadow, 0.9);
@@ -242,8 +243,8 @@ mod tests {
         let adamw = AdamW { learning_rate: 1.0, betas: (0.9, 0.99), eps: 1e-8, weight_decay: 0.0, step: 0 };
         let (mut w, mut m, mut v) = ([0.0; 3], [0.0; 3], [0.0; 3]);
         let mut attempt = |step_number, g: &[f32]| {
-            let state = State { weights: &mut w, first: &mut m, second: &mut v, ema: None };
-            step(&Serial, &AdamW { step: step_number, ..adamw }, 1.0, g, state)
+            let moments = Moments { weights: &mut w, first: &mut m, second: &mut v, ema: None };
+            step(&Serial, &AdamW { step: step_number, ..adamw }, 1.0, g, moments)
         };
         assert!(attempt(0, &[0.0; 3]).is_err());
         assert!(attempt(1, &[0.0; 2]).is_err());

@@ -14,7 +14,6 @@ use diffusion_core::nn::Precision;
 use diffusion_core::sampler::{self, Correction, Divergence, Known, Outside, Reading, Step};
 use diffusion_core::{Error, Result};
 use pyo3::prelude::*;
-use pyo3::types::PyTuple;
 use tch::{Device, Tensor};
 
 use crate::detach::{attached, check_signals, detached, Every, SHOW_EVERY, SIGNALS_EVERY};
@@ -256,8 +255,6 @@ fn between<'py>(
 
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     table::register(m)?;
-    m.add("OBJECTIVES", PyTuple::new(m.py(), Objective::names())?)?;
-    m.add("PRECISIONS", PyTuple::new(m.py(), Precision::names())?)?;
     m.add_function(wrap_pyfunction!(log_density, m)?)?;
     m.add_function(wrap_pyfunction!(between, m)?)?;
     m.add_function(wrap_pyfunction!(sample, m)?)

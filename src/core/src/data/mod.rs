@@ -19,7 +19,7 @@ pub use levels::{to_values, Value};
 pub use load::load;
 pub use phantom::{phantoms, shepp_logan};
 pub use picture::{Fit, Size, Window};
-pub use set::{Bad, ImageSet, LoadOptions, OnBad};
+pub use set::{Bad, ImageSet, LoadOptions, OnBad, MAX_SIDE};
 
 #[cfg(test)]
 mod tests;

@@ -7,6 +7,9 @@ use super::decode::{DecodeError, MAX_PIXELS};
 use super::picture::{Fit, Size, Window};
 use crate::error::{ensure, Error, Result};
 
+/// The greatest height and width that images are brought to.
+pub const MAX_SIDE: u32 = 16384;
+
 /// What to do about a file that is missing, damaged or no image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnBad {
@@ -53,9 +56,9 @@ impl LoadOptions {
     pub(super) fn check(&self) -> Result<()> {
         let sides = [self.size.height, self.size.width];
         ensure!(
-            sides.iter().all(|side| (1..=16384).contains(side)),
+            sides.iter().all(|side| (1..=MAX_SIDE).contains(side)),
             Value,
-            "size: got {}, takes 1 to 16384",
+            "size: got {}, takes 1 to {MAX_SIDE}",
             self.size
         );
         ensure!([1, 3].contains(&self.channels), Value, "channels: got {}, takes 1 (grey) or 3 (RGB)", self.channels);

@@ -189,7 +189,7 @@ fn a_cache_of_another_version_is_decoded_anew() {
     assert!(read(&files, &options(), Some(&cache)).unwrap().from_cache);
 }
 
-/// If these pixels change, [`decode::VERSION`] is to be raised: else caches would serve the old ones.
+/// If these pixels change, [`decode::VERSION`] is to be raised: otherwise caches would serve the old ones.
 #[test]
 fn known_files_have_known_pixels() {
     let folder = Folder::new("pixels");

@@ -103,8 +103,8 @@ pub fn adamw_in_place(adamw: &AdamW, scale: f32, gradient: &Tensor, state: &InPl
             unsafe { std::slice::from_raw_parts_mut(start, len) }
         }
     });
-    let state = optim::State { weights, first, second, ema: Some((state.ema.0, shadow)) };
-    Ok(optim::step(&TorchPool, adamw, scale, slice(gradient)?, state)?)
+    let moments = optim::Moments { weights, first, second, ema: Some((state.ema.0, shadow)) };
+    Ok(optim::step(&TorchPool, adamw, scale, slice(gradient)?, moments)?)
 }
 
 /// The addresses of a dense float32 tensor's elements.

@@ -21,6 +21,16 @@ pub trait Differentiable {
     fn weights_changed(&mut self) -> Result<()>;
 }
 
+/// Add to each gradient what was found of it; a parameter that had no part in the prediction has none.
+pub fn add_found(grads: &mut [Tensor], found: Vec<Option<Tensor>>) -> Result<()> {
+    for (sum, gradient) in grads.iter_mut().zip(found) {
+        if let Some(gradient) = gradient {
+            let _ = sum.f_add_(&gradient)?;
+        }
+    }
+    Ok(())
+}
+
 /// The fastest way to train this network on the device where its weights are.
 pub fn differentiable(
     plan: &Arc<Blueprint>,

@@ -1,4 +1,4 @@
-//! Which timesteps DDIM visits.
+//! Which timesteps a sampler visits.
 
 use tch::{Device, Kind, Tensor};
 

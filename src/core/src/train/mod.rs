@@ -15,7 +15,7 @@ mod settings;
 mod update;
 
 pub use host::{Batch, EpochReport, Host, StepReport};
-pub use optim::TrainingTensors;
+pub use optim::{TrainingTensors, ADAM_BETAS, ADAM_EPS};
 pub use queue::Graphs;
 pub use rate::RateSchedule;
 pub use run::Trainer;

@@ -9,8 +9,9 @@ use crate::error::{ensure, Result};
 use crate::flat::Flat;
 use crate::libtorch::{adamw, adamw_in_place, InPlace, Moving, OnDevice};
 
-const BETAS: (f64, f64) = (0.9, 0.999);
-const EPS: f64 = 1e-8;
+/// The defaults of `torch.optim.AdamW`.
+pub const ADAM_BETAS: (f64, f64) = (0.9, 0.999);
+pub const ADAM_EPS: f64 = 1e-8;
 /// Keeps the clipping factor finite, as in torch.nn.utils.clip_grad_norm_.
 const CLIP_EPS: f64 = 1e-6;
 
@@ -114,8 +115,8 @@ impl AdamW {
     fn step_in_one_pass(&self, tensors: &mut TrainingTensors, grads: &Flat, step: &Step) -> Result<()> {
         let adamw = kernel::AdamW {
             learning_rate: step.rate,
-            betas: BETAS,
-            eps: EPS,
+            betas: ADAM_BETAS,
+            eps: ADAM_EPS,
             weight_decay: self.weight_decay,
             step: step.number.unsigned_abs(),
         };
@@ -151,7 +152,7 @@ impl AdamW {
             first: tensors.first.views(),
             second: tensors.second.views(),
         };
-        adamw(&moving, numbers, [BETAS.0, BETAS.1, self.weight_decay, EPS])
+        adamw(&moving, numbers, [ADAM_BETAS.0, ADAM_BETAS.1, self.weight_decay, ADAM_EPS])
     }
 }
 

@@ -184,7 +184,7 @@ impl Trainer {
             return Err(self.not_finite("every loss", f64::NAN));
         }
         let rate = self.settings.rate_at(epoch, (self.position.updates - 1).max(0));
-        let loss = self.position.loss_sum / self.position.losses as f64;
+        let loss = self.position.mean_loss();
         let position = &mut self.position;
         (position.epoch, position.batch) = (epoch + 1, 0);
         (position.loss_sum, position.losses) = (0.0, 0);

@@ -53,7 +53,7 @@ pub struct Settings {
     pub processes: i64,
     /// Which of them this is, from 0.
     pub rank: i64,
-    /// Leave losses on the device and read them only to show them: for accelerators, which would else be waited for.
+    /// Leave losses on the device and read them only to show them: for accelerators, which would otherwise be waited for.
     pub queued: bool,
 }
 
@@ -101,6 +101,13 @@ pub struct Position {
     pub initial_share: f64,
     #[serde(flatten)]
     pub scaler: LossScaler,
+}
+
+impl Position {
+    /// The mean loss of the epoch so far; 0 before the first.
+    pub fn mean_loss(&self) -> f64 {
+        self.loss_sum / self.losses.max(1) as f64
+    }
 }
 
 impl Default for Position {

@@ -34,8 +34,8 @@ pub fn convolve<T: Element>(
     y: &mut [T],
 ) -> Result {
     check(from, x, filter, addends, to, y.len())?;
-    let shape = filter.way.shape();
-    let grid = Grid::new(from, to, shape);
+    let tiling = filter.way.tiling();
+    let grid = Grid::new(from, to, tiling);
     let tiles = grid.tiles;
     let outside = zeros_for(x)?;
 
@@ -44,7 +44,7 @@ pub fn convolve<T: Element>(
     let tasks = (rows * tiles[1]).div_ceil(TILES).next_multiple_of(pool.threads()).min(rows);
     let first_pixel = |row: usize| {
         let (image, row) = (row / tiles[0], row % tiles[0]);
-        (image * to.height + row * shape.outputs) * to.width
+        (image * to.height + row * tiling.outputs) * to.width
     };
     let ys = Split::new(y, tasks, |i| first_pixel((i + 1) * rows / tasks) * filter.outputs);
     run(pool, tasks, |i| {

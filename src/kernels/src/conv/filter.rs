@@ -52,7 +52,7 @@ impl Filter {
         if self.outputs == 0 || self.inputs[0] == 0 {
             return Err(Error::misfit("a convolution needs at least one channel on either side"));
         }
-        let points = self.way.shape().points;
+        let points = self.way.tiling().points;
         self.lines = filled(Line::ZERO, self.panels() * points * points * self.blocks() * LANES)?;
         self.update(&Serial, weights)?;
         Ok(self)

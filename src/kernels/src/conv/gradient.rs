@@ -38,7 +38,7 @@ pub fn weight_gradient<T: Element>(
 ) -> Result {
     let outputs = check(method, from, x, to, dy.len(), dw.len(), dbias.as_ref().map(|dbias| dbias.len()))?;
     let way = method.forward();
-    let grid = Grid::new(from, to, way.shape());
+    let grid = Grid::new(from, to, way.tiling());
     let outside = zeros_for(x)?;
     let layer = Layer { grid: &grid, way, x, outside: &outside, dy, outputs };
     let slices = Slices::new(pool.threads(), blocks_of(x).count(), outputs.div_ceil(LANES), layer.points());
@@ -153,7 +153,7 @@ struct Layer<'a, T> {
 
 impl<T: Element> Layer<'_, T> {
     fn points(&self) -> usize {
-        self.way.shape().points * self.way.shape().points
+        self.way.tiling().points * self.way.tiling().points
     }
 
     /// The sums at the points, slice after slice, and those of dy.

@@ -73,30 +73,30 @@ pub(super) use with_scheme;
 
 /// The one-dimensional numbers of a way.
 #[derive(Clone, Copy)]
-pub(super) struct Shape {
+pub(super) struct Tiling {
     pub points: usize,
     pub outputs: usize,
     pub step: usize,
     pub before: usize,
 }
 
-impl Shape {
-    const fn of<T: Scheme<W, P, M>, const W: usize, const P: usize, const M: usize>() -> Shape {
-        Shape { points: P, outputs: M, step: T::STEP, before: T::BEFORE }
+impl Tiling {
+    const fn of<T: Scheme<W, P, M>, const W: usize, const P: usize, const M: usize>() -> Tiling {
+        Tiling { points: P, outputs: M, step: T::STEP, before: T::BEFORE }
     }
 }
 
 impl Way {
-    pub fn shape(self) -> Shape {
+    pub fn tiling(self) -> Tiling {
         match self {
-            Way::F2 => const { Shape::of::<F2, 4, 4, 2>() },
-            Way::F4 => const { Shape::of::<F4, 6, 6, 4>() },
-            Way::Up => const { Shape::of::<Up, 3, 3, 2>() },
-            Way::UpGradient => const { Shape::of::<UpGradient, 4, 3, 1>() },
-            Way::Down => const { Shape::of::<Down<1>, 5, 5, 2>() },
-            Way::DownGradient => const { Shape::of::<DownGradient, 3, 5, 4>() },
-            Way::DownAfter => const { Shape::of::<Down<0>, 5, 5, 2>() },
-            Way::DownAfterGradient => const { Shape::of::<DownAfterGradient, 3, 5, 4>() },
+            Way::F2 => const { Tiling::of::<F2, 4, 4, 2>() },
+            Way::F4 => const { Tiling::of::<F4, 6, 6, 4>() },
+            Way::Up => const { Tiling::of::<Up, 3, 3, 2>() },
+            Way::UpGradient => const { Tiling::of::<UpGradient, 4, 3, 1>() },
+            Way::Down => const { Tiling::of::<Down<1>, 5, 5, 2>() },
+            Way::DownGradient => const { Tiling::of::<DownGradient, 3, 5, 4>() },
+            Way::DownAfter => const { Tiling::of::<Down<0>, 5, 5, 2>() },
+            Way::DownAfterGradient => const { Tiling::of::<DownAfterGradient, 3, 5, 4>() },
         }
     }
 }

@@ -2,7 +2,7 @@
 
 #![allow(clippy::needless_range_loop)] // the indices are the formulas'
 
-use super::method::Shape;
+use super::method::Tiling;
 use super::scheme::Scheme;
 use super::unroll;
 use crate::simd::element::{load, store, Element};
@@ -23,9 +23,9 @@ pub struct Grid {
 }
 
 impl Grid {
-    pub fn new(from: Images, to: Images, shape: Shape) -> Self {
-        let tiles = [to.height, to.width].map(|size| size.div_ceil(shape.outputs));
-        Grid { from, to, tiles, step: shape.step, before: shape.before }
+    pub fn new(from: Images, to: Images, tiling: Tiling) -> Self {
+        let tiles = [to.height, to.width].map(|size| size.div_ceil(tiling.outputs));
+        Grid { from, to, tiles, step: tiling.step, before: tiling.before }
     }
 
     /// Image, row and column of a tile.

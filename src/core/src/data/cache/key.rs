@@ -5,7 +5,6 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
-use super::MAGIC;
 use crate::data::levels::Value;
 use crate::data::picture::Fit;
 use crate::data::set::LoadOptions;
@@ -13,6 +12,8 @@ use crate::data::{decode, folder};
 use crate::error::{Error, Result};
 
 const EXTENSION: &str = "cache";
+/// How the file begins.
+pub(super) const MAGIC: &[u8; 16] = b"rust-diffusion 1";
 
 /// What a cached set depends on: this version of the package, the options, the files as they are now.
 pub struct Key {

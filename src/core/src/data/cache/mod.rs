@@ -14,11 +14,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use self::checked::Checked;
 pub use self::key::Key;
+use self::key::MAGIC;
 use super::levels::Value;
 use super::set::{good, Bad, Cause, ImageSet, LoadOptions, OnBad};
 use crate::error::Result;
-
-const MAGIC: &[u8; 16] = b"rust-diffusion 1";
 
 /// Bytes handled at a time: few calls, little memory.
 const BLOCK: usize = 1 << 22;

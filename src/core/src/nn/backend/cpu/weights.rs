@@ -29,11 +29,12 @@ enum Filters {
     /// of the weight.
     Kept([Vec<OnceLock<Filter>>; 2]),
     /// Made for each use, in the memory of an earlier one of the same shape: for weights that change in every step.
-    Fleeting(Mutex<Vec<(Shape, Filter)>>),
+    Fleeting(Mutex<Vec<(FilterKey, Filter)>>),
 }
 
+/// Filters that are equal in these can be made in one another's memory.
 #[derive(Clone, Copy, PartialEq)]
-struct Shape {
+struct FilterKey {
     method: Method,
     direction: Direction,
     cin: i64,
@@ -86,13 +87,13 @@ impl Weights {
         work: impl FnOnce(&Filter) -> Result<T>,
     ) -> Result<T> {
         let weights = slice::<f32>(&self.params[conv.param])?;
-        let shape = Shape { method, direction, cin: conv.cin, cout: conv.cout };
+        let key = FilterKey { method, direction, cin: conv.cin, cout: conv.cout };
         match &self.filters {
             Filters::Kept(filters) => {
                 let cell = &filters[direction as usize][conv.param];
                 if cell.get().is_none() {
                     // another thread may have been faster: then theirs, which is the same
-                    let _ = cell.set(transformed(shape, weights)?);
+                    let _ = cell.set(transformed(key, weights)?);
                 }
                 work(cell.get().ok_or_else(|| Error::Runtime("internal error: a filter was not kept".into()))?)
             }
@@ -100,17 +101,17 @@ impl Weights {
                 let lock = || spare.lock().unwrap_or_else(PoisonError::into_inner);
                 let used = {
                     let mut spare = lock();
-                    spare.iter().position(|(of, _)| *of == shape).map(|place| spare.swap_remove(place).1)
+                    spare.iter().position(|(of, _)| *of == key).map(|place| spare.swap_remove(place).1)
                 };
                 let filter = match used {
                     Some(mut filter) => {
                         filter.update(&TorchPool, weights)?;
                         filter
                     }
-                    None => transformed(shape, weights)?,
+                    None => transformed(key, weights)?,
                 };
                 let out = work(&filter);
-                lock().push((shape, filter));
+                lock().push((key, filter));
                 out
             }
         }
@@ -143,10 +144,10 @@ impl Weights {
     }
 }
 
-fn transformed(shape: Shape, weights: &[f32]) -> Result<Filter> {
-    let (cin, cout) = (shape.cin as usize, shape.cout as usize);
-    Ok(match shape.direction {
-        Direction::Forward => Filter::new(shape.method, weights, cout, [cin, 0])?,
-        Direction::InputGradient => Filter::of_input_gradient(shape.method, weights, cout, cin)?,
+fn transformed(key: FilterKey, weights: &[f32]) -> Result<Filter> {
+    let (cin, cout) = (key.cin as usize, key.cout as usize);
+    Ok(match key.direction {
+        Direction::Forward => Filter::new(key.method, weights, cout, [cin, 0])?,
+        Direction::InputGradient => Filter::of_input_gradient(key.method, weights, cout, cin)?,
     })
 }
