@@ -565,6 +565,17 @@ class CtProjector:
 GUIDANCE_NORMS: tuple[str, ...]
 
 @final
+class Spread:
+    """How x0 given x_t is spread about x0_hat at each question to the network."""
+
+    @staticmethod
+    def even(r2: Sequence[float]) -> Spread:
+        """The same for all pixels, and independent."""
+    @staticmethod
+    def modes(variances: Tensor) -> Spread:
+        """A variance for each Fourier mode, (questions, H, W // 2 + 1), float64."""
+
+@final
 class Method:
     """How a measurement enters a sampler's steps."""
 
@@ -575,11 +586,11 @@ class Method:
     @staticmethod
     def ddnm(eta: float) -> Method: ...
     @staticmethod
-    def pigdm(r2: Sequence[float]) -> Method: ...
+    def pigdm(spread: Spread) -> Method: ...
     @staticmethod
     def mmps(cg_steps: int) -> Method: ...
     @staticmethod
-    def daps(r2: Sequence[float]) -> Method: ...
+    def daps(spread: Spread) -> Method: ...
     @staticmethod
     def daps_jacobian(steps: int) -> Method: ...
     @staticmethod
@@ -610,13 +621,13 @@ def restore(
 def visits_table(alpha_bars: _Array, timesteps: Sequence[int]) -> Table:
     """Clean images noised to each of the timesteps in turn."""
 
-def denoising_squares(model: Any, images: Tensor, table: Table, settings: dict[str, Any]) -> Tensor:
-    """|x0_hat - x0|^2 at each question of `visits_table`, summed over images and pixels, float64."""
+def denoising_squares(
+    model: Any, images: Tensor, table: Table, settings: dict[str, Any], by_mode: bool
+) -> Tensor:
+    """|x0_hat - x0|^2 at each question of `visits_table`, summed over images and pixels, float64; or for each mode."""
 
-def errors_at_every_timestep(
-    alpha_bars: _Array, timesteps: Sequence[int], errors: Sequence[float]
-) -> list[float]:
-    """Errors at some timesteps as errors at all of them."""
+def errors_at_every_timestep(alpha_bars: _Array, timesteps: Sequence[int], errors: Tensor) -> Tensor:
+    """Errors at some timesteps, (visits, ...), as errors at all of them, (T, ...), float64."""
 
 def residual(operator: LinearOperator, x0: Tensor, y: Tensor, sigma: Tensor) -> Tensor:
     """|K x0 - y|^2 / (m sigma^2) of each image, float64."""

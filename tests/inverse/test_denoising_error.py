@@ -75,6 +75,91 @@ def test_a_floor_holds_and_the_methods_take_the_result(images):
     assert torch.isfinite(rd.pigdm_sample(model, y, operator, BARS, "cpu", 5, **options)).all()
 
 
+class Stationary:
+    """The exact denoiser of a Gaussian that is the same everywhere: each Fourier mode has a variance of its own."""
+
+    def __init__(self, size):
+        down, across = torch.fft.fftfreq(size)[:, None], torch.fft.rfftfreq(size)[None]
+        self.variances = (1 / (0.3 + (12 * down).square() + (12 * across).square())).double()
+        self.size = (size, size)
+
+    def times(self, x, factors):
+        return torch.fft.irfft2(torch.fft.rfft2(x.double()) * factors, s=self.size)
+
+    def __call__(self, x, t):
+        bar = BARS[t].double().view(-1, 1, 1, 1)
+        gain = bar.sqrt() * self.variances / (bar * self.variances + 1 - bar)
+        return self.times(x, gain).float()
+
+    def errors(self):
+        bar = BARS.double().view(-1, 1, 1)
+        return self.variances * (1 - bar) / (bar * self.variances + 1 - bar)
+
+
+def test_a_stationary_gaussians_errors_are_known_mode_by_mode():
+    model = Stationary(8)
+    white = torch.randn(2000, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    drawn = model.times(white, model.variances.sqrt()).float()
+    options = dict(objective="x0", batch_size=500)
+    found = measured(drawn, model, spectrum=True, **options)
+    assert found.shape == (60, 8, 5) and found.dtype == torch.float32
+    # means of the squares of 2000 normal numbers, or, of modes that have a partner, 4000
+    assert torch.allclose(found.double(), model.errors(), rtol=0.15)
+    assert (found / model.errors()).mean().item() == pytest.approx(1.0, abs=0.02)
+    pairs = torch.tensor([1.0, 2, 2, 2, 1])
+    together = (found * pairs).sum((1, 2)) / 64
+    assert torch.allclose(together, measured(drawn, model, **options), rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["inpainting", "blur"])
+def test_draws_with_modes_follow_the_posterior_of_a_stationary_gaussian(kind):
+    model, count = Stationary(8), 120
+    operator = {
+        "inpainting": ops.Inpainting((8, 8), keep=0.4, seed=1),
+        "blur": ops.Blurring((8, 8), kernel_type="gaussian", kernel_size=3),
+    }[kind]
+    basis = torch.eye(64, dtype=torch.float64).view(64, 1, 8, 8)
+    prior = model.times(basis, model.variances).view(64, 64)
+    A = operator(basis).view(64, 64).T
+    y = A @ torch.linspace(-1, 1, 64, dtype=torch.float64).sin()
+    gain = prior @ A.T @ torch.linalg.inv(A @ prior @ A.T + 0.3**2 * torch.eye(64, dtype=torch.float64))
+    mean, std = gain @ y, (prior - gain @ A @ prior).diagonal().sqrt()
+    many = y.view(1, 1, 8, 8).float().expand(count, -1, -1, -1)
+
+    def drawn(r2):
+        options = dict(sigma_y=0.3, objective="x0", clip=False, seed=0, progress=False)
+        return (
+            rd.daps_sample(model, many, operator, BARS, "cpu", 8, r2=r2, **options).double().view(count, 64)
+        )
+
+    def apart(found, wanted):
+        return ((found - wanted).norm() / std.norm()).item()
+
+    out = drawn(model.errors())
+    # by chance 1 / sqrt(count) = .09 and 1 / sqrt(2 count) = .065
+    assert apart(out.mean(0), mean) < 0.14 and apart(out.std(0), std) < 0.1
+    even = model.errors() @ torch.tensor([1.0, 2, 2, 2, 1], dtype=torch.float64)
+    blind = drawn(even.sum(1) / 64)
+    assert apart(blind.mean(0), mean) > 0.3
+
+
+def test_modes_that_do_not_fit_are_told_before_the_model_is_asked():
+    def never(x, t):
+        raise AssertionError("the model was asked")
+
+    operator, y = ops.Identity((SIZE, SIZE)), torch.zeros(1, 1, SIZE, SIZE)
+    right = torch.ones(60, SIZE, SIZE // 2 + 1)
+    wrong = {
+        "r2 must have modes for each timestep": right[:59],
+        "r2 must have .*modes for the operator's images": right[:, :, :8],
+        "r2 must be finite and above 0": right - 1,
+    }
+    for sampler in (rd.daps_sample, rd.pigdm_sample):
+        for text, r2 in wrong.items():
+            with pytest.raises(ValueError, match=text):
+                sampler(never, y, operator, BARS, "cpu", 5, sigma_y=0.1, r2=r2, progress=False)
+
+
 WRONG = {
     "no images": (dict(images=torch.zeros(0, 1, SIZE, SIZE)), ValueError, "images is empty"),
     "a single image": (dict(images=torch.zeros(1, SIZE, SIZE)), ValueError, "images must be"),

@@ -37,6 +37,7 @@ def denoising_error(
     seed: int = 0,
     batch_size: int = 16,
     floor: float = 1e-5,
+    spectrum: bool = False,
     timesteps: Sequence[int] | None = None,
     spacing: str = _native.SPACINGS[0],
     **keywords: Any,
@@ -47,6 +48,9 @@ def denoising_error(
     methods how far to trust it in any case: hand it to `daps_sample` or `pigdm_sample` as ``r2=``. Each image is noised
     once for each timestep that is visited, and denoised there. Between those, log error is interpolated linearly over
     the logarithm of (1 - ab) / ab.
+
+    With `spectrum` the same for each Fourier mode of x0_hat - x0: what a denoiser does not know is smooth rather than
+    grainy, and a method that takes it for grain trusts the denoiser's large shapes too much.
 
     Parameters
     ----------
@@ -67,13 +71,16 @@ def denoising_error(
         Images computed at a time.
     floor : float
         Above 0: errors below it are raised to it.
+    spectrum : bool
+        One number for each Fourier mode instead of one for all pixels.
     {grid}
     {keywords}
 
     Returns
     -------
     Tensor
-        The errors, (T,), float32 on the CPU, in units of [-1, 1] squared.
+        The errors, (T,), float32 on the CPU, in units of [-1, 1] squared. With `spectrum` (T, H, W // 2 + 1), modes as
+        `torch.fft.rfft2` of the norm "ortho" has them.
 
     {raises}
     """
@@ -82,6 +89,7 @@ def denoising_error(
     if floor <= 0:
         raise ValueError(f"floor must be above 0, got {floor}")
     size = checks.integer("batch_size", batch_size, 1)
+    by_mode = checks.flag("spectrum", spectrum)
     total = schedule_length(alpha_bars)
     steps = min(total, MOST_VISITED) if sample_steps is None else sample_steps
     grid = timesteps_of(alpha_bars, steps, timesteps, spacing)
@@ -90,7 +98,7 @@ def denoising_error(
     first = checks.integer("seed", seed, -(2**63), 2**63 - 1 - len(clean))
     model = averaged(model)
     check_model(model, tuple(clean.shape[1:]), "images are")
-    squares = torch.zeros(len(grid), dtype=torch.float64)
+    squares: Any = 0.0
     batches = range(0, len(clean), size)
     with tqdm(
         total=table.steps * len(batches),
@@ -104,8 +112,9 @@ def denoising_error(
             batch = as_values(clean[start : start + size])
             own: Keywords = {**told, "seed": first + start, "x_T": batch}
             run = Arguments(model, len(batch), batch.shape[1:], device, own, "denoising_error")
-            squares += draw("ERROR", table, run, _native.denoising_squares)
-    return _over_schedule(squares / clean.numel(), alpha_bars, grid, floor)
+            squares = squares + draw("ERROR", table, run, _native.denoising_squares, by_mode)
+    count = len(clean) * clean.shape[1] if by_mode else clean.numel()
+    return _over_schedule(squares / count, alpha_bars, grid, floor)
 
 
 def _clean_images(images: Any) -> Tensor:
@@ -117,11 +126,10 @@ def _clean_images(images: Any) -> Tensor:
 
 
 def _over_schedule(errors: Tensor, alpha_bars: Tensor, grid: list[int], floor: float) -> Tensor:
-    bad = (~torch.isfinite(errors)).nonzero()
+    bad = (~torch.isfinite(errors.view(len(grid), -1))).any(1).nonzero()
     if len(bad):
         raise ValueError(
             f"model gave NaN or infinity at timestep {grid[int(bad[0])]}: look at its weights "
             f"(torch.isfinite) and at the schedule"
         )
-    known = errors.clamp(min=floor).tolist()
-    return torch.tensor(_native.errors_at_every_timestep(alpha_bars, grid, known))
+    return _native.errors_at_every_timestep(alpha_bars, grid, errors.clamp(min=floor)).float()

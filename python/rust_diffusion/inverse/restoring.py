@@ -125,7 +125,20 @@ def refuse_inference_mode(name: str) -> None:
         )
 
 
-def variances(r2: Any, model: Any, alpha_bars: Tensor, timesteps: Sequence[int]) -> list[float]:
+def spread(r2: Any, model: Any, alpha_bars: Tensor, timesteps: Sequence[int]) -> _native.Spread:
+    """How x0 given x_t is spread at each timestep, from what the caller says about it."""
+    if getattr(r2, "ndim", 0) != 3:
+        return _native.Spread.even(_variances(r2, model, alpha_bars, timesteps))
+    modes = checks.tensor("r2", r2).detach().double().cpu()
+    if len(modes) != len(alpha_bars):
+        raise ValueError(f"r2 must have modes for each timestep ({len(alpha_bars)}), got {len(modes)}")
+    modes = modes[torch.as_tensor(timesteps)]
+    if not bool((modes.isfinite() & (modes > 0)).all()):
+        raise ValueError("r2 must be finite and above 0 for every mode at every timestep")
+    return _native.Spread.modes(modes)
+
+
+def _variances(r2: Any, model: Any, alpha_bars: Tensor, timesteps: Sequence[int]) -> list[float]:
     """The variance of x0 given x_t at each timestep, from what the caller says about it."""
     bars = torch.as_tensor(alpha_bars, dtype=torch.float64).cpu()
     if isinstance(r2, str):

@@ -12,7 +12,7 @@ from typing_extensions import Unpack
 
 from rust_diffusion import _native
 from rust_diffusion.inverse.operator import Operator
-from rust_diffusion.inverse.restoring import R2, Task, method, refuse_inference_mode, variances
+from rust_diffusion.inverse.restoring import R2, Task, method, refuse_inference_mode, spread
 from rust_diffusion.sampling.arguments import timesteps_of
 from rust_diffusion.sampling.sampler import Keywords
 from rust_diffusion.support import checks
@@ -42,7 +42,7 @@ def daps_sample(
     """Restore by decoupled annealing (DAPS, Zhang et al. 2024), with exact draws of x0 given x_t and y.
 
     The method to begin with for linear operators: no step size, no backward pass, and draws from the posterior itself
-    where x0 given x_t is normal with variance r2.
+    where x0 given x_t is normal with the variance r2.
 
     Parameters
     ----------
@@ -51,8 +51,10 @@ def daps_sample(
     r2 : "schedule", "jacobian", callable, Tensor or float
         The variance of x0 given x_t. "schedule" is S (1 - ab) / (ab S + 1 - ab), S the variance of the data that the
         model was trained on (0.25 if it does not say); a callable is asked with each timestep; a tensor (T,) holds one
-        number per timestep: best the denoiser's own mean squared error, see `denoising_error`. "jacobian" takes the
-        whole covariance from the network's derivative: exact for every Gaussian prior, and much slower.
+        number per timestep: the denoiser's own mean squared error, see `denoising_error`. Best is what that gives with
+        ``spectrum=True``, (T, H, W // 2 + 1): a variance for each Fourier mode, exact for every stationary Gaussian
+        prior. "jacobian" takes the whole covariance from the network's derivative: exact for every Gaussian prior, and
+        much slower.
     {grid}
     {keywords}
 
@@ -66,7 +68,7 @@ def daps_sample(
         refuse_inference_mode("daps")
         how = _native.Method.daps_jacobian(COVARIANCE_STEPS)
     else:
-        how = _native.Method.daps(variances(r2, model, alpha_bars, grid))
+        how = _native.Method.daps(spread(r2, model, alpha_bars, grid))
     table = _native.renoised_table(alpha_bars, grid, 0.0, 1.0, (1, 1))
     return task.restore("daps", table, how, device, keywords)
 
@@ -284,8 +286,8 @@ def pigdm_sample(
     task = Task(model, y, operator, sigma_y, device)
     table = _native.Table.ddim(alpha_bars, grid, eta)
     bars = torch.as_tensor(alpha_bars, dtype=torch.float64)
-    numbers = variances(1 - bars if r2 is None else r2, model, alpha_bars, grid)
-    return task.restore("pigdm", table, _native.Method.pigdm(numbers), device, keywords)
+    how = _native.Method.pigdm(spread(1 - bars if r2 is None else r2, model, alpha_bars, grid))
+    return task.restore("pigdm", table, how, device, keywords)
 
 
 @method

@@ -16,6 +16,26 @@ use crate::sampler::table::{along, Table};
 use crate::sampler::{draw, Model, Settings};
 use crate::tensor::{from_python, to_python};
 
+/// How x0 given x_t is spread about x0_hat at each question to the network.
+#[pyclass(frozen, module = "rust_diffusion._native")]
+pub struct Spread {
+    inner: methods::Spread,
+}
+
+#[pymethods]
+impl Spread {
+    #[staticmethod]
+    fn even(r2: Vec<f64>) -> Self {
+        Self { inner: methods::Spread::Even(r2) }
+    }
+
+    #[staticmethod]
+    fn modes(variances: &Bound<'_, PyAny>) -> PyResult<Self> {
+        let inner = methods::Spread::modes(&from_python(variances, "r2")?).map_err(to_py)?;
+        Ok(Self { inner })
+    }
+}
+
 /// How a measurement enters a sampler's steps.
 #[pyclass(frozen, module = "rust_diffusion._native")]
 pub struct Method {
@@ -41,8 +61,8 @@ impl Method {
     }
 
     #[staticmethod]
-    fn pigdm(r2: Vec<f64>) -> Self {
-        Self { inner: methods::Method::Pigdm { r2 } }
+    fn pigdm(spread: PyRef<'_, Spread>) -> Self {
+        Self { inner: methods::Method::Pigdm(spread.inner.clone()) }
     }
 
     #[staticmethod]
@@ -51,8 +71,8 @@ impl Method {
     }
 
     #[staticmethod]
-    fn daps(r2: Vec<f64>) -> Self {
-        Self { inner: methods::Method::Daps { r2 } }
+    fn daps(spread: PyRef<'_, Spread>) -> Self {
+        Self { inner: methods::Method::Daps(spread.inner.clone()) }
     }
 
     #[staticmethod]
@@ -139,7 +159,8 @@ fn visits_table(py: Python<'_>, alpha_bars: &Bound<'_, PyAny>, timesteps: Vec<i6
     along(py, alpha_bars, move |bars| denoising::visits(bars, &timesteps))
 }
 
-/// |x0_hat - x0|^2 at each question of `visits_table`, summed over images and pixels, float64; from the clean `images` on.
+/// |x0_hat - x0|^2 at each question of `visits_table`, summed over images and pixels or, `by_mode`, for each Fourier mode,
+/// float64; from the clean `images` on.
 #[pyfunction]
 fn denoising_squares<'py>(
     py: Python<'py>,
@@ -147,21 +168,24 @@ fn denoising_squares<'py>(
     images: &Bound<'py, PyAny>,
     table: PyRef<'py, Table>,
     settings: Settings,
+    by_mode: bool,
 ) -> PyResult<Bound<'py, PyAny>> {
-    let mut gathers = DenoisingError::new(&from_python(images, "images")?);
+    let mut gathers = DenoisingError::new(&from_python(images, "images")?, by_mode);
     let _ = draw(py, model, images, &table, settings, Some(&mut gathers))?;
     to_python(py, gathers.squares().map_err(to_py)?)
 }
 
 /// Errors at some timesteps as errors at all of them.
 #[pyfunction]
-fn errors_at_every_timestep(
-    alpha_bars: &Bound<'_, PyAny>,
+fn errors_at_every_timestep<'py>(
+    py: Python<'py>,
+    alpha_bars: &Bound<'py, PyAny>,
     timesteps: Vec<i64>,
-    errors: Vec<f64>,
-) -> PyResult<Vec<f64>> {
+    errors: &Bound<'py, PyAny>,
+) -> PyResult<Bound<'py, PyAny>> {
     let bars = alpha_bar_values(&from_python(alpha_bars, "alpha_bars")?).map_err(to_py)?;
-    Ok(denoising::at_every_timestep(&bars, &timesteps, &errors))
+    let errors = from_python(errors, "errors")?;
+    to_python(py, denoising::at_every_timestep(&bars, &timesteps, &errors).map_err(to_py)?)
 }
 
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
@@ -173,5 +197,6 @@ pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(visits_table, m)?)?;
     m.add_function(wrap_pyfunction!(denoising_squares, m)?)?;
     m.add_function(wrap_pyfunction!(errors_at_every_timestep, m)?)?;
+    m.add_class::<Spread>()?;
     m.add_class::<Method>()
 }

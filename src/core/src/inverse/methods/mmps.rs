@@ -9,6 +9,9 @@ use crate::error::Result;
 use crate::inverse::solve::cg::{self, Limits};
 use crate::sampler::{At, Correction, Means};
 
+/// Multiplies with a covariance.
+pub(super) type Product<'a> = dyn FnMut(&Tensor) -> Result<Tensor> + 'a;
+
 pub struct Mmps {
     pub problem: Problem,
     pub cg_steps: usize,
@@ -23,7 +26,7 @@ impl Correction for Mmps {
     fn denoised(&mut self, at: &At, _: &Tensor, said: Denoised, means: &mut Means) -> Result<Denoised> {
         let misfit = self.problem.misfit(&said.x0_hat)?;
         let limits = Limits { iterations: self.cg_steps, ..self.problem.limits() };
-        let weighted = whitened(&self.problem, at, &misfit, means, limits)?;
+        let weighted = whitened(&self.problem, &misfit, &mut |v| covariance(at, v, means), limits)?;
         let q = means.x0_vjp(&self.problem.operator.adjoint(&weighted)?)?;
         guided(at, said, &q)
     }
@@ -35,12 +38,9 @@ pub(super) fn covariance(at: &At, v: &Tensor, means: &mut Means) -> Result<Tenso
     Ok(means.x0_vjp(v)?.f_mul_scalar(factor)?)
 }
 
-/// (K C K' + sigma^2)^-1 r.
-pub(super) fn whitened(problem: &Problem, at: &At, r: &Tensor, means: &mut Means, limits: Limits) -> Result<Tensor> {
+/// (K C K' + sigma^2)^-1 r, for C by its products.
+pub(super) fn whitened(problem: &Problem, r: &Tensor, c: &mut Product, limits: Limits) -> Result<Tensor> {
     let (operator, noise) = (problem.operator.as_ref(), problem.noise_square()?);
-    let mut system = |w: &Tensor| {
-        let spread = covariance(at, &operator.adjoint(w)?, means)?;
-        Ok(operator.apply(&spread)?.f_add(&w.f_mul(&noise)?)?)
-    };
+    let mut system = |w: &Tensor| Ok(operator.apply(&c(&operator.adjoint(w)?)?)?.f_add(&w.f_mul(&noise)?)?);
     cg::solve(&mut system, r, limits)
 }

@@ -8,6 +8,7 @@ mod dps;
 mod mmps;
 mod pigdm;
 mod rows;
+mod spread;
 
 use tch::{Kind, Tensor};
 
@@ -15,10 +16,11 @@ use super::operator::{check, forward};
 use super::solve::cg::{inner, Limits, Watch};
 use super::Shared;
 use crate::diffusion::process::Denoised;
-use crate::error::{ensure, Error, Result};
+use crate::error::{ensure, Result};
 use crate::sampler::{At, Correction};
 pub use dps::Norm;
 pub use rows::{course_pairs, renoised, travelling, Travel};
+pub use spread::Spread;
 
 /// What was measured: y = K x + sigma n.
 pub struct Problem {
@@ -62,15 +64,15 @@ impl Problem {
     }
 }
 
-/// A method, with what is its own. `r2` is the variance of x0 given x_t at each question to the network.
-#[derive(Debug, Clone)]
+/// A method, with what is its own.
+#[derive(Clone)]
 pub enum Method {
     Dps { scale: Option<f64>, norm: Norm, guide_below: f64 },
     Diffpir { lambda: f64 },
     Ddnm { eta: f64 },
-    Pigdm { r2: Vec<f64> },
+    Pigdm(Spread),
     Mmps { cg_steps: usize },
-    Daps { r2: Vec<f64> },
+    Daps(Spread),
     DapsJacobian { steps: usize },
     CourseDps { scale: f64 },
     CourseDiffpir { tau: f64 },
@@ -79,13 +81,16 @@ pub enum Method {
 impl Method {
     /// What it does to a sampler's steps; `clip` as the sampler has it.
     pub fn correction(self, problem: Problem, clip: bool) -> Result<Box<dyn Correction + Send>> {
+        if let Self::Pigdm(spread) | Self::Daps(spread) = &self {
+            spread.check(problem.operator.img_shape())?;
+        }
         Ok(match self {
             Self::Dps { scale, norm, guide_below } => Box::new(dps::Dps::new(problem, scale, norm, guide_below)),
             Self::Diffpir { lambda } => Box::new(diffpir::Diffpir { problem, lambda }),
             Self::Ddnm { eta } => Box::new(ddnm::Ddnm::new(problem, eta)?),
-            Self::Pigdm { r2 } => Box::new(pigdm::Pigdm { problem, r2 }),
+            Self::Pigdm(spread) => Box::new(pigdm::Pigdm { problem, spread }),
             Self::Mmps { cg_steps } => Box::new(mmps::Mmps { problem, cg_steps }),
-            Self::Daps { r2 } => Box::new(daps::Daps { problem, r2 }),
+            Self::Daps(spread) => Box::new(daps::Daps { problem, spread }),
             Self::DapsJacobian { steps } => Box::new(daps::DapsJacobian { problem, steps }),
             Self::CourseDps { scale } => Box::new(course::Dps::new(problem, scale, clip)),
             Self::CourseDiffpir { tau } => Box::new(course::Diffpir { problem, tau, clip }),
@@ -100,11 +105,6 @@ fn guided(at: &At, said: Denoised, q: &Tensor) -> Result<Denoised> {
         x0_hat: said.x0_hat.f_add(&q.f_mul_scalar(spread * spread / signal)?)?,
         eps_hat: said.eps_hat.f_sub(&q.f_mul_scalar(spread)?)?,
     })
-}
-
-/// The number that belongs to this question.
-fn at_step(r2: &[f64], at: &At) -> Result<f64> {
-    r2.get(at.index).copied().ok_or_else(|| Error::Runtime("internal error: r2 has too few entries".into()))
 }
 
 /// |K x0 - y|^2 / (m sigma^2) of each image, over what was measured: about 1 for an image that explains its measurement.

@@ -1,8 +1,11 @@
-//! Pseudoinverse-guided diffusion (Song et al. 2023): the guidance that is exact if x0 given x_t is N(x0_hat, r2 I).
+//! Pseudoinverse-guided diffusion (Song et al. 2023): the guidance that is exact if x0 given x_t is N(x0_hat, C), with a C that
+//! is known beforehand.
 
 use tch::Tensor;
 
-use super::{at_step, guided, Problem};
+use super::mmps::whitened;
+use super::spread::{at_step, Spread};
+use super::{guided, Problem};
 use crate::diffusion::process::Denoised;
 use crate::error::Result;
 use crate::inverse::solve::way;
@@ -10,7 +13,7 @@ use crate::sampler::{At, Correction, Means};
 
 pub struct Pigdm {
     pub problem: Problem,
-    pub r2: Vec<f64>,
+    pub spread: Spread,
 }
 
 impl Correction for Pigdm {
@@ -18,12 +21,22 @@ impl Correction for Pigdm {
         true
     }
 
-    /// q = J' K' (r2 K K' + sigma^2)^-1 (y - K x0_hat).
+    /// q = J' K' (K C K' + sigma^2)^-1 (y - K x0_hat).
     fn denoised(&mut self, at: &At, _: &Tensor, said: Denoised, means: &mut Means) -> Result<Denoised> {
-        let r2 = at_step(&self.r2, at)?;
-        let odds = self.problem.sigma.f_square()?.f_reciprocal()?.f_mul_scalar(r2)?;
-        let way = way(self.problem.operator.as_ref(), &said.x0_hat, &self.problem.y, &odds, self.problem.limits())?;
-        let q = means.x0_vjp(&way.f_div_scalar(r2)?)?;
+        let Problem { operator, y, sigma, .. } = &self.problem;
+        let back = match &self.spread {
+            Spread::Even(r2) => {
+                let r2 = *at_step(r2, at)?;
+                let odds = sigma.f_square()?.f_reciprocal()?.f_mul_scalar(r2)?;
+                way(operator.as_ref(), &said.x0_hat, y, &odds, self.problem.limits())?.f_div_scalar(r2)?
+            }
+            Spread::Modes(planes) => {
+                let (modes, misfit) = (at_step(planes, at)?, self.problem.misfit(&said.x0_hat)?);
+                let limits = modes.limits(&self.problem);
+                operator.adjoint(&whitened(&self.problem, &misfit, &mut |v| modes.times(v), limits)?)?
+            }
+        };
+        let q = means.x0_vjp(&back)?;
         guided(at, said, &q)
     }
 }

@@ -1,4 +1,4 @@
-//! The spectrum of a correlation on a torus: Fourier modes.
+//! What Fourier modes are the eigenvectors of: correlations on a torus, and covariances that are the same everywhere.
 
 use tch::Tensor;
 
@@ -6,17 +6,28 @@ use super::constant::Constant;
 use super::spectrum::{precise, Function, Spectrum};
 use crate::error::Result;
 
-/// K'K for K a correlation with circular boundary.
+/// K'K for K a correlation with circular boundary, or a covariance.
 pub struct Circulant {
-    /// |transfer function|^2, (H, W / 2 + 1), float64 on the CPU.
-    squares: Constant,
+    /// Eigenvalues, (H, W / 2 + 1), on the CPU: for K'K the square of the transfer function, for a covariance the variance of
+    /// each mode.
+    values: Constant,
 }
 
 impl Circulant {
     /// Of a kernel (k, l), float64, no larger than the image. Where it is anchored turns phases only, which K'K has not.
     pub fn new(kernel: &Tensor, height: i64, width: i64) -> Result<Self> {
         let transfer = kernel.f_fft_rfft2([height, width].as_slice(), [-2, -1], "backward")?;
-        Ok(Self { squares: Constant::new(transfer.f_abs()?.f_square()?) })
+        Ok(Self::with(transfer.f_abs()?.f_square()?))
+    }
+
+    /// With these eigenvalues, (H, W / 2 + 1).
+    pub fn with(values: Tensor) -> Self {
+        Self { values: Constant::new(values) }
+    }
+
+    /// [H, W / 2 + 1].
+    pub fn size(&self) -> Vec<i64> {
+        self.values.get().size()
     }
 }
 
@@ -25,8 +36,8 @@ impl Spectrum for Circulant {
         let size = x.size();
         let plane = [size[2], size[3]];
         let kind = precise(x);
-        let squares = self.squares.like(x, kind)?.f_view([1, 1, plane[0], plane[1] / 2 + 1])?;
-        let factors = f(&squares)?;
+        let values = self.values.like(x, kind)?.f_view([1, 1, plane[0], plane[1] / 2 + 1])?;
+        let factors = f(&values)?;
         let one = |image: &Tensor, factors: &Tensor| {
             let modes = image.f_to_kind(kind)?.f_fft_rfft2(plane.as_slice(), [-2, -1], "backward")?;
             modes.f_mul(factors)?.f_fft_irfft2(plane.as_slice(), [-2, -1], "backward")
@@ -41,6 +52,6 @@ impl Spectrum for Circulant {
     }
 
     fn largest(&self) -> Result<f64> {
-        Ok(self.squares.get().f_max()?.f_double_value(&[])?)
+        Ok(self.values.get().f_max()?.f_double_value(&[])?)
     }
 }
