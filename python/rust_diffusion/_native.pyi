@@ -15,6 +15,8 @@ import numpy.typing as npt
 from torch import Tensor
 
 __all__ = [
+    "ADAM_BETAS",
+    "ADAM_EPS",
     "BOUNDARIES",
     "CT_GEOMETRIES",
     "DOWNSCALE_MODES",
@@ -22,10 +24,10 @@ __all__ = [
     "FITS",
     "FLOW_SOLVERS",
     "GUIDANCE_NORMS",
-    "IMAGE_EXTENSIONS",
     "LINKED_TORCH",
     "LR_SCHEDULES",
     "MAX_PIXELS",
+    "MAX_SIDE",
     "MAX_STEPS",
     "OBJECTIVES",
     "PRECISIONS",
@@ -79,6 +81,10 @@ LINKED_TORCH: str
 
 MAX_STEPS: int
 """The longest noise schedule that is taken."""
+
+ADAM_BETAS: tuple[float, float]
+ADAM_EPS: float
+"""Of AdamW, as `torch.optim.AdamW` has them by default."""
 
 OBJECTIVES: tuple[str, ...]
 PRECISIONS: tuple[str, ...]
@@ -320,9 +326,6 @@ class Network:
     def in_channels(self) -> int:
         """Channels of what goes in."""
     @property
-    def out_channels(self) -> int:
-        """Channels of what comes out."""
-    @property
     def size_multiple(self) -> int:
         """Height and width of the images must be multiples of this."""
     def modules(self) -> list[tuple[str, str, dict[str, Any]]]:
@@ -369,9 +372,6 @@ class Table:
     @property
     def steps(self) -> int:
         """Steps as a user counts them."""
-    @property
-    def times(self) -> list[float]:
-        """The times at which the network is asked, in order."""
     @staticmethod
     def ddpm(betas: _Array, alphas: _Array, alpha_bars: _Array) -> Table: ...
     @staticmethod
@@ -447,8 +447,8 @@ def train_network(
     """
 
 FITS: tuple[str, ...]
-IMAGE_EXTENSIONS: list[str]
 MAX_PIXELS: int
+MAX_SIDE: int
 
 def list_images(path: str | os.PathLike[str]) -> list[Path]:
     """List the files that a folder, a file name or a glob pattern stands for, sorted by name."""

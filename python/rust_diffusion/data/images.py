@@ -128,7 +128,7 @@ def load_set(
     progress: bool,
 ) -> Loaded:
     """Check the arguments of `load_images`, decode, and warn of what is wrong with the files."""
-    size = checks.pair("size", size, 16384)
+    size = checks.pair("size", size, _native.MAX_SIDE)
     channels = checks.integer("channels", channels, 1, 3)
     if channels == 2:
         raise ValueError("channels must be 1 (grey) or 3 (RGB), got 2")

@@ -27,7 +27,7 @@ COURSE_STEPS, COURSE_SIZE = 400, 64
 #: All images are in this range, here and in the course.
 VALUE_RANGE = (-1.0, 1.0)
 #: What a file may ask for: a small one must not take all memory.
-MAX_STEPS, MAX_SIDE = _native.MAX_STEPS, 16384
+MAX_STEPS, MAX_SIDE = _native.MAX_STEPS, _native.MAX_SIDE
 #: Averaged weights that hold more than this of the initial ones draw noise rather than images.
 MAX_INITIAL_SHARE = 0.1
 

@@ -18,8 +18,6 @@ from rust_diffusion.training.network import trained_parameters
 from rust_diffusion.training.plan.budget import Length
 from rust_diffusion.training.settings import Settings
 
-#: torch.optim.AdamW's own defaults, which the engine uses too.
-ADAM_BETAS, ADAM_EPS = (0.9, 0.999), 1e-8
 #: Images widened to float64 at a time.
 _AT_A_TIME = 256
 
@@ -168,8 +166,8 @@ class State:
             self.model.parameters(),
             lr=settings.learning_rate,
             weight_decay=settings.weight_decay,
-            betas=ADAM_BETAS,
-            eps=ADAM_EPS,
+            betas=_native.ADAM_BETAS,
+            eps=_native.ADAM_EPS,
         )
         scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=settings.epochs)
         rate = _native.learning_rate(self.options, epoch, updates)

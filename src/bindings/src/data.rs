@@ -116,9 +116,9 @@ fn report(on_progress: Option<&PyObject>, done: usize) -> Result<()> {
 }
 
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
-    m.add("IMAGE_EXTENSIONS", data::folder::EXTENSIONS.to_vec())?;
     m.add("FITS", PyTuple::new(m.py(), Fit::names())?)?;
     m.add("MAX_PIXELS", data::MAX_PIXELS)?;
+    m.add("MAX_SIDE", data::MAX_SIDE)?;
     m.add_function(wrap_pyfunction!(list_images, m)?)?;
     m.add_function(wrap_pyfunction!(load_images, m)?)?;
     m.add_function(wrap_pyfunction!(phantoms, m)?)?;

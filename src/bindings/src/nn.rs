@@ -109,11 +109,6 @@ impl Network {
         self.blueprint.in_channels
     }
 
-    #[getter]
-    fn out_channels(&self) -> i64 {
-        self.blueprint.out_channels
-    }
-
     /// Height and width of the images must be multiples of this.
     #[getter]
     fn size_multiple(&self) -> i64 {

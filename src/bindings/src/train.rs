@@ -7,6 +7,7 @@ use diffusion_core::diffusion::{Objective, Schedule};
 use diffusion_core::nn::differentiable::{add_found, differentiable, Differentiable};
 use diffusion_core::train::{
     noising, Batch, EpochReport, Host, Length, Position, RateSchedule, Settings, StepReport, Trainer, TrainingTensors,
+    ADAM_BETAS, ADAM_EPS,
 };
 use diffusion_core::{Error, Result};
 use pyo3::exceptions::PyKeyboardInterrupt;
@@ -234,6 +235,8 @@ fn train_network(
 }
 
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    m.add("ADAM_BETAS", ADAM_BETAS)?;
+    m.add("ADAM_EPS", ADAM_EPS)?;
     m.add("TIME_SAMPLINGS", PyTuple::new(m.py(), noising::TimeSampling::names())?)?;
     m.add("LR_SCHEDULES", PyTuple::new(m.py(), RateSchedule::names())?)?;
     m.add_function(wrap_pyfunction!(first_position, m)?)?;

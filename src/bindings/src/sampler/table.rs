@@ -41,12 +41,6 @@ impl Table {
         self.inner.steps()
     }
 
-    /// The times at which the network is asked, in order.
-    #[getter]
-    fn times(&self) -> Vec<f64> {
-        self.inner.times()
-    }
-
     #[staticmethod]
     fn ddpm(
         py: Python<'_>,

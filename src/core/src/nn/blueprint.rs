@@ -8,21 +8,19 @@
 pub struct Blueprint {
     pub time: TimeEmbedding,
     pub ops: Vec<Op>,
-    /// Channels of what goes in, and of what comes out.
+    /// Channels of what goes in.
     pub in_channels: i64,
-    pub out_channels: i64,
     /// Every module, parents before children, in the order of creation.
     pub entries: Vec<Entry>,
     /// Shapes of all parameters in state-dict order.
     pub shapes: Vec<Vec<i64>>,
 }
 
-/// A network's time embedding, operations, and the channels that go in and come out.
+/// A network's time embedding, operations, and the channels that go in.
 pub struct Network {
     pub time: TimeEmbedding,
     pub ops: Vec<Op>,
     pub in_channels: i64,
-    pub out_channels: i64,
 }
 
 impl Blueprint {

@@ -12,8 +12,8 @@ impl Blueprint {
         let mut draft = Builder::default();
         preset(&mut draft);
         let (mut builder, shapes) = draft.placed();
-        let Network { time, ops, in_channels, out_channels } = preset(&mut builder);
-        Ok(Self { time, ops, in_channels, out_channels, entries: builder.into_entries(), shapes })
+        let Network { time, ops, in_channels } = preset(&mut builder);
+        Ok(Self { time, ops, in_channels, entries: builder.into_entries(), shapes })
     }
 }
 

@@ -126,7 +126,7 @@ impl Course<'_> {
         self.middle();
         let width = self.way_up();
         self.head(width);
-        Network { time, ops: self.ops, in_channels: config.in_ch, out_channels: config.in_ch }
+        Network { time, ops: self.ops, in_channels: config.in_ch }
     }
 
     fn time(&mut self) -> TimeEmbedding {

@@ -135,7 +135,7 @@ impl UNet2D<'_> {
         self.middle();
         self.way_up();
         self.head(first);
-        Network { time, ops: self.ops, in_channels: config.in_channels, out_channels: config.out_channels }
+        Network { time, ops: self.ops, in_channels: config.in_channels }
     }
 
     fn push(&mut self, channels: i64) {
