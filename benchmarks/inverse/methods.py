@@ -27,8 +27,10 @@ class Method:
     steps: int
     #: Passes back through the network at each step, at most.
     backward: int = 0
-    #: The denoiser's own error for r2.
+    #: The denoiser's own error for r2, mode by mode.
     measured: bool = False
+    #: The same as one number.
+    even: bool = False
     options: dict[str, Any] = field(default_factory=dict)
     #: The chapter's loop: on its own task only.
     course: bool = False
@@ -37,7 +39,7 @@ class Method:
 
     def keywords(self, prior: Prior) -> dict[str, Any]:
         """Return what `posterior` is to hand on to the method."""
-        r2 = {"r2": prior.error} if self.measured else {}
+        r2 = {"r2": prior.mean_error if self.even else prior.error} if self.measured else {}
         return {"sample_steps": self.steps, **r2, **self.options}
 
 
@@ -54,6 +56,7 @@ METHODS = {
 }
 #: Tried to find what holds `daps` back; measured when asked for by name.
 VARIANTS = {
+    "daps, one r2": Method("daps", 40, measured=True, even=True),
     "daps, 100 steps": Method("daps", 100, measured=True),
     "daps, 200 steps": Method("daps", 200, measured=True),
     "daps, 20 steps": Method("daps", 20, measured=True),

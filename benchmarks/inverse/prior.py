@@ -77,6 +77,13 @@ class Prior:
     #: Mean squared error of each Fourier mode of x0_hat at each timestep, on images held out, (T, H, W // 2 + 1).
     error: Tensor
 
+    @property
+    def mean_error(self) -> Tensor:
+        """Mean squared error of a pixel, (T,): every mode but those of the first and the last column has a partner."""
+        partners = torch.full((SIZE // 2 + 1,), 2.0)
+        partners[[0, -1]] = 1.0
+        return (self.error * partners).sum((1, 2)) / SIZE**2
+
 
 def trained(images: Images, updates: int, folder: Path) -> Prior:
     """Train for so many updates; a run that stands in the folder is resumed, one that is finished is taken."""

@@ -194,7 +194,13 @@ def _options(context: click.Context, model: Network, bars: Tensor, shape: tuple[
             raise click.UsageError("give either --r2 or --held-out")
         images = read_images(context, "--held-out", held_out, shape, channels=model.in_channels)
         options["r2"] = denoising_error(
-            model, images, bars, context.params["device"], seed=context.params["seed"], progress=on_terminal()
+            model,
+            images,
+            bars,
+            context.params["device"],
+            seed=context.params["seed"],
+            spectrum=True,
+            progress=on_terminal(),
         )
     usual = min(usual_steps(METHODS[name]), len(bars))
     return {"sample_steps": usual, **options, **given(context, ("precision",))}
