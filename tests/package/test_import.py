@@ -12,6 +12,7 @@ from rust_diffusion import _native
 from rust_diffusion.support import versions
 
 LINKED = [f"{major}.{minor}" for major, minor in versions.linked()]
+AT_HAND = "{}.{}".format(*versions.minor(torch.__version__))
 MATCHING = f'pip install "torch=={LINKED[-1]}.*"'
 OTHERS = [v for v in ("2.10.0", "2.11.0a0", "2.12.1+cu130", "2.15.0+cpu") if v[:4] not in LINKED]
 OUT_OF_RANGE = ["1.13.1", "2.9.1", "2.16.0.dev20261120+cpu"]
@@ -74,15 +75,14 @@ def test_an_error_inside_torch_keeps_its_own_message(tmp_path):
 
 @pytest.mark.parametrize("build", [".0", ".1", ".0+cpu", ".9+cu128"])
 def test_every_build_of_the_right_torch_is_taken(monkeypatch, build):
-    monkeypatch.setattr(torch, "__version__", LINKED[0] + build)
+    monkeypatch.setattr(torch, "__version__", AT_HAND + build)
     versions.check_torch()
 
 
 def test_python_is_shown_the_library_of_this_torch_and_no_other(rd):
-    at_hand = versions.minor(torch.__version__)
-    assert versions.minor(_native.LINKED_TORCH) == at_hand
+    assert versions.minor(_native.LINKED_TORCH) == versions.minor(torch.__version__)
     shown = [place for place in rd.__path__ if "engines" in place]
-    assert [place.rsplit("-", 1)[1] for place in shown] == ["{}.{}".format(*at_hand)]
+    assert [place.rsplit("-", 1)[1] for place in shown] == [AT_HAND]
 
 
 def test_a_library_without_a_torch_to_its_name_is_not_seen(monkeypatch, tmp_path):
