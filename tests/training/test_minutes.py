@@ -123,7 +123,7 @@ def test_what_was_settled_is_said(fit, tmp_path, seconds, capfd):
     fit(tmp_path, minutes=1, progress=True)
     said = "".join(capfd.readouterr())
     plan = own(tmp_path)["plan"]
-    assert f"{plan['updates']} updates ({plan['epochs']} epochs) fit into 1 minutes, at 1 in a second" in said
+    assert f"{plan['updates']} updates ({plan['epochs']} epochs) fit into 1 minute, at 1 in a second" in said
     assert f"epoch {plan['epochs']}/{plan['epochs']}" in said
 
 

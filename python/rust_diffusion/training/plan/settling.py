@@ -49,6 +49,7 @@ class Settling:
     def in_words(self, length: Length) -> str:
         """A line about the length that was found."""
         return (
-            f"{length['updates']:,} updates ({length['epochs']} epochs) fit into {self._budget.minutes:g} minutes, at "
+            f"{length['updates']:,} updates ({length['epochs']} epochs) fit into {self._budget.minutes:g} "
+            f"minute{'s' if self._budget.minutes != 1 else ''}, at "
             f"{self._budget.speed:.3g} in a second; ends of epochs take {100 * self._budget.share:.0f} % of the time."
         )
