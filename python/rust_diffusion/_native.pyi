@@ -40,6 +40,7 @@ __all__ = [
     "Network",
     "Parameters",
     "Recording",
+    "Spread",
     "Table",
     "answered",
     "asked",
