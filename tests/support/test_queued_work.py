@@ -319,18 +319,16 @@ def test_a_graph_that_fails_is_a_warning_and_a_no(monkeypatch):
     assert not graphs._ONE_AT_A_TIME.locked()
 
 
-def test_graphs_are_made_only_where_they_are_asked_for(monkeypatch):
+def test_graphs_are_made_on_gpus_unless_they_are_refused(monkeypatch):
     gpu, cpu = torch.device("cuda", 0), torch.device("cpu")
-    for value in (None, "0", "yes"):
+    for value, expected in ((None, True), ("1", True), ("0", False)):
         monkeypatch.delenv(graphs.SWITCH, raising=False)
         if value is not None:
             monkeypatch.setenv(graphs.SWITCH, value)
-        assert graphs.new(gpu) is None
+        assert isinstance(graphs.new(gpu), graphs.CudaGraph) == expected
         assert isinstance(graphs.new(gpu, True), graphs.CudaGraph)
-    monkeypatch.setenv(graphs.SWITCH, "1")
-    assert isinstance(graphs.new(gpu), graphs.CudaGraph)
-    assert graphs.new(gpu, False) is None
-    assert graphs.new(cpu, True) is None
+        assert graphs.new(gpu, False) is None
+        assert graphs.new(cpu) is None and graphs.new(cpu, True) is None
 
 
 def test_the_samplers_hand_on_who_asks_for_graphs(rd, betas, monkeypatch):
@@ -391,11 +389,11 @@ def test_a_captured_pass_goes_with_its_model(rd, betas, monkeypatch):
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_captured_training_is_direct_training(rd, betas, monkeypatch, precision, accumulate):
     options = dict(device="cuda", precision=precision, accumulate=accumulate, epochs=8)
-    monkeypatch.setenv(graphs.SWITCH, "1")
+    monkeypatch.delenv(graphs.SWITCH, raising=False)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         captured, result = fit(rd, betas, **options)
-    monkeypatch.delenv(graphs.SWITCH)
+    monkeypatch.setenv(graphs.SWITCH, "0")
     direct, expected = fit(rd, betas, **options)
     assert result.history == pytest.approx(expected.history, rel=1e-3)
     assert relative_l2(flat(captured.parameters()), flat(direct.parameters())) <= 1e-2
@@ -403,7 +401,7 @@ def test_captured_training_is_direct_training(rd, betas, monkeypatch, precision,
 
 @pytest.mark.cuda
 def test_the_host_waits_for_the_gpu_only_to_show_how_it_goes(rd, betas, monkeypatch, capfd):
-    monkeypatch.delenv(graphs.SWITCH, raising=False)  # making a capture waits, once
+    monkeypatch.setenv(graphs.SWITCH, "0")  # making a capture waits, once
     images = slices(512).cuda()
     fit(rd, betas, images, device="cuda", epochs=1)
     torch.cuda.set_sync_debug_mode("warn")
@@ -445,12 +443,12 @@ def test_captured_sampling_is_direct_sampling_and_follows_the_weights(rd, betas,
     def draw(model):
         return draw_two(rd, model, betas, device="cuda", precision=precision, eta=eta)
 
-    monkeypatch.setenv(graphs.SWITCH, "1")
+    monkeypatch.delenv(graphs.SWITCH, raising=False)
     first = draw(model)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(1.01)
     second = draw(model)
-    monkeypatch.delenv(graphs.SWITCH)
+    monkeypatch.setenv(graphs.SWITCH, "0")
     assert torch.allclose(draw(copy.deepcopy(model)), second, atol=1e-4)
     assert not torch.allclose(first, second, atol=1e-4)

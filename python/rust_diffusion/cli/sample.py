@@ -78,7 +78,7 @@ about_drawing = together(
     option_of(
         ddim_sample,
         "cuda_graphs",
-        "Capture the network's pass on a GPU and replay it.  [default: RUST_DIFFUSION_CUDA_GRAPHS]",
+        "Capture the network's pass on a GPU and replay it.  [default: yes, unless RUST_DIFFUSION_CUDA_GRAPHS=0]",
         type=bool,
     ),
     option_of(dpmpp_sample, "order", "dpmpp, unipc: 1 to 3."),

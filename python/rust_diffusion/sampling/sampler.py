@@ -96,8 +96,8 @@ progress : bool
 callback : callable, optional
     Called with a `SamplerStep` after each step.
 cuda_graphs : bool, optional
-    Capture the network's pass in a CUDA graph and replay it, on a GPU. Default: off, unless the environment says
-    ``RUST_DIFFUSION_CUDA_GRAPHS=1``.""",
+    Capture the network's pass in a CUDA graph and replay it, on a GPU. Default: yes, unless the environment says
+    ``RUST_DIFFUSION_CUDA_GRAPHS=0``.""",
     "images": """\
 Returns
 -------

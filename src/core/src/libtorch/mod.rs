@@ -11,8 +11,7 @@ use std::ffi::{c_char, c_int, CStr};
 
 pub use memory::{adamw_in_place, slice, slice_mut, InPlace, Plain, Stored};
 pub use ops::{
-    adamw, add_each, convolution_backward, laid_out, move_each_towards, AutocastOff, ConvolutionGradients, Layout,
-    Moving, OnDevice,
+    adamw, add_each, convolution_backward, move_each_towards, AutocastOff, ConvolutionGradients, Moving, OnDevice,
 };
 pub use pool::{use_own_threads, TorchPool};
 pub use rng::{bernoulli, with_generator};

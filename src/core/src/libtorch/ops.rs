@@ -3,11 +3,11 @@
 
 use std::ffi::{c_char, c_int};
 
-use tch::{Kind, Tensor};
+use tch::Tensor;
 use torch_sys::C_tensor;
 
 use super::{checked, MESSAGE_SIZE};
-use crate::error::{ensure, Error, Result};
+use crate::error::{ensure, Result};
 
 extern "C" {
     fn shim_set_autocast(enabled: u8) -> u8;
@@ -19,14 +19,6 @@ extern "C" {
         stride: i64,
         padding: i64,
         mask: *const u8,
-        message: *mut c_char,
-        size: usize,
-    ) -> c_int;
-    fn shim_laid_out(
-        out: *mut *mut C_tensor,
-        x: *const C_tensor,
-        dtype: c_int,
-        channels_last: u8,
         message: *mut c_char,
         size: usize,
     ) -> c_int;
@@ -115,37 +107,6 @@ pub fn convolution_backward(
     Ok(out.map(|ptr| (!ptr.is_null()).then(|| unsafe { Tensor::from_ptr(ptr) })))
 }
 
-/// How an image batch (B, C, H, W) lies in memory.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Layout {
-    Rows,
-    ChannelsLast,
-}
-
-/// `x`, of four dimensions, in another dtype and layout: one pass for both, none if it is so already. Autograd sees it.
-pub fn laid_out(x: &Tensor, kind: Kind, layout: Layout) -> Result<Tensor> {
-    let lies = match layout {
-        Layout::Rows => x.is_contiguous(),
-        Layout::ChannelsLast => x.f_permute([0, 2, 3, 1])?.is_contiguous(),
-    };
-    if lies && x.f_kind()? == kind {
-        return Ok(x.shallow_clone());
-    }
-    let dtype = match kind {
-        Kind::Half => 5,
-        Kind::Float => 6,
-        Kind::Double => 7,
-        Kind::BFloat16 => 15,
-        other => return Err(Error::Type(format!("images hold real floating-point numbers, not {other:?}"))),
-    }; // c10::ScalarType
-    let mut out = std::ptr::null_mut();
-    let channels_last = u8::from(layout == Layout::ChannelsLast);
-    // SAFETY: `x` lives through the call, which only reads it and writes one pointer to `out`.
-    checked(|message| unsafe { shim_laid_out(&mut out, x.as_ptr(), dtype, channels_last, message, MESSAGE_SIZE) })?;
-    // SAFETY: after success `out` is a new tensor on the heap that the shim hands over.
-    Ok(unsafe { Tensor::from_ptr(out) })
-}
-
 /// What an operation on lists of tensors reads; the tensors live as long as the slice they come from.
 fn pointers<'a>(tensors: impl IntoIterator<Item = &'a Tensor>) -> Vec<*const C_tensor> {
     tensors.into_iter().map(|tensor| tensor.as_ptr()).collect()
@@ -221,7 +182,7 @@ pub fn adamw(moving: &Moving, numbers: &OnDevice, constants: [f64; 4]) -> Result
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tch::Device;
+    use tch::{Device, Kind};
 
     #[test]
     fn convolution_gradients_are_those_of_autograd() {
@@ -236,21 +197,5 @@ mod tests {
         for (got, want) in [(dx, x.grad()), (dw, w.grad())] {
             assert!(f64::try_from((got.expect("a gradient") - want).abs().max()).expect("a number") < 1e-4);
         }
-    }
-
-    #[test]
-    fn a_layout_changes_with_the_dtype_and_nothing_else() {
-        let x = Tensor::randn([2, 3, 4, 5], (Kind::Float, Device::Cpu)).set_requires_grad(true);
-        let half = laid_out(&x, Kind::Half, Layout::ChannelsLast).expect("laid out");
-        assert_eq!((half.kind(), half.stride()), (Kind::Half, vec![60, 1, 15, 3]));
-        let back = laid_out(&half, Kind::Float, Layout::Rows).expect("laid out");
-        assert!(back.is_contiguous() && (&back - &x).abs().max().double_value(&[]) < 1e-2);
-        let weights = Tensor::randn([2, 3, 4, 5], (Kind::Float, Device::Cpu)).to_kind(Kind::Half);
-        (&half * &weights).sum(Kind::Float).backward();
-        assert!(x.grad().is_contiguous() && x.grad().kind() == Kind::Float);
-        assert_eq!(x.grad(), weights.to_kind(Kind::Float));
-        let same = laid_out(&half, Kind::Half, Layout::ChannelsLast).expect("laid out");
-        assert_eq!(same.data_ptr(), half.data_ptr());
-        assert!(laid_out(&Tensor::zeros([3], (Kind::Float, Device::Cpu)), Kind::Float, Layout::ChannelsLast).is_err());
     }
 }

@@ -1,5 +1,5 @@
-// What the Rust face of libtorch leaves out: its thread pool, the CPU's autocast, the gradients of a convolution, the
-// layout of tensors, the random numbers behind the CPU's generator, and operations on many tensors at once.
+// What the Rust face of libtorch leaves out: its thread pool, the CPU's autocast, the gradients of a convolution, the random
+// numbers behind the CPU's generator, and operations on many tensors at once.
 //
 // Every function catches all exceptions; those that can fail return 0 for success or write a message and return 1.
 
@@ -14,7 +14,6 @@
 #include <ATen/ops/convolution_backward.h>
 #include <ATen/ops/empty.h>
 #include <c10/util/Exception.h>
-#include <torch/csrc/autograd/custom_function.h>
 
 #include <array>
 #include <cstdint>
@@ -67,25 +66,6 @@ int guarded(char *message, std::size_t size, Work work) {
   return 1;
 }
 
-// A change of dtype and layout whose gradient changes both back; autograd's own would keep the layout, and the operation
-// before it would make another copy.
-struct LaidOut : torch::autograd::Function<LaidOut> {
-  static at::Tensor forward(torch::autograd::AutogradContext *context, const at::Tensor &x, at::ScalarType dtype,
-                            at::MemoryFormat layout) {
-    context->saved_data["dtype"] = static_cast<int64_t>(x.scalar_type());
-    context->saved_data["layout"] = static_cast<int64_t>(x.suggest_memory_format());
-    return x.to(x.options().dtype(dtype), false, true, layout);
-  }
-
-  static torch::autograd::variable_list backward(torch::autograd::AutogradContext *context,
-                                                 torch::autograd::variable_list gradients) {
-    const auto dtype = static_cast<at::ScalarType>(context->saved_data["dtype"].toInt());
-    const auto layout = static_cast<at::MemoryFormat>(context->saved_data["layout"].toInt());
-    const auto &gradient = gradients[0];
-    return {gradient.to(gradient.options().dtype(dtype), false, false, layout), at::Tensor(), at::Tensor()};
-  }
-};
-
 }  // namespace
 
 extern "C" {
@@ -130,15 +110,6 @@ int shim_convolution_backward(at::Tensor **out, const at::Tensor *dy, const at::
     if (mask[0]) out[0] = new at::Tensor(std::get<0>(gradients));
     if (mask[1]) out[1] = new at::Tensor(std::get<1>(gradients));
     if (mask[2]) out[2] = new at::Tensor(std::get<2>(gradients));
-  });
-}
-
-// x in the dtype, its channels last in memory or row by row: one pass for both, seen by autograd. out receives a new tensor.
-int shim_laid_out(at::Tensor **out, const at::Tensor *x, int dtype, uint8_t channels_last, char *message,
-                  std::size_t size) {
-  return guarded(message, size, [&] {
-    const auto layout = channels_last != 0 ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Contiguous;
-    *out = new at::Tensor(LaidOut::apply(*x, static_cast<at::ScalarType>(dtype), layout));
   });
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tch::{Kind, Tensor};
 
-use super::backend::aten::{cast_products, Aten};
+use super::backend::aten::Aten;
 use super::backend::cpu::{self, Prepared, Stamp, Wanted};
 use super::wiring::{check_inputs, forward};
 use super::{Blueprint, Precision};
@@ -17,7 +17,7 @@ pub struct Predictor {
     plan: Arc<Blueprint>,
     /// The model's own weights.
     source: Vec<Tensor>,
-    /// The same, those of convolutions and matrix products already in the dtype they are computed in.
+    /// The same, already in the dtype they are computed in.
     params: Vec<Tensor>,
     /// On loan from `home`, with the stamp that they had there.
     engine: Option<cpu::Weights>,
@@ -31,13 +31,16 @@ impl Predictor {
     pub fn new(prepared: &Arc<Prepared>, precision: Precision, dropout: f64) -> Result<Self> {
         // handles of its own: if the module's parameters are given other memory, these keep theirs
         let source = prepared.handles().iter().map(Tensor::f_detach).collect::<std::result::Result<Vec<_>, _>>()?;
-        let params = source.iter().map(Tensor::shallow_clone).collect();
         let compute = precision.compute();
         let on_loan = match precision.engine_kind().filter(|_| prepared.runs_on_engine(dropout)) {
             Some(kind) => Some(prepared.take(kind)?),
             None => None,
         };
-        let params = if on_loan.is_some() { params } else { cast_products(params, compute)? };
+        let cast = |param: &Tensor| match compute {
+            Some(kind) if on_loan.is_none() => param.f_to_kind(kind),
+            _ => Ok(param.shallow_clone()),
+        };
+        let params = source.iter().map(cast).collect::<std::result::Result<_, _>>()?;
         let (stamp, engine) = on_loan.unzip();
         let home = stamp.map(|stamp| (Arc::clone(prepared), stamp));
         Ok(Self { plan: Arc::clone(&prepared.plan), source, params, engine, home, compute, dropout })

@@ -5,7 +5,6 @@
 use tch::{Kind, Tensor};
 
 use crate::error::Result;
-use crate::libtorch::{laid_out, Layout};
 use crate::nn::blueprint::{Attention, Conv, Linear, Norm, Projections, ResBlock, TimeAddition, TimeEmbedding};
 use crate::nn::embedding::sinusoidal;
 use crate::nn::wiring::Backend;
@@ -14,15 +13,16 @@ pub struct Aten<'a> {
     pub params: &'a [Tensor],
     /// Probability of dropping an activation; 0 outside training.
     pub dropout: f64,
-    /// Convolutions and matrix products in this dtype (bfloat16, half) and with channels last in memory, as tensor cores
-    /// want them, everything else in the weights' own; None: all in the weights' own, in the layout that it comes in.
+    /// Everything in this dtype (bfloat16, half); libtorch's normalisation takes its statistics in float32 all the same.
+    /// Images lie as they come: tensor cores want channels last, but cuDNN's own way there and back is faster than the
+    /// normalisation's, which wants rows. None: all in the weights' own dtype.
     pub compute: Option<Kind>,
     /// Attention as explicit matrix products: the fused kernels have no second derivative.
     pub explicit_attention: bool,
 }
 
 impl Aten<'_> {
-    /// `x` in the dtype of the matrix products.
+    /// `x` in the dtype that is computed in.
     fn cast(&self, x: &Tensor) -> Result<Tensor> {
         Ok(match self.compute {
             Some(kind) => x.f_to_kind(kind)?,
@@ -30,17 +30,9 @@ impl Aten<'_> {
         })
     }
 
-    /// The same for images and the weights of convolutions, with the layout that goes with that dtype.
-    fn cast_image(&self, x: &Tensor) -> Result<Tensor> {
-        match self.compute {
-            Some(kind) => laid_out(x, kind, Layout::ChannelsLast),
-            None => Ok(x.shallow_clone()),
-        }
-    }
-
     fn conv2d(&self, conv: &Conv, x: &Tensor) -> Result<Tensor> {
-        let (weight, bias) = (self.cast_image(&self.params[conv.param])?, self.cast(&self.params[conv.param + 1])?);
-        let x = self.cast_image(x)?;
+        let (weight, bias) = self.weight_and_bias(conv.param)?;
+        let x = self.cast(x)?;
         let pad = conv.padding;
         if pad.is_even() {
             return Ok(x.f_conv2d(&weight, Some(&bias), [conv.stride; 2], [pad.before; 2], [1, 1], 1)?);
@@ -49,9 +41,14 @@ impl Aten<'_> {
         Ok(x.f_conv2d(&weight, Some(&bias), [conv.stride; 2], [0, 0], [1, 1], 1)?)
     }
 
-    /// x W^T + b with the weight at `param` and the bias behind it.
+    /// The weight at `param` and the bias behind it.
+    fn weight_and_bias(&self, param: usize) -> Result<(Tensor, Tensor)> {
+        Ok((self.cast(&self.params[param])?, self.cast(&self.params[param + 1])?))
+    }
+
+    /// x W^T + b.
     fn project(&self, param: usize, x: &Tensor) -> Result<Tensor> {
-        let (weight, bias) = (self.cast(&self.params[param])?, self.cast(&self.params[param + 1])?);
+        let (weight, bias) = self.weight_and_bias(param)?;
         Ok(self.cast(x)?.f_linear(&weight, Some(&bias))?)
     }
 
@@ -59,15 +56,9 @@ impl Aten<'_> {
         self.project(linear.param, x)
     }
 
-    /// Statistics in the weights' own dtype, also where the rest computes in a shorter one. libtorch's normalisation on
-    /// CUDA wants rows: the layout changes where the dtype does, in the same pass.
     fn norm(&self, norm: &Norm, x: &Tensor) -> Result<Tensor> {
-        let (weight, bias) = (&self.params[norm.param], &self.params[norm.param + 1]);
-        let x = match self.compute {
-            Some(_) => laid_out(x, weight.f_kind()?, Layout::Rows)?,
-            None => x.shallow_clone(),
-        };
-        Ok(x.f_group_norm(norm.groups, Some(weight), Some(bias), norm.eps, false)?)
+        let (weight, bias) = self.weight_and_bias(norm.param)?;
+        Ok(self.cast(x)?.f_group_norm(norm.groups, Some(&weight), Some(&bias), norm.eps, false)?)
     }
 
     /// Queries, keys and values of a sequence (B, N, C), each (B, heads, N, C / heads).
@@ -156,8 +147,8 @@ impl Backend for Aten<'_> {
             Some(norm) => self.norm(norm, &x)?,
             None => x.shallow_clone(),
         };
-        // (B, C, H, W) -> (B, H*W, C): a view when the memory is channels-last
-        let sequence = self.cast_image(&normed)?.f_flatten(2, 3)?.f_transpose(1, 2)?;
+        // (B, C, H, W) -> (B, H*W, C)
+        let sequence = normed.f_flatten(2, 3)?.f_transpose(1, 2)?;
         let [q, k, v] = self.heads(attention, &sequence)?;
         let out = self.attend(&q, &k, &v)?.f_transpose(1, 2)?.f_reshape([b, height * width, c])?;
         let out = self.project(attention.out, &out)?;
@@ -176,22 +167,4 @@ impl Backend for Aten<'_> {
     fn share(&mut self, x: &Tensor) -> Tensor {
         x.shallow_clone()
     }
-}
-
-/// Weights of two and more dimensions, and the biases behind them, in the dtype (and layout) of the products; norms keep
-/// theirs.
-pub fn cast_products(params: Vec<Tensor>, compute: Option<Kind>) -> Result<Vec<Tensor>> {
-    let Some(kind) = compute else { return Ok(params) };
-    let mut after_weight = false;
-    let cast = |param: Tensor| {
-        let is_weight = param.dim() > 1;
-        let of_product = is_weight || after_weight;
-        after_weight = is_weight;
-        match (of_product, param.dim()) {
-            (true, 4) => laid_out(&param, kind, Layout::ChannelsLast),
-            (true, _) => Ok(param.f_to_kind(kind)?),
-            (false, _) => Ok(param),
-        }
-    };
-    params.into_iter().map(cast).collect()
 }
