@@ -3,13 +3,12 @@
 
 use tch::Tensor;
 
-use super::mmps::{covariance, whitened, Product};
-use super::spread::{at_step, Spread};
+use super::mmps::{covariance, whitened};
+use super::spread::{at_step, Known};
 use super::Problem;
 use crate::diffusion::process::Denoised;
 use crate::diffusion::Noise;
 use crate::error::Result;
-use crate::inverse::solve::cg::Limits;
 use crate::inverse::solve::lanczos::root;
 use crate::inverse::solve::{draw, Gaussian};
 use crate::sampler::{At, Correction, Means};
@@ -17,19 +16,18 @@ use crate::sampler::{At, Correction, Means};
 /// x0 ~ N(x0_hat, C) given y, with C known beforehand.
 pub struct Daps {
     pub problem: Problem,
-    pub spread: Spread,
+    pub spread: Known,
 }
 
 impl Correction for Daps {
     fn denoised(&mut self, at: &At, _: &Tensor, said: Denoised, means: &mut Means) -> Result<Denoised> {
         let x0_hat = match &self.spread {
-            Spread::Even(r2) => evenly_spread(&self.problem, *at_step(r2, at)?, &said.x0_hat, means.noise)?,
-            Spread::Modes(planes) => {
+            Known::Even(r2) => evenly_spread(&self.problem, *at_step(r2, at)?, &said.x0_hat, means.noise)?,
+            Known::Modes { planes, near } => {
                 let modes = at_step(planes, at)?;
-                let eps = means.noise.normal(&said.x0_hat.size(), said.x0_hat.device())?;
-                let z = said.x0_hat.f_add(&modes.root_times(&eps)?)?;
-                let e = means.noise.normal(&self.problem.y.size(), self.problem.y.device())?;
-                pulled(&self.problem, z, &e, &mut |v| modes.times(v), modes.limits(&self.problem))?
+                let mut root = |eps: &Tensor, _: &mut Means| modes.root_times(eps);
+                let Perturbed { z, misfit } = perturbed(&self.problem, &said.x0_hat, &mut root, means)?;
+                z.f_add(&modes.towards(&misfit, &self.problem, near)?)?
             }
         };
         Ok(Denoised { x0_hat, ..said })
@@ -55,19 +53,36 @@ impl Correction for DapsJacobian {
         true
     }
 
+    /// z + C K' (K C K' + sigma^2)^-1 (y + sigma e - K z).
     fn denoised(&mut self, at: &At, _: &Tensor, said: Denoised, means: &mut Means) -> Result<Denoised> {
-        let eps = means.noise.normal(&said.x0_hat.size(), said.x0_hat.device())?;
-        let z = said.x0_hat.f_add(&root(&mut |v| covariance(at, v, means), &eps, self.steps, self.problem.watch)?)?;
-        let e = means.noise.normal(&self.problem.y.size(), self.problem.y.device())?;
-        let x0_hat = pulled(&self.problem, z, &e, &mut |v| covariance(at, v, means), self.problem.limits())?;
+        let problem = &self.problem;
+        let mut root =
+            |eps: &Tensor, means: &mut Means| root(&mut |v| covariance(at, v, means), eps, self.steps, problem.watch);
+        let Perturbed { z, misfit } = perturbed(problem, &said.x0_hat, &mut root, means)?;
+        let weighted = whitened(problem, &misfit, &mut |v| covariance(at, v, means), problem.limits())?;
+        let x0_hat = z.f_add(&covariance(at, &problem.operator.adjoint(&weighted)?, means)?)?;
         Ok(Denoised { x0_hat, ..said })
     }
 }
 
-/// A draw z from N(x0_hat, C), pulled to a perturbed y, which makes it one given y:
-/// z + C K' (K C K' + sigma^2)^-1 (y + sigma e - K z).
-fn pulled(problem: &Problem, z: Tensor, e: &Tensor, c: &mut Product, limits: Limits) -> Result<Tensor> {
+/// A draw z from N(x0_hat, C), and how far it is from a perturbed y: moved towards that, it is a draw given y (Papandreou and
+/// Yuille 2010).
+struct Perturbed {
+    z: Tensor,
+    /// y + sigma e - K z.
+    misfit: Tensor,
+}
+
+/// `root` multiplies with C^(1/2).
+fn perturbed(
+    problem: &Problem,
+    x0_hat: &Tensor,
+    root: &mut dyn FnMut(&Tensor, &mut Means) -> Result<Tensor>,
+    means: &mut Means,
+) -> Result<Perturbed> {
+    let eps = means.noise.normal(&x0_hat.size(), x0_hat.device())?;
+    let z = x0_hat.f_add(&root(&eps, means)?)?;
+    let e = means.noise.normal(&problem.y.size(), problem.y.device())?;
     let misfit = problem.misfit(&z)?.f_add(&e.f_mul(&problem.noise_square()?.f_sqrt()?)?)?;
-    let weighted = whitened(problem, &misfit, c, limits)?;
-    Ok(z.f_add(&c(&problem.operator.adjoint(&weighted)?)?)?)
+    Ok(Perturbed { z, misfit })
 }

@@ -6,11 +6,8 @@ use tch::Tensor;
 use super::{guided, Problem};
 use crate::diffusion::process::Denoised;
 use crate::error::Result;
-use crate::inverse::solve::cg::{self, Limits};
+use crate::inverse::solve::cg::{self, Limits, Matrix};
 use crate::sampler::{At, Correction, Means};
-
-/// Multiplies with a covariance.
-pub(super) type Product<'a> = dyn FnMut(&Tensor) -> Result<Tensor> + 'a;
 
 pub struct Mmps {
     pub problem: Problem,
@@ -39,7 +36,7 @@ pub(super) fn covariance(at: &At, v: &Tensor, means: &mut Means) -> Result<Tenso
 }
 
 /// (K C K' + sigma^2)^-1 r, for C by its products.
-pub(super) fn whitened(problem: &Problem, r: &Tensor, c: &mut Product, limits: Limits) -> Result<Tensor> {
+pub(super) fn whitened(problem: &Problem, r: &Tensor, c: &mut Matrix, limits: Limits) -> Result<Tensor> {
     let (operator, noise) = (problem.operator.as_ref(), problem.noise_square()?);
     let mut system = |w: &Tensor| Ok(operator.apply(&c(&operator.adjoint(w)?)?)?.f_add(&w.f_mul(&noise)?)?);
     cg::solve(&mut system, r, limits)

@@ -20,6 +20,7 @@ use crate::error::{ensure, Result};
 use crate::sampler::{At, Correction};
 pub use dps::Norm;
 pub use rows::{course_pairs, renoised, travelling, Travel};
+use spread::Known;
 pub use spread::Spread;
 
 /// What was measured: y = K x + sigma n.
@@ -81,16 +82,13 @@ pub enum Method {
 impl Method {
     /// What it does to a sampler's steps; `clip` as the sampler has it.
     pub fn correction(self, problem: Problem, clip: bool) -> Result<Box<dyn Correction + Send>> {
-        if let Self::Pigdm(spread) | Self::Daps(spread) = &self {
-            spread.check(problem.operator.img_shape())?;
-        }
         Ok(match self {
             Self::Dps { scale, norm, guide_below } => Box::new(dps::Dps::new(problem, scale, norm, guide_below)),
             Self::Diffpir { lambda } => Box::new(diffpir::Diffpir { problem, lambda }),
             Self::Ddnm { eta } => Box::new(ddnm::Ddnm::new(problem, eta)?),
-            Self::Pigdm(spread) => Box::new(pigdm::Pigdm { problem, spread }),
+            Self::Pigdm(spread) => Box::new(pigdm::Pigdm { spread: Known::beside(spread, &problem)?, problem }),
             Self::Mmps { cg_steps } => Box::new(mmps::Mmps { problem, cg_steps }),
-            Self::Daps(spread) => Box::new(daps::Daps { problem, spread }),
+            Self::Daps(spread) => Box::new(daps::Daps { spread: Known::beside(spread, &problem)?, problem }),
             Self::DapsJacobian { steps } => Box::new(daps::DapsJacobian { problem, steps }),
             Self::CourseDps { scale } => Box::new(course::Dps::new(problem, scale, clip)),
             Self::CourseDiffpir { tau } => Box::new(course::Diffpir { problem, tau, clip }),

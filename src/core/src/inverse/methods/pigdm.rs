@@ -3,8 +3,7 @@
 
 use tch::Tensor;
 
-use super::mmps::whitened;
-use super::spread::{at_step, Spread};
+use super::spread::{at_step, Known};
 use super::{guided, Problem};
 use crate::diffusion::process::Denoised;
 use crate::error::Result;
@@ -13,7 +12,7 @@ use crate::sampler::{At, Correction, Means};
 
 pub struct Pigdm {
     pub problem: Problem,
-    pub spread: Spread,
+    pub spread: Known,
 }
 
 impl Correction for Pigdm {
@@ -25,15 +24,17 @@ impl Correction for Pigdm {
     fn denoised(&mut self, at: &At, _: &Tensor, said: Denoised, means: &mut Means) -> Result<Denoised> {
         let Problem { operator, y, sigma, .. } = &self.problem;
         let back = match &self.spread {
-            Spread::Even(r2) => {
+            Known::Even(r2) => {
                 let r2 = *at_step(r2, at)?;
                 let odds = sigma.f_square()?.f_reciprocal()?.f_mul_scalar(r2)?;
                 way(operator.as_ref(), &said.x0_hat, y, &odds, self.problem.limits())?.f_div_scalar(r2)?
             }
-            Spread::Modes(planes) => {
-                let (modes, misfit) = (at_step(planes, at)?, self.problem.misfit(&said.x0_hat)?);
-                let limits = modes.limits(&self.problem);
-                operator.adjoint(&whitened(&self.problem, &misfit, &mut |v| modes.times(v), limits)?)?
+            Known::Modes { planes, near } => {
+                // with x = C K' w, the system that w solves says that K x + sigma^2 w is the misfit
+                let misfit = self.problem.misfit(&said.x0_hat)?;
+                let x = at_step(planes, at)?.towards(&misfit, &self.problem, near)?;
+                let unexplained = misfit.f_sub(&operator.apply(&x)?)?;
+                operator.adjoint(&unexplained.f_div(&self.problem.noise_square()?)?)?
             }
         };
         let q = means.x0_vjp(&back)?;

@@ -6,10 +6,11 @@ use tch::Tensor;
 
 use super::Problem;
 use crate::error::{ensure, Error, Result};
-use crate::inverse::operator::Shape;
-use crate::inverse::solve::cg::Limits;
+use crate::inverse::operator::{normal, Shape};
+use crate::inverse::solve::cg::{solve_near, Limits};
 use crate::inverse::solve::circulant::Circulant;
-use crate::inverse::solve::spectrum::Spectrum;
+use crate::inverse::solve::nearest::nearest;
+use crate::inverse::solve::spectrum::{precise, Spectrum};
 use crate::sampler::At;
 
 /// The covariance at each question to the network.
@@ -30,7 +31,7 @@ impl Spread {
     }
 
     /// Whether it is one for these images.
-    pub fn check(&self, images: Shape) -> Result<()> {
+    fn check(&self, images: Shape) -> Result<()> {
         let Self::Modes(planes) = self else { return Ok(()) };
         let wanted = [images.height, images.width / 2 + 1];
         for plane in planes.iter() {
@@ -38,6 +39,28 @@ impl Spread {
             ensure!(size == wanted, Value, "r2 must have {wanted:?} modes for the operator's images, got {size:?}");
         }
         Ok(())
+    }
+}
+
+/// The covariance, beside what the operator does to it.
+pub enum Known {
+    Even(Vec<f64>),
+    Modes {
+        planes: Arc<[Modes]>,
+        /// What K'K does to them, all but.
+        near: Circulant,
+    },
+}
+
+impl Known {
+    /// Checked against the operator's images.
+    pub fn beside(spread: Spread, problem: &Problem) -> Result<Self> {
+        let operator = problem.operator.as_ref();
+        spread.check(operator.img_shape())?;
+        Ok(match spread {
+            Spread::Even(r2) => Self::Even(r2),
+            Spread::Modes(planes) => Self::Modes { planes, near: nearest(operator, problem.y.device())? },
+        })
     }
 }
 
@@ -50,14 +73,18 @@ pub fn at_step<'a, T>(all: &'a [T], at: &At) -> Result<&'a T> {
 pub struct Modes(Circulant);
 
 impl Modes {
-    /// C v.
-    pub fn times(&self, v: &Tensor) -> Result<Tensor> {
-        self.0.filter(v, &|variances| Ok(variances.shallow_clone()))
-    }
-
-    /// How accurately systems with it are solved: an error of a thousandth of the misfit is lost in the noise of y.
-    pub fn limits(&self, problem: &Problem) -> Limits {
-        Limits { tolerance: 1e-3, ..problem.limits() }
+    /// C K' (K C K' + sigma^2)^-1 r, from (K'K + sigma^2 C^-1) x = K' r, whose matrix is all but `near` + sigma^2 C^-1, with
+    /// `near` what K'K does to modes. An error of a thousandth of the misfit is lost in the noise of y.
+    pub fn towards(&self, r: &Tensor, problem: &Problem, near: &Circulant) -> Result<Tensor> {
+        let operator = problem.operator.as_ref();
+        let kind = precise(r);
+        let [seen, known] = [near, &self.0].map(|modes| modes.values().f_to_device(r.device())?.f_to_kind(kind));
+        let stiffness = problem.sigma.f_square()?.f_to_kind(kind)?.f_div(&known?)?;
+        let compliance = seen?.f_add(&stiffness)?.f_reciprocal()?;
+        let filtered = |v: &Tensor, factors: &Tensor| self.0.filter(v, &|_| Ok(factors.shallow_clone()));
+        let mut system = |x: &Tensor| Ok(normal(operator, x)?.f_add(&filtered(x, &stiffness)?)?);
+        let limits = Limits { tolerance: 1e-3, ..problem.limits() };
+        solve_near(&mut system, &mut |v| filtered(v, &compliance), &operator.adjoint(r)?, limits)
     }
 
     /// C^(1/2) v.

@@ -25,6 +25,10 @@ impl Circulant {
         Self { values: Constant::new(values) }
     }
 
+    pub fn values(&self) -> Tensor {
+        self.values.get()
+    }
+
     /// [H, W / 2 + 1].
     pub fn size(&self) -> Vec<i64> {
         self.values.get().size()

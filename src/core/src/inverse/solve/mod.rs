@@ -5,6 +5,7 @@ pub mod circulant;
 mod closed;
 pub mod constant;
 pub mod lanczos;
+pub mod nearest;
 pub mod spectrum;
 
 pub use closed::{draw, inverse, norm, pinv, prox, way, Gaussian};
