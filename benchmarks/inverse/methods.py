@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import rust_diffusion as rd
+from rust_diffusion.inverse.baselines import CONVERGED
 from rust_diffusion.operators import Operator
 from torch import Tensor
 
@@ -15,8 +16,6 @@ from benchmarks.inverse.tasks import COURSE
 
 #: What total variation's weight is chosen from, on the images of the test themselves: the best that it can do.
 LAMBDAS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3)
-#: Enough for tomography to converge, which the default is not.
-ITERATIONS = 1000
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,7 @@ def total_variation(
     y: Tensor, K: Operator, score: Callable[[Tensor], float]
 ) -> tuple[Tensor, dict[str, float]]:
     """Return the restorations with the weight that scores best, and every weight's score."""
-    found = {weight: rd.tv_reconstruct(y, K, weight, ITERATIONS) for weight in LAMBDAS}
+    found = {weight: rd.tv_reconstruct(y, K, weight, CONVERGED) for weight in LAMBDAS}
     scores = {weight: score(images) for weight, images in found.items()}
     best = max(scores, key=lambda weight: scores[weight])
     return found[best], {"lambda": best, "psnr": scores[best]}

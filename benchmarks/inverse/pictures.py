@@ -6,9 +6,9 @@ from pathlib import Path
 
 import rust_diffusion as rd
 import torch
+from rust_diffusion.inverse.baselines import CONVERGED
 from torch import Tensor
 
-from benchmarks.inverse.methods import ITERATIONS
 from benchmarks.inverse.tasks import TASKS
 
 COLUMNS = ("truth", "TV", "one draw", "mean of the draws", "standard deviation", "|mean - truth|")
@@ -18,7 +18,7 @@ def keep(folder: Path, task: str, truth: Tensor, found: rd.inverse.Posterior, we
     """Put the pictures of a task aside, for `draw`."""
     assert found.samples is not None
     K, y, _ = TASKS[task].measured(truth)
-    tv = rd.tv_reconstruct(y[:1], K, weight, ITERATIONS)[0]
+    tv = rd.tv_reconstruct(y[:1], K, weight, CONVERGED)[0]
     mean = found.mean[0]
     pictures = (truth[0], tv, found.samples[0, 0], mean, found.std[0], (mean - truth[0]).abs())
     folder.mkdir(exist_ok=True)

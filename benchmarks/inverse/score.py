@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 import rust_diffusion as rd
 import torch
+from rust_diffusion.inverse.baselines import CONVERGED
 from rust_diffusion.operators import CTProjector
 from rust_diffusion.utilities import PSNR, SSIM
 from torch import Tensor
 
-from benchmarks.inverse.methods import ITERATIONS, METHODS, VARIANTS, Method, total_variation
+from benchmarks.inverse.methods import METHODS, VARIANTS, Method, total_variation
 from benchmarks.inverse.prior import Prior
 from benchmarks.inverse.tasks import TASKS
 
@@ -61,7 +62,7 @@ def without_prior(task: str, name: str, truth: Tensor) -> Row:
         found, best = total_variation(y, K, lambda images: psnr(images, truth))
         weight = best["lambda"]
         start = time.perf_counter()
-        rd.tv_reconstruct(y, K, weight, ITERATIONS)
+        rd.tv_reconstruct(y, K, weight, CONVERGED)
     else:
         scanner = TASKS[task].operator
         assert isinstance(scanner, CTProjector)

@@ -191,6 +191,27 @@ def test_covariances_of_the_network_are_exact_for_stationary_priors(sampler):
     assert ((out.double().mean(0) - mean[0]) / (spread.mean() / n).sqrt()).pow(2).mean() < 1.3
 
 
+def test_pigdm_with_modes_has_the_posteriors_mean_where_noise_is_small(monkeypatch):
+    """Without noise of its own it draws the mean of its draws: it is an affine map."""
+    prior, size, sigma = Waves(8), (8, 8), 0.005
+    bars, power = BARS.view(-1, 1, 1), prior.power[:, :5]
+    operator = ops.Inpainting(size, keep=0.5, seed=3)
+    y = operator(0.5 * torch.randn(1, 1, *size, dtype=torch.float64))
+    monkeypatch.setattr(noise, "source", lambda *_: torch.zeros)
+    out = rd.pigdm_sample(
+        prior, y, operator, BARS, "cpu", 100, sigma_y=sigma, clip=False, objective="x0", progress=False,
+        r2=power * (1 - bars) / (bars * power + 1 - bars),
+    )  # fmt: skip
+    eye = torch.eye(64, dtype=torch.float64).view(64, 1, *size)
+    covariance = torch.fft.ifft2(torch.fft.fft2(eye) * prior.power).real
+    seen = operator(covariance).view(64, 64)
+    system = operator(seen.T.reshape(64, 1, *size)).view(64, 64) + sigma**2 * torch.eye(
+        64, dtype=torch.float64
+    )
+    mean = seen @ torch.linalg.solve(system, y.view(64))
+    assert (out.double().view(64) - mean).abs().max() <= 5e-3
+
+
 class TwoModes:
     """The mean of x0 given x_t for two modes, apart along the axis that the operator hides."""
 

@@ -298,6 +298,13 @@ def test_composition_and_scaling():
     unit = blur.on_unit_range()
     assert torch.allclose(unit(x), blur((x + 1) / 2))
     assert torch.allclose(unit.T(x), blur.T(x) / 2)
+    seen = means(blur((x + 1) / 2))
+    assert torch.allclose((means @ unit)(x), seen) and torch.allclose((-3 * (means @ unit))(x), -3 * seen)
+    both = ops.Stack([unit, ops.Identity(SIZE).on_unit_range()])
+    assert torch.allclose(both(x), torch.cat([blur((x + 1) / 2), (x + 1) / 2], 2))
+    for mixed in ([unit, blur], [2 * unit, blur]):
+        with pytest.raises(ValueError, match="on_unit_range"):
+            ops.Stack(mixed)
     invertible = ops.Identity(SIZE).on_unit_range()
     assert torch.allclose(invertible.pinv(invertible(x)), x)
     assert torch.allclose(unit.prox(x, unit(x), 3.0), x)

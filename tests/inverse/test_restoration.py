@@ -155,6 +155,53 @@ def test_a_residual_counts_only_what_was_measured(model, bars):
     assert steps[0].residual.item() == pytest.approx((apart**2).sum().item() / (64 * 0.01), rel=1e-4)
 
 
+def test_a_stack_counts_only_what_its_parts_measured(bars):
+    half = ops.Inpainting(SIZE, keep=0.5, seed=1)
+    truth = torch.rand(2, 1, *SIZE) - 0.5
+    for K in (ops.Stack([half, ops.Identity(SIZE)]), ops.Stack([half, ops.DownScaling(SIZE, 2)])):
+        e = 0.1 * torch.randn(K(truth).shape) * (K(torch.ones_like(truth)) != 0)
+        told = []
+        rd.daps_sample(
+            lambda x, t: truth, K(truth) + e, K, bars, "cpu", 2, sigma_y=0.1, r2=1e-9, objective="x0",
+            seed=0, progress=False, callback=told.append,
+        )  # fmt: skip
+        assert told[-1].residual.mean().item() == pytest.approx(1.0, abs=0.15)
+
+
+def test_the_chapters_loss_is_of_one_draw_in_a_posterior_too(model, y, operator, bars):
+    options = dict(sigma_y=0.1, sample_steps=3, style="course")
+    found = rd.posterior(
+        "dps", model, y[:1], operator, bars, "cpu", num_samples=3, seed=4, keep=True, **options
+    )
+    for k in range(3):
+        alone = rd.dps_sample(model, y[:1], operator, bars, "cpu", seed=4 + k, progress=False, **options)
+        assert torch.allclose(found.samples[0, k], alone[0], atol=1e-6)
+
+
+class Mirror(ops.Operator):
+    """Of one's own, and of float32 alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.nx, self.ny = 4, 4
+        self.shade = torch.linspace(0.2, 1, 4)
+
+    def _matvec(self, x):
+        return torch.mm(x.view(4, 4).flip(1), torch.diag(self.shade)).view(1, 1, 4, 4)
+
+    def _adjoint(self, y):
+        return torch.mm(y.view(4, 4), torch.diag(self.shade)).flip(1).view(1, 1, 4, 4)
+
+
+def test_ddnm_takes_operators_of_ones_own_that_know_float32_only(bars):
+    truth = torch.rand(2, 1, 4, 4) - 0.5
+    K = Mirror()
+    out = rd.ddnm_sample(
+        shrinks, K(truth), K, bars, "cpu", 5, sigma_y=0.05, objective="x0", seed=0, progress=False
+    )
+    assert out.shape == truth.shape and torch.isfinite(out).all()
+
+
 def test_summaries_do_not_depend_on_the_batch_size(y, operator, bars):
     options = dict(sigma_y=[0.1, 0.2, 0.3], sample_steps=3, num_samples=5, seed=3, objective="x0")
     whole = rd.posterior("daps", shrinks, y, operator, bars, "cpu", keep=True, batch_size=15, **options)

@@ -10,6 +10,9 @@ from torch import Tensor
 from rust_diffusion.inverse.operator import Operator, check_adjoint
 from rust_diffusion.support import checks
 
+#: Iterations after which tomography has converged too, which the default's are not enough for.
+CONVERGED = 1000
+
 
 def tv_reconstruct(y: Any, K: Operator, lambda_: float, iterations: int = 300) -> Tensor:
     """Minimise ``1/2 |K x - y|^2 + lambda_ TV(x)``, TV the sum over pixels of the length of the gradient.
@@ -42,5 +45,5 @@ def tv_reconstruct(y: Any, K: Operator, lambda_: float, iterations: int = 300) -
     y = K._linear(checks.tensor("y", y))
     if not bool(torch.isfinite(y).all()):
         raise ValueError("y must be finite, got NaN or infinity")
-    check_adjoint(K, "K: its adjoint is none")
+    check_adjoint(K, "K: its adjoint is none", y)
     return K._core.tv(y, checks.number("lambda_", lambda_), checks.integer("iterations", iterations, 1))

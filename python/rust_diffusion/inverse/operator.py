@@ -47,6 +47,8 @@ class Operator:
     ny: int
     mx: int
     my: int
+    #: What is added to K x, in the dtype and on the device of its argument: only if the operator is affine.
+    _shift: Callable[[Tensor], Tensor] | None = None
     _held: _native.LinearOperator | None = None
     _transposed: Operator | None = None
     _tried: bool
@@ -91,10 +93,6 @@ class Operator:
         """K' y of one measurement; for subclasses to define."""
         return self.T(y)
 
-    def _shift(self, like: Tensor) -> Tensor | None:
-        """What is added to K x: nothing, unless the operator is affine."""
-        return None
-
     def __call__(self, x: Any) -> Tensor:
         """K x.
 
@@ -115,18 +113,18 @@ class Operator:
         """
         x = checks.tensor("x", x)
         y = applied(self._core, x, False)
-        shift = self._shift(x)
-        return y if shift is None else y + shift
+        return y if self._shift is None else y + self._shift(x)
 
     def __matmul__(self, other: Any) -> Any:
         """K @ x is K(x); K2 @ K1 applies K1 first."""
         if isinstance(other, Operator):
-            return Derived(other._core.followed_by(self._core))
+            return Derived(other._core.followed_by(self._core), self._shift_after(other))
         return self(other)
 
     def __mul__(self, factor: Any) -> Operator:
         """K * a, as a * K."""
-        return Derived(self._core.scaled(checks.number("a", factor)))
+        a, shift = checks.number("a", factor), self._shift
+        return Derived(self._core.scaled(a), None if shift is None else lambda like: a * shift(like))
 
     def __rmul__(self, factor: Any) -> Operator:
         """A * K: the measurements times a number."""
@@ -252,10 +250,14 @@ class Operator:
         """K for images in [-1, 1] of an operator meant for [0, 1]: x -> K((x + 1) / 2)."""
         return UnitRange(self)
 
+    def _shift_after(self, other: Operator) -> Callable[[Tensor], Tensor] | None:
+        """What is added to K2 K1 x, of self = K2 and other = K1."""
+        before = other._shift
+        return self._shift if before is None else lambda like: self(before(like))
+
     def _linear(self, y: Tensor) -> Tensor:
         """What of the measurements is linear in x."""
-        shift = self._shift(y)
-        return y if shift is None else y - shift
+        return y if self._shift is None else y - self._shift(y)
 
     def _pair(self, z: Any, y: Any) -> tuple[Tensor, Tensor]:
         z, y = checks.tensor("z", z), checks.tensor("y", y)
@@ -263,11 +265,12 @@ class Operator:
 
 
 class Derived(Operator):
-    """An operator made of others."""
+    """An operator made of others; `shift` gives what is added to K x, if they are affine."""
 
-    def __init__(self, core: _native.LinearOperator) -> None:
+    def __init__(self, core: _native.LinearOperator, shift: Callable[[Tensor], Tensor] | None = None) -> None:
         super().__init__()
         self._hold(core)
+        self._shift = shift
 
 
 class Transposed(Derived):
@@ -282,13 +285,14 @@ class UnitRange(Derived):
     """x -> K((x + 1) / 2): affine; `T` is the adjoint of its linear part, K / 2."""
 
     def __init__(self, of: Operator) -> None:
-        super().__init__(of._core.scaled(0.5))
+        super().__init__(of._core.scaled(0.5), lambda like: of(grey(self, like)))
         self._of = of
 
-    def _shift(self, like: Tensor) -> Tensor:
-        channels = [like.shape[1]] if len(self.img_shape) == 2 else []
-        grey = torch.full((1, *channels, *self.img_shape), 0.5, dtype=like.dtype, device=like.device)
-        return self._of(grey)
+
+def grey(operator: Operator, like: Tensor) -> Tensor:
+    """The image (1, C, H, W) of an operator on [0, 1] that is 0 in [-1, 1], with the channels of `like`."""
+    channels = [like.shape[1]] if len(operator.img_shape) == 2 else []
+    return torch.full((1, *channels, *operator.img_shape), 0.5, dtype=like.dtype, device=like.device)
 
 
 class _Apply(Function):
@@ -358,9 +362,9 @@ def shapes_of(image: list[int], apply: Callable[[Tensor], Tensor], must: str) ->
     return [channels, *plane], list(made.shape[1:])
 
 
-def check_adjoint(operator: Operator, what: str) -> None:
-    """Refuse an operator whose adjoint is none; `what` says so in the words of the caller."""
-    error = operator.adjoint_error()
+def check_adjoint(operator: Operator, what: str, like: Tensor | None = None) -> None:
+    """Refuse an operator whose adjoint is none, tried where `like` is; `what` says so in the words of the caller."""
+    error = operator._core.adjoint_error(like)
     if not error <= MAX_ADJOINT_ERROR:
         raise ValueError(f"{what}: <K x, y> and <x, K' y> differ by {error:.2g} of |K x| |y|")
 
@@ -377,4 +381,6 @@ def numbers_per_image(name: str, value: Any, images: Tensor, zero: bool = False)
         raise ValueError(f"{name} must be one number or one per image ({len(images)}), got {len(numbers)}")
     if not all(math.isfinite(number) and (number > 0 or zero) for number in numbers.tolist()):
         raise ValueError(f"{name} must be finite and above 0, got {value!r}")
+    if images.device.type == "mps":  # has no float64
+        numbers = numbers.float()
     return numbers.to(images.device).view(-1, 1, 1, 1)

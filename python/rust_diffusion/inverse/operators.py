@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rust_diffusion import _native
 from rust_diffusion.inverse.kernels import gaussian_blur, motion_kernel
-from rust_diffusion.inverse.operator import Derived, Operator, check_adjoint, shapes_of
+from rust_diffusion.inverse.operator import Derived, Operator, UnitRange, check_adjoint, grey, shapes_of
 from rust_diffusion.support import checks
 
 #: Kernels that are made by rule.
@@ -322,7 +322,7 @@ class Stack(Derived):
     Raises
     ------
     ValueError, TypeError
-        If they do not fit.
+        If they do not fit, or only some are `on_unit_range`.
     """
 
     def __init__(self, operators: Sequence[Operator]) -> None:
@@ -330,4 +330,15 @@ class Stack(Derived):
         for i, part in enumerate(parts):
             if not isinstance(part, Operator):
                 raise TypeError(f"operators[{i}] must be an Operator, got {type(part).__name__}")
-        super().__init__(_native.LinearOperator.stack([part._core for part in parts]))
+        affine = [part for part in parts if isinstance(part, UnitRange)]
+        if len(affine) < len(parts) and any(part._shift is not None for part in parts):
+            raise ValueError(
+                "operators must be for images of one range, got some that are on_unit_range() and some that are not: "
+                "stack them as they are, then take on_unit_range() of the Stack"
+            )
+        core = _native.LinearOperator.stack([part._core for part in parts])
+        if not affine:
+            super().__init__(core)
+            return
+        whole = Stack([part._of for part in affine])
+        super().__init__(core, lambda like: whole(grey(self, like)))

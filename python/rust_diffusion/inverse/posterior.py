@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from rust_diffusion import _native
 from rust_diffusion.inverse.operator import Operator
 from rust_diffusion.inverse.restoring import METHODS, Task
+from rust_diffusion.inverse.samplers import STYLES
 from rust_diffusion.support import checks
 
 if TYPE_CHECKING:
@@ -95,7 +96,8 @@ def posterior(
     keep : bool
         Keep all draws.
     batch_size : int, optional
-        Images computed at a time. Default: `num_samples`.
+        Images computed at a time. Default: `num_samples`, but 1 with ``style="course"``: the chapter's loss is a mean over
+        all that is computed together, so that its guidance would weaken with their number.
     **options
         Of the method: `sigma_y`, `sample_steps` and so on.
 
@@ -113,7 +115,7 @@ def posterior(
     if not callable(draw):
         raise TypeError(f"sampler must be a method or its name, got {type(sampler).__name__}")
     count = checks.integer("num_samples", num_samples, 1)
-    size = count if batch_size is None else checks.integer("batch_size", batch_size, 1)
+    size = at_once(count, options) if batch_size is None else checks.integer("batch_size", batch_size, 1)
     probabilities = [checks.number("quantiles", q, 0.0, 1.0) for q in quantiles]
     if "sigma_y" not in options:
         raise TypeError("posterior() needs sigma_y, the standard deviation of the measurements' noise")
@@ -129,6 +131,11 @@ def posterior(
     return summary.result()
 
 
+def at_once(num_samples: int, options: Mapping[str, Any]) -> int:
+    """How many images are computed at a time where nobody says."""
+    return 1 if options.get("style") == STYLES[1] else num_samples
+
+
 class _Draws:
     """Draws by their number: those of the first measurement, then those of the second."""
 
@@ -141,8 +148,8 @@ class _Draws:
         seed: int,
     ) -> None:
         self._draw, self._fixed, self._seed = draw, fixed, seed
-        shift = task.operator._shift(task.y)
-        self._y = task.y if shift is None else task.y + shift
+        shift = task.operator._shift
+        self._y = task.y if shift is None else task.y + shift(task.y)
         self._sigma = task.sigma.view(-1)
         self._options = {"progress": False, **options}
 

@@ -91,7 +91,7 @@ class Task:
         channels = [self.y.shape[1]] if len(operator.img_shape) == 2 else []
         self.image_shape = (*channels, *operator.img_shape)
         check_model(self.model, self.image_shape, "operator and y are for images of")
-        check_adjoint(operator, "operator: its adjoint is none")
+        check_adjoint(operator, "operator: its adjoint is none", self.y)
 
     def restore(
         self, name: str, table: _native.Table, how: _native.Method, device: Any, keywords: Keywords

@@ -64,12 +64,12 @@ def daps_sample(
     """
     grid = timesteps_of(alpha_bars, sample_steps, timesteps, spacing)
     task = Task(model, y, operator, sigma_y, device)
+    table = _native.renoised_table(alpha_bars, grid, 0.0, 1.0, (1, 1))
     if isinstance(r2, str) and r2 == R2[1]:
         refuse_inference_mode("daps")
         how = _native.Method.daps_jacobian(COVARIANCE_STEPS)
     else:
         how = _native.Method.daps(spread(r2, model, alpha_bars, grid))
-    table = _native.renoised_table(alpha_bars, grid, 0.0, 1.0, (1, 1))
     return task.restore("daps", table, how, device, keywords)
 
 

@@ -13,7 +13,7 @@ from rust_diffusion._native import denormalize_to_01
 from rust_diffusion.cli.main import on_terminal
 from rust_diffusion.cli.restoring.measurements import Measurements
 from rust_diffusion.cli.restoring.methods import Reconstruction, residual_of
-from rust_diffusion.inverse.baselines import tv_reconstruct
+from rust_diffusion.inverse.baselines import CONVERGED, tv_reconstruct
 from rust_diffusion.inverse.metrics import PSNR
 from rust_diffusion.inverse.operator import Operator, UnitRange
 
@@ -36,12 +36,12 @@ def by_total_variation(context: click.Context, operator: Operator, measured: Mea
     bar = tqdm(total=_TRIALS, desc="TV", unit="weight", delay=_PATIENCE, disable=not on_terminal())
 
     def images(power: float) -> Tensor:
-        made = tv_reconstruct(measured.y, operator, 10.0**power)
+        made = tv_reconstruct(measured.y, operator, 10.0**power, CONVERGED)
         bar.update()
         return made
 
     if weight is not None:
-        found, how = tv_reconstruct(measured.y, operator, weight), ""
+        found, how = tv_reconstruct(measured.y, operator, weight, CONVERGED), ""
     elif truth is not None:
         pictures = denormalize_to_01(truth)
         found, how = _best(images, lambda x: PSNR(denormalize_to_01(x), pictures)), "best weight"

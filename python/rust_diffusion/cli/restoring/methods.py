@@ -20,7 +20,7 @@ from rust_diffusion.cli.options import arguments_of, flag_of, given, option_of, 
 from rust_diffusion.cli.restoring.measurements import Measurements
 from rust_diffusion.inverse.denoising import denoising_error
 from rust_diffusion.inverse.operator import Operator
-from rust_diffusion.inverse.posterior import Posterior, posterior
+from rust_diffusion.inverse.posterior import Posterior, at_once, posterior
 from rust_diffusion.inverse.restoring import METHODS, R2
 from rust_diffusion.inverse.samplers import (
     STYLES,
@@ -132,7 +132,7 @@ def drawn(
     bars = torch.cumprod(1 - schedule_of(model), dim=0)
     options = _options(context, model, bars, (operator.nx, operator.ny))
     start, calls, found = time.perf_counter(), 0, []
-    batches = -(-count // max(context.params["batch_size"] or count, 1))
+    batches = -(-count // max(context.params["batch_size"] or at_once(count, options), 1))
     total = len(measured.y) * batches * options["sample_steps"]
     with tqdm(total=total, desc=name.upper(), unit="step", disable=not on_terminal()) as bar:
 

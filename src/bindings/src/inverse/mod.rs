@@ -263,11 +263,17 @@ impl Operator {
         })
     }
 
-    fn adjoint_error(&self, py: Python<'_>) -> PyResult<f64> {
+    /// Asked where `like` is, or on the CPU.
+    #[pyo3(signature = (like=None))]
+    fn adjoint_error(&self, py: Python<'_>, like: Option<&Bound<'_, PyAny>>) -> PyResult<f64> {
+        let device = match like {
+            Some(like) => from_python(like, "like")?.device(),
+            None => Device::Cpu,
+        };
         let inner = Arc::clone(&self.inner);
         detached(py, move || {
             let _quiet = tch::no_grad_guard();
-            operator::adjoint_error(inner.as_ref(), 1, Device::Cpu)
+            operator::adjoint_error(inner.as_ref(), 1, device)
         })
     }
 }

@@ -52,6 +52,11 @@ impl Means<'_> {
         let gradient = self.gradient.as_mut();
         gradient.ok_or_else(|| Error::Runtime("a correction differentiates where it said it would not".into()))?.vjp(w)
     }
+
+    /// 1 where x0_hat depends on x_t, 0 where it was clamped; None: nowhere clamped, or not differentiated.
+    pub fn free(&self) -> Option<Tensor> {
+        self.gradient.as_ref()?.free.as_ref().map(Tensor::shallow_clone)
+    }
 }
 
 /// The way back from x0_hat through the network to x_t.

@@ -27,7 +27,8 @@ impl Correction for Daps {
                 let modes = at_step(planes, at)?;
                 let mut root = |eps: &Tensor, _: &mut Means| modes.root_times(eps);
                 let Perturbed { z, misfit } = perturbed(&self.problem, &said.x0_hat, &mut root, means)?;
-                z.f_add(&modes.towards(&misfit, &self.problem, near)?)?
+                // an error of a step is drowned in the noise of the next one
+                z.f_add(&modes.towards(&misfit, &self.problem, near, 1e-4)?)?
             }
         };
         Ok(Denoised { x0_hat, ..said })

@@ -29,10 +29,15 @@ impl Correction for Mmps {
     }
 }
 
-/// Cov[x0 | x_t] v = (1 - ab) / sqrt(ab) (d x0_hat / d x_t)' v.
+/// Cov[x0 | x_t] v = (1 - ab) / sqrt(ab) (d x0_hat / d x_t)' v. What was clamped does not vary: neither as a column, which is
+/// the derivative's own zero, nor as a row, without which the matrix would not be symmetric and could not be solved with.
 pub(super) fn covariance(at: &At, v: &Tensor, means: &mut Means) -> Result<Tensor> {
     let factor = at.level.spread * at.level.spread / at.level.signal;
-    Ok(means.x0_vjp(v)?.f_mul_scalar(factor)?)
+    let product = means.x0_vjp(v)?.f_mul_scalar(factor)?;
+    match means.free() {
+        Some(free) => Ok(product.f_mul(&free)?),
+        None => Ok(product),
+    }
 }
 
 /// (K C K' + sigma^2)^-1 r, for C by its products.

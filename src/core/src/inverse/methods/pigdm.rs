@@ -30,11 +30,10 @@ impl Correction for Pigdm {
                 way(operator.as_ref(), &said.x0_hat, y, &odds, self.problem.limits())?.f_div_scalar(r2)?
             }
             Known::Modes { planes, near } => {
-                // with x = C K' w, the system that w solves says that K x + sigma^2 w is the misfit
+                let modes = at_step(planes, at)?;
                 let misfit = self.problem.misfit(&said.x0_hat)?;
-                let x = at_step(planes, at)?.towards(&misfit, &self.problem, near)?;
-                let unexplained = misfit.f_sub(&operator.apply(&x)?)?;
-                operator.adjoint(&unexplained.f_div(&self.problem.noise_square()?)?)?
+                // K' w is C^-1 x; from the misfit that x leaves it would come with the solver's error over sigma^2
+                modes.over(&modes.towards(&misfit, &self.problem, near, 1e-5)?)?
             }
         };
         let q = means.x0_vjp(&back)?;

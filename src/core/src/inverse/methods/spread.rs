@@ -74,8 +74,8 @@ pub struct Modes(Circulant);
 
 impl Modes {
     /// C K' (K C K' + sigma^2)^-1 r, from (K'K + sigma^2 C^-1) x = K' r, whose matrix is all but `near` + sigma^2 C^-1, with
-    /// `near` what K'K does to modes. An error of a thousandth of the misfit is lost in the noise of y.
-    pub fn towards(&self, r: &Tensor, problem: &Problem, near: &Circulant) -> Result<Tensor> {
+    /// `near` what K'K does to modes. What K hardly sees is a small part of the misfit: `tolerance` is to be far below the noise's.
+    pub fn towards(&self, r: &Tensor, problem: &Problem, near: &Circulant, tolerance: f64) -> Result<Tensor> {
         let operator = problem.operator.as_ref();
         let kind = precise(r);
         let [seen, known] = [near, &self.0].map(|modes| modes.values().f_to_device(r.device())?.f_to_kind(kind));
@@ -83,8 +83,13 @@ impl Modes {
         let compliance = seen?.f_add(&stiffness)?.f_reciprocal()?;
         let filtered = |v: &Tensor, factors: &Tensor| self.0.filter(v, &|_| Ok(factors.shallow_clone()));
         let mut system = |x: &Tensor| Ok(normal(operator, x)?.f_add(&filtered(x, &stiffness)?)?);
-        let limits = Limits { tolerance: 1e-3, ..problem.limits() };
+        let limits = Limits { tolerance, ..problem.limits() };
         solve_near(&mut system, &mut |v| filtered(v, &compliance), &operator.adjoint(r)?, limits)
+    }
+
+    /// C^-1 v.
+    pub fn over(&self, v: &Tensor) -> Result<Tensor> {
+        self.0.filter(v, &|variances| Ok(variances.f_reciprocal()?))
     }
 
     /// C^(1/2) v.

@@ -8,7 +8,7 @@ use crate::error::{ensure, Result};
 use crate::inverse::operator::{LinearOperator, Shape};
 use crate::inverse::solve::circulant::Circulant;
 use crate::inverse::solve::constant::Constant;
-use crate::inverse::solve::spectrum::Spectrum;
+use crate::inverse::solve::spectrum::{self, Spectrum};
 use crate::libtorch::{slice, slice_mut, Plain, TorchPool};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -81,6 +81,11 @@ impl Blurring {
     }
 }
 
+/// In float64 off the CPU, where torch's convolutions may round float32 to ten bits (TF32), and a kernel costs next to nothing.
+fn precise(x: &Tensor) -> Result<Tensor> {
+    Ok(x.f_to_kind(spectrum::precise(x))?)
+}
+
 impl LinearOperator for Blurring {
     fn img_shape(&self) -> Shape {
         Shape::pictures(self.height, self.width)
@@ -100,8 +105,9 @@ impl LinearOperator for Blurring {
         if x.device() == Device::Cpu {
             return correlated(&padded, &self.taps, seen, made);
         }
-        let (flat, kernel) = (pictures(&padded, seen)?, self.kernel_for(x)?);
-        back_to_batch(&flat.f_conv2d(&kernel, None::<Tensor>, [1, 1], [0, 0], [1, 1], 1)?, x, made)
+        let (flat, kernel) = (precise(&pictures(&padded, seen)?)?, precise(&self.kernel_for(x)?)?);
+        let made_flat = flat.f_conv2d(&kernel, None::<Tensor>, [1, 1], [0, 0], [1, 1], 1)?;
+        back_to_batch(&made_flat.f_to_kind(x.kind())?, x, made)
     }
 
     fn adjoint(&self, y: &Tensor) -> Result<Tensor> {
@@ -110,9 +116,9 @@ impl LinearOperator for Blurring {
             let back = |tap: &Tap<f64>| Tap { down: -tap.down, right: -tap.right, ..*tap };
             correlated(y, &self.taps.iter().map(back).collect::<Vec<_>>(), made, seen)?
         } else {
-            let (flat, kernel) = (pictures(y, made)?, self.kernel_for(y)?);
+            let (flat, kernel) = (precise(&pictures(y, made)?)?, precise(&self.kernel_for(y)?)?);
             let spread = flat.f_conv_transpose2d(&kernel, None::<Tensor>, [1, 1], [0, 0], [0, 0], 1, [1, 1])?;
-            back_to_batch(&spread, y, seen)?
+            back_to_batch(&spread.f_to_kind(y.kind())?, y, seen)?
         };
         match self.boundary {
             Boundary::Valid => Ok(spread),

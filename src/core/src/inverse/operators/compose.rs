@@ -1,6 +1,6 @@
 //! Operators made of operators.
 
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use crate::error::{ensure, Result};
 use crate::inverse::operator::{LinearOperator, Shape};
@@ -139,6 +139,17 @@ impl Stack {
         Ok(Self { parts, image: Shape { channels, ..plane }, out, as_rows })
     }
 
+    /// The parts' measurements as one.
+    fn together(&self, parts: impl Iterator<Item = Result<Tensor>>) -> Result<Tensor> {
+        let laid = |y: Tensor| match self.as_rows {
+            true => Ok(y),
+            false if self.image.channels.is_some() => y.f_reshape([y.size()[0], 1, 1, -1]),
+            false => y.f_reshape([y.size()[0], y.size()[1], 1, -1]),
+        };
+        let parts = parts.map(|y| Ok(laid(y?)?)).collect::<Result<Vec<_>>>()?;
+        Ok(Tensor::f_cat(&parts, if self.as_rows { 2 } else { 3 })?)
+    }
+
     /// A part's share of a measurement as the part knows it.
     fn share(&self, y: &Tensor, start: i64, part: &Shared) -> Result<(Tensor, i64)> {
         let shape = concrete(part, self.image.channels);
@@ -167,13 +178,7 @@ impl LinearOperator for Stack {
     }
 
     fn apply(&self, x: &Tensor) -> Result<Tensor> {
-        let flat = |y: Tensor| match self.as_rows {
-            true => Ok(y),
-            false if self.image.channels.is_some() => y.f_reshape([y.size()[0], 1, 1, -1]),
-            false => y.f_reshape([y.size()[0], y.size()[1], 1, -1]),
-        };
-        let made = self.parts.iter().map(|part| Ok(flat(part.apply(x)?)?)).collect::<Result<Vec<_>>>()?;
-        Ok(Tensor::f_cat(&made, if self.as_rows { 2 } else { 3 })?)
+        self.together(self.parts.iter().map(|part| part.apply(x)))
     }
 
     fn adjoint(&self, y: &Tensor) -> Result<Tensor> {
@@ -192,6 +197,20 @@ impl LinearOperator for Stack {
 
     fn precision(&self) -> Kind {
         lowest(&self.parts)
+    }
+
+    fn measured(&self) -> Option<Tensor> {
+        let masks: Vec<_> = self.parts.iter().map(|part| part.measured()).collect();
+        if masks.iter().all(Option::is_none) {
+            return None;
+        }
+        let one = Tensor::ones([1, 1, 1, 1], (Kind::Float, Device::Cpu));
+        let of = |(part, mask): (&Shared, Option<Tensor>)| {
+            let shape = concrete(part, self.image.channels);
+            let size = [1, shape.channels.unwrap_or(1), shape.height, shape.width];
+            Ok(mask.unwrap_or_else(|| one.shallow_clone()).f_to_kind(Kind::Float)?.f_expand(size, false)?)
+        };
+        self.together(self.parts.iter().zip(masks).map(of)).ok()
     }
 }
 

@@ -97,8 +97,8 @@ impl Basis {
             "the operator's singular values are not known in closed form, and {count} pixels are too many to compute them"
         );
         let pixels =
-            Tensor::f_eye(count, (Kind::Double, Device::Cpu))?.f_view([count, shape[0], shape[1], shape[2]])?;
-        let products = normal(operator, &pixels)?.f_view([count, count])?;
+            Tensor::f_eye(count, (operator.precision(), Device::Cpu))?.f_view([count, shape[0], shape[1], shape[2]])?;
+        let products = normal(operator, &pixels)?.f_to_kind(Kind::Double)?.f_view([count, count])?;
         Self::of(&products)
     }
 }

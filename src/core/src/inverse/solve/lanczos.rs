@@ -58,16 +58,20 @@ fn combined(
     Ok(sum)
 }
 
+/// Of the matrix as far as it belongs to this image, whose directions may end before those of others; 0 behind that.
 fn first_column(diagonals: &[Vec<f64>], links: &[Vec<f64>], image: usize) -> Result<Vec<f64>> {
-    let size = diagonals.len();
-    if let [only] = diagonals {
-        return Ok(vec![only[image].max(0.0).sqrt()]);
+    let of_all = diagonals.len();
+    let size = 1 + links.iter().take(of_all - 1).take_while(|links| links[image] > 0.0).count();
+    if size == 1 {
+        let mut column = vec![0.0; of_all];
+        column[0] = diagonals[0][image].max(0.0).sqrt();
+        return Ok(column);
     }
     let mut entries = vec![0.0; size * size];
     for j in 0..size {
         entries[j * size + j] = diagonals[j][image];
         if j + 1 < size {
-            let link = links.get(j).map_or(0.0, |links| links[image]);
+            let link = links[j][image];
             (entries[j * size + j + 1], entries[(j + 1) * size + j]) = (link, link);
         }
     }
@@ -75,13 +79,33 @@ fn first_column(diagonals: &[Vec<f64>], links: &[Vec<f64>], image: usize) -> Res
     let (values, vectors) = matrix.f_linalg_eigh("L")?;
     let roots = values.f_clamp_min(0.0)?.f_sqrt()?;
     let column = vectors.f_mv(&roots.f_mul(&vectors.f_get(0)?)?)?.f_to_kind(Kind::Double)?;
-    Ok(Vec::try_from(&column)?)
+    let mut column = Vec::try_from(&column)?;
+    column.resize(of_all, 0.0);
+    Ok(column)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use tch::Device;
+
+    #[test]
+    fn bits_do_not_depend_on_images_whose_directions_end_earlier_or_later() {
+        let slopes = Tensor::arange(6, (Kind::Double, Device::Cpu)).view([1, 1, 2, 3]) + 1.0;
+        let mut apply = |x: &Tensor| Ok(x * &slopes);
+        let one_direction = Tensor::from_slice(&[0.0, 0.0, 2.0, 0.0, 0.0, 0.0]).view([1, 1, 2, 3]);
+        let two = Tensor::from_slice(&[1.0, 0.0, 2.0, 0.0, 0.0, 0.0]).view([1, 1, 2, 3]);
+        let all = Tensor::ones([1, 1, 2, 3], (Kind::Double, Device::Cpu));
+        let batch = Tensor::cat(&[&one_direction, &two, &all], 0);
+        let together = root(&mut apply, &batch, 6, || Ok(())).expect("a root");
+        for i in 0..3 {
+            let alone = root(&mut apply, &batch.narrow(0, i, 1), 6, || Ok(())).expect("a root");
+            assert_eq!(alone, together.narrow(0, i, 1));
+            assert!(
+                f64::try_from((&alone - batch.narrow(0, i, 1) * slopes.sqrt()).abs().max()).expect("a number") < 1e-3
+            );
+        }
+    }
 
     #[test]
     fn its_square_is_the_matrix() {

@@ -24,7 +24,9 @@ pub fn nearest(operator: &dyn LinearOperator, device: Device) -> Result<Circulan
         pixels[(((i as i64 * channels + channel) * height + row) * width + column) as usize] = 1.0;
     }
     let pixels = Tensor::f_from_slice(&pixels)?.f_view([PIXELS as i64, channels, height, width])?;
-    let spread = normal(operator, &pixels.f_to_kind(operator.precision())?.f_to_device(device)?)?;
+    // it need not be exact: elsewhere float64 is slow, or not there
+    let kind = if device == Device::Cpu { operator.precision() } else { Kind::Float };
+    let spread = normal(operator, &pixels.f_to_kind(kind)?.f_to_device(device)?)?;
     let spread = spread.f_to_device(Device::Cpu)?.f_to_kind(Kind::Double)?;
     let mut sum = Tensor::f_zeros([height, width], (Kind::Double, Device::Cpu))?;
     for (i, [channel, row, column]) in places.into_iter().enumerate() {
