@@ -25,6 +25,8 @@ CARGO_ENV = PATH="$(CURDIR)/$(BIN):$$PATH" VIRTUAL_ENV="$(CURDIR)/$(VENV)" PYO3_
 CARGO = $(CARGO_ENV) cargo
 BUILD = $(BIN)/python build_backend/make.py
 DIST := dist
+# What the build backend itself needs: maturin.
+REQUIRED = $(shell sed -n '/^requires = /p' pyproject.toml | grep -o '"[^"]*"')
 # What cargo is told where the torch of .venv is not the one that torch-sys is written for.
 FITTING = $(shell $(BUILD) arguments)
 # pip and uv would otherwise take the newest torchvision, and its torch with it.
@@ -130,8 +132,9 @@ matrix:  ## the whole suite beside other torches: make matrix TORCH="2.10 2.13" 
 		$(MAKE) test TORCH="$$torch" VENV=".venv-torch-$$torch" DIST="dist/torch-$$torch"; \
 	done
 
-new-torch: $(BUILD_TOOLS)  ## whether the sources compile for a torch that came out: make new-torch VERSION=2.16
+new-torch: | $(BIN)/python  ## whether the sources compile for a torch that came out: make new-torch VERSION=2.16
 	$(say) 'Downloading torch $(VERSION) alone, and asking the compilers (minutes)'
+	$(PIP) install --quiet $(REQUIRED)
 	$(BUILD) new-torch $(VERSION)
 
 develop: $(BUILD_TOOLS)  ## for work on the package: compile into python/ and use it in place
@@ -151,7 +154,7 @@ $(BIN)/python:
 
 $(BUILD_TOOLS): pyproject.toml | $(BIN)/python
 	$(say) 'Installing torch and maturin into $(VENV) (torch is some 3 GB; the first time takes minutes)'
-	@sed -n '/^requires = /p' pyproject.toml | grep -o '"[^"]*"' | xargs $(PIP) install "torch==$(TORCH).*"
+	@$(PIP) install $(REQUIRED) "torch==$(TORCH).*"
 	@touch $@
 
 # The wheel is what people get, so the wheel is what is tested, not the source tree.

@@ -21,6 +21,7 @@ import rust_diffusion_build as backend
 import torch_sys
 import torches
 import wheels
+from stopping import stop
 
 TARGET = Path(os.environ.get("CARGO_TARGET_DIR", "target"))
 
@@ -65,15 +66,20 @@ def new_torch(version: str) -> None:
     """Have the compilers read everything against a torch; nothing is linked or run, and its CUDA is not needed."""
     major, minor = version.split(".")[:2]
     torch, _ = _torch_of((int(major), int(minor)))
-    fitting = torch_sys.cargo_arguments(torch.minor, TARGET, as_it_is=False)
+    fitting = torch_sys.cargo_arguments(torch, TARGET)
     check = ["cargo", "check", *fitting, "--workspace", "--locked", "--keep-going"]
     with backend.building_for(torch), backend.environment(CARGO_PROFILE_DEV_OPT_LEVEL="0"):
         done = subprocess.run(check, check=False)
     if done.returncode != 0:
-        backend.stop(
+        stop(
             f"not for torch {torch.version} as they are. CONTRIBUTING.md says what to do, under 'A new torch'"
         )
-    print(f"The sources compile against torch {torch.version}. Next: make matrix TORCH={major}.{minor}")
+    # Out of range the suite cannot be built.
+    first = (
+        "" if torches.in_range(torch) else "raise NEWEST, as CONTRIBUTING.md says under 'A new torch'; then "
+    )
+    suite = f"make matrix TORCH={major}.{minor}"
+    print(f"The sources compile against torch {torch.version}. Next: {first}{suite}")
 
 
 def _torch_of(minor: tuple[int, int]) -> tuple[torches.Torch, bool]:

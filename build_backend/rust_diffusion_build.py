@@ -16,6 +16,7 @@ So this module
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import shutil
 import sys
@@ -24,12 +25,21 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-import maturin
 import torch_sys
 import torches
 import wheels
+from stopping import stop
+
+try:
+    import maturin
+except ModuleNotFoundError:
+    # Without build isolation what pyproject.toml requires is left to the user.
+    pyproject = Path(__file__).parents[1] / "pyproject.toml"
+    [line] = re.findall(r"^requires = .*", pyproject.read_text("utf-8"), re.MULTILINE)
+    required = " ".join(re.findall(r'"[^"]+"', line))
+    stop(f"{sys.executable} has no maturin; install it with: python -m pip install {required}")
 
 __all__ = [
     "build_editable",
@@ -106,10 +116,11 @@ prepare_metadata_for_build_editable = prepare_metadata_for_build_wheel
 
 def torch_at_hand() -> torches.Torch:
     """Choose the first torch at hand that the sources are made for, or stop with what to do."""
-    found = list(torches.at_hand())
-    for torch in found:
+    found = []
+    for torch in torches.at_hand():
         if torches.in_range(torch):
             return torch
+        found.append(torch)
     (_, oldest), (_, newest) = torches.OLDEST, torches.NEWEST
     has = f"has torch {found[0].version}" if found else "has no torch"
     stop(
@@ -127,7 +138,7 @@ def _for(torch: torches.Torch, config_settings: ConfigSettings = None) -> dict[s
 def cargo_arguments(torch: torches.Torch) -> list[str]:
     """What cargo is told for this torch."""
     target = Path(os.environ.get("CARGO_TARGET_DIR", "target"))
-    return torch_sys.cargo_arguments(torch.minor, target, as_it_is=torch.importable)
+    return torch_sys.cargo_arguments(torch, target)
 
 
 @contextmanager
@@ -155,12 +166,6 @@ def _check_python_headers() -> None:
             f"{sys.executable} has no C headers ({header} is missing); "
             f"on Debian and Ubuntu install them with: apt install python{version}-dev"
         )
-
-
-def stop(message: str) -> NoReturn:
-    """End the build with one sentence."""
-    # A build front end prints a traceback for an exception; one sentence is easier to act on.
-    sys.exit(f"rust_diffusion cannot be built here: {message}")
 
 
 @contextmanager

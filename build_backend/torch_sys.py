@@ -17,6 +17,8 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from torches import Torch
+
 __all__ = [
     "ELEVEN",
     "GENERATED",
@@ -27,8 +29,9 @@ __all__ = [
     "throwing_where_missing",
 ]
 
-#: The minor of torch that torch-sys 0.24 is written for: its source is taken as it is.
-WRITTEN_FOR = (2, 11)
+#: The torch that torch-sys 0.24 is written for: its source is taken as it is. Its build script compares the whole
+#: number, so that 2.11.1 is another torch to it.
+WRITTEN_FOR = "2.11.0"
 
 GENERATED = "libtch/torch_api_generated.cpp"
 
@@ -63,14 +66,14 @@ print('LIBTORCH_LIB:', os.path.join(torch, 'lib'))
 """
 
 
-def cargo_arguments(torch: tuple[int, int], target: Path, as_it_is: bool) -> list[str]:
-    """What cargo is to be told for this minor of torch; with `as_it_is`, nothing where the source fits.
+def cargo_arguments(torch: Torch, target: Path) -> list[str]:
+    """What cargo is to be told for this torch: nothing where the source fits, and its script can import the torch.
 
     A path override, unlike a patch, leaves Cargo.lock alone, so ``--locked`` goes with it.
     """
-    if as_it_is and torch == WRITTEN_FOR:
+    if torch.importable and torch.version.split("+")[0] == WRITTEN_FOR:
         return []
-    return ["--config", f"paths = [{json.dumps(str(adapted(torch, target)))}]"]
+    return ["--config", f"paths = [{json.dumps(str(adapted(torch.minor, target)))}]"]
 
 
 def adapted(torch: tuple[int, int], target: Path) -> Path:

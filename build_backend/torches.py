@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from stopping import stop
+
 __all__ = [
     "DEFAULT",
     "NEWEST",
@@ -32,6 +34,9 @@ OLDEST, NEWEST = (2, 10), (2, 15)
 
 #: The same as a requirement.
 RANGE = f"torch>={OLDEST[0]}.{OLDEST[1]},<{NEWEST[0]}.{NEWEST[1] + 1}"
+
+#: Where the system tells what a process was started with.
+PROCESSES = Path("/proc")
 
 _TELL = """
 import importlib.metadata, importlib.util, json, sys
@@ -76,29 +81,78 @@ def at_hand() -> Iterator[Torch]:
     """Find the torches that this build could be for, the likeliest first.
 
     RUST_DIFFUSION_TORCH names the folder of one, and then there is no other. Else it is this Python's own; or,
-    behind pip's isolation, that of the environment which pip runs in; or, behind uv's, that of the environment
-    which is active, or of ``.venv``; or that of the Python which this environment was made with.
+    behind pip's isolation, that of the environment which pip runs in; or, in an environment made for this build
+    alone, that of the Python which uv installs for, or with which the environment was made. Where uv leaves open
+    which Python that is, and their torches differ, the build ends.
     """
     if named := os.environ.get("RUST_DIFFUSION_TORCH"):
         yield in_folder(Path(named))
         return
     yield from _of(sys.executable, dict(os.environ), importable=True)
     unhidden = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONNOUSERSITE")}
+    pythons = dict.fromkeys([sys.executable, *_behind_this_environment()])
+    hidden = [torch for python in pythons for torch in _of(python, unhidden, importable=False)]
+    different = {torch.minor: torch for torch in hidden if in_range(torch)}
+    if len(different) > 1:
+        found = " or ".join(f"torch {torch.version} in {torch.folder}" for torch in different.values())
+        stop(f"it could be for {found}; set RUST_DIFFUSION_TORCH to the folder of the one that it is for")
+    yield from hidden
+
+
+def _behind_this_environment() -> list[str]:
+    """Name the Pythons that this one may be building for, if its environment was made for the build alone.
+
+    The Python that an ordinary environment was made with may have a torch too, but what is built is not installed
+    there.
+    """
+    environment = Path(sys.prefix)
     base = getattr(sys, "_base_executable", None) or sys.executable
-    for python in dict.fromkeys([sys.executable, *_behind_uv(), base]):
-        yield from _of(python, unhidden, importable=False)
+    if environment.parent.name.startswith("builds-v"):  # uv's, in its cache
+        return _behind_uv(base)
+    # Those of `build`, and of pip with --use-feature=venv-isolation.
+    return [base] if "build-env-" in environment.name else []
 
 
-def _behind_uv() -> Iterator[str]:
-    """Where uv builds, in an environment of its own, find the Python that it installs for, as it does itself."""
-    if "UV" not in os.environ:
-        return
-    on_path = [Path(folder) for folder in os.environ.get("PATH", "").split(os.pathsep)]
-    for folder in [*on_path, Path(".venv/bin"), Path(".venv/Scripts")]:
-        python = shutil.which("python", path=str(folder))
-        is_environment = (folder.parent / "pyvenv.cfg").exists()
-        if python and is_environment and folder.parent.resolve() != Path(sys.prefix).resolve():
-            yield str(Path(python).absolute())
+def _behind_uv(base: str) -> list[str]:
+    """Find the Python that uv installs for by uv's own rules, for it does not say; several where they leave it open."""
+    command, values, folder = _told_to_uv()
+    option = re.search(r"\0(?:--python[=\0]|-p[=\0]?)([^\0]+)", command)
+    wanted = option[1] if option else values.get("UV_PYTHON")
+    if wanted and (python := _python_at(folder / wanted)):
+        return [python]
+    if "\0--system\0" in command or values.get("UV_SYSTEM_PYTHON") in ("1", "true"):
+        return [base]
+    # conda's own environment, "base", counts as the system's.
+    conda = None if values.get("CONDA_DEFAULT_ENV") == "base" else values.get("CONDA_PREFIX")
+    active = [folder / place for place in (values.get("VIRTUAL_ENV"), conda) if place]
+    if not command:
+        # uv has put this environment into VIRTUAL_ENV; on PATH it comes before the one that was active.
+        on_path = [Path(place).parent for place in values.get("PATH", "").split(os.pathsep)]
+        active += [place for place in on_path if os.path.exists(place / "pyvenv.cfg")]
+    nearest = [python for parent in (folder, *folder.parents) if (python := _python_at(parent / ".venv"))][:1]
+    possible = [python for place in active if (python := _python_at(place))] + nearest + [base]
+    # A version, which `wanted` is by now, can pass over the first; so do the commands that work on a project.
+    return possible[:1] if "\0pip\0" in command and not wanted else possible
+
+
+def _told_to_uv() -> tuple[str, dict[str, str], Path]:
+    """What uv, which started this process, was started with: its command line, its environment and its folder.
+
+    Where the system does not tell (only Linux does), what of it has come down to this process.
+    """
+    uv = PROCESSES / str(os.getppid())
+    try:
+        command, values = (os.fsdecode((uv / name).read_bytes()) for name in ("cmdline", "environ"))
+        return command, dict(v.partition("=")[::2] for v in values.split("\0")), (uv / "cwd").readlink()
+    except OSError:
+        return "", dict(os.environ), Path.cwd()
+
+
+def _python_at(place: Path) -> str | None:
+    """Find the Python that a path names, itself or as the folder of an environment."""
+    # `which`, unlike pathlib, takes what may not be read for what is not there.
+    folders = os.pathsep.join(str(folder) for folder in (place / "bin", place / "Scripts", place))
+    return shutil.which(str(place)) or shutil.which("python", path=folders)
 
 
 def in_folder(folder: Path) -> Torch:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+import sysconfig
 import zipfile
 from pathlib import Path
 
@@ -58,10 +59,14 @@ def engines_in(wheel: Path) -> list[str]:
 
 def shelve(package: Path, torch: tuple[int, int]) -> None:
     """Move the library that maturin left in the source tree to its folder."""
+    built = f"_native{sysconfig.get_config_var('EXT_SUFFIX')}"
     for library in [*package.glob("_native.*.so"), *package.glob("_native.*.pyd")]:
-        folder = package.parent / engine_folder(torch)
-        folder.mkdir(parents=True, exist_ok=True)
-        library.replace(folder / library.name)
+        if library.name == built:
+            folder = package.parent / engine_folder(torch)
+            folder.mkdir(parents=True, exist_ok=True)
+            library.replace(folder / library.name)
+        else:
+            library.unlink()  # another Python's, from another time: nobody knows what it was linked with
 
 
 def asking_for(requirement: str, metadata: bytes) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,7 +13,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from rust_diffusion.support.versions import NEWEST, OLDEST
 from tools import ROOT
+
+#: Out of range on either side.
+TOO_OLD, TOO_NEW = f"2.{OLDEST[1] - 1}.1+cpu", f"2.{NEWEST[1] + 1}.0"
 
 
 @pytest.fixture
@@ -99,18 +104,121 @@ def test_a_torch_that_isolation_hides_is_found(backend, monkeypatch, tmp_path):
     assert not [r for r in backend.get_requires_for_build_wheel() if r.startswith("torch")]
 
 
-def test_behind_uv_the_torch_of_the_active_environment_is_found(backend, monkeypatch, tmp_path):
-    """uv builds in an environment of its own, whose folder comes first on PATH; the active one's comes next."""
-    active = tmp_path / "active"
-    (active / "bin").mkdir(parents=True)
-    (active / "pyvenv.cfg").touch()
-    (active / "bin/python").write_text('#!/bin/sh\necho \'["2.14.1+cpu", "/of/active"]\'\n')
-    (active / "bin/python").chmod(0o755)
-    monkeypatch.setenv("PATH", os.pathsep.join([str(Path(sys.executable).parent), str(active / "bin")]))
-    monkeypatch.delenv("UV", raising=False)
-    assert "2.14.1+cpu" not in [found.version for found in backend.torches.at_hand()]
-    monkeypatch.setenv("UV", "/somewhere/uv")
-    assert "2.14.1+cpu" in [found.version for found in backend.torches.at_hand()]
+def python_with(torch: str | None, folder: Path) -> str:
+    """An environment with a Python that says it has this torch, or none."""
+    if os.name != "posix":
+        pytest.skip("the Pythons made up here are shell scripts")
+    python = folder / "bin/python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f'#!/bin/sh\necho \'["{torch}", "/of/{torch}"]\'\n' if torch else "#!/bin/sh\n")
+    python.chmod(0o755)
+    (folder / "pyvenv.cfg").touch()
+    return str(python)
+
+
+def stand_in(monkeypatch, environment: Path, *, torch: str | None = None, base: str) -> None:
+    """Let the Python that builds be that of this environment, made with a base that is to have a torch or none."""
+    monkeypatch.setattr(sys, "executable", python_with(torch, environment))
+    monkeypatch.setattr(sys, "prefix", str(environment))
+    monkeypatch.setattr(sys, "_base_executable", base, raising=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [("fresh", []), ("build-env-7ci2", ["2.10.0"]), ("pip-build-env-7ci2", ["2.10.0"])],
+)
+def test_the_torch_beneath_is_for_environments_made_for_the_build_alone(
+    backend, monkeypatch, tmp_path, name, found
+):
+    """In a fresh environment without a torch the default is installed, whatever the system's Python has."""
+    stand_in(monkeypatch, tmp_path / name, base=python_with("2.10.0", tmp_path / "system"))
+    assert [torch.version for torch in backend.torches.at_hand()] == found
+
+
+@pytest.fixture
+def behind_uv(backend, monkeypatch, tmp_path):
+    """What is at hand where uv, started with a command and variables in the folder `work`, builds in its cache."""
+    work = tmp_path / "work"
+    for name, version in {
+        "other": "2.12.1",
+        "active": "2.13.0",
+        "conda": "2.14.0",
+        ".venv": "2.11.0",
+    }.items():
+        python_with(version, work / name)
+    base = python_with("2.10.0", tmp_path / "system")
+    stand_in(monkeypatch, tmp_path / "cache/builds-v0/.tmp7ci2", base=base)
+    monkeypatch.setattr(backend.torches, "PROCESSES", tmp_path / "proc")
+
+    def found(command: str, **variables: str) -> list[str]:
+        process = tmp_path / "proc" / str(os.getppid())
+        process.mkdir(parents=True)
+        (process / "cmdline").write_text("".join(f"{word}\0" for word in command.split()))
+        (process / "environ").write_text("".join(f"{k}={v}\0" for k, v in variables.items()))
+        (process / "cwd").symlink_to(work)
+        return [torch.version for torch in backend.torches.at_hand()]
+
+    return found
+
+
+@pytest.mark.parametrize(
+    ("command", "variables", "torch"),
+    [
+        ("uv pip install --python other .", {"VIRTUAL_ENV": "active"}, "2.12.1"),
+        ("uv pip install --python=other/bin/python .", {"UV_PYTHON": "active"}, "2.12.1"),
+        ("uv pip install -p other/bin/python --python-platform linux .", {}, "2.12.1"),
+        ("uv pip install .", {"UV_PYTHON": "other", "VIRTUAL_ENV": "active"}, "2.12.1"),
+        ("uv pip install .", {"VIRTUAL_ENV": "active", "CONDA_PREFIX": "conda"}, "2.13.0"),
+        ("uv pip install .", {"CONDA_PREFIX": "conda", "CONDA_DEFAULT_ENV": "work"}, "2.14.0"),
+        ("uv pip install .", {"CONDA_PREFIX": "conda", "CONDA_DEFAULT_ENV": "base"}, "2.11.0"),
+        ("uv pip install --python-platform linux .", {}, "2.11.0"),
+        ("uv pip install --system .", {"VIRTUAL_ENV": "active"}, "2.10.0"),
+        ("uv pip install .", {"UV_SYSTEM_PYTHON": "1"}, "2.10.0"),
+    ],
+)
+def test_behind_uv_the_torch_of_the_environment_that_it_installs_for_is_found(
+    behind_uv, command, variables, torch
+):
+    assert behind_uv(command, **variables) == [torch]
+
+
+def test_behind_uv_an_active_environment_without_a_torch_has_none(behind_uv, tmp_path):
+    python_with(None, tmp_path / "new")
+    assert behind_uv("uv pip install .", VIRTUAL_ENV=str(tmp_path / "new")) == []
+
+
+@pytest.mark.parametrize("command", ["uv sync", "uv pip install --python 3.12 ."])
+def test_behind_uv_a_choice_between_torches_is_left_to_the_user(behind_uv, command):
+    message = refusal(lambda: behind_uv(command, VIRTUAL_ENV="active"))
+    assert "torch 2.13.0 in /of/2.13.0" in message and "torch 2.11.0 in /of/2.11.0" in message
+    assert "set RUST_DIFFUSION_TORCH to the folder" in message and "\n" not in message
+
+
+def test_behind_uv_there_is_no_choice_between_torches_of_one_minor(behind_uv, monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "_base_executable", python_with("2.11.1+cpu", tmp_path / "base"), raising=False)
+    assert behind_uv("uv sync") == ["2.11.0", "2.11.1+cpu"]
+
+
+def test_behind_uv_a_torch_that_was_installed_for_the_build_is_taken(
+    backend, behind_uv, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(sys, "executable", python_with("2.15.0", tmp_path / "building"))
+    assert backend.torch_at_hand().version == "2.15.0"  # and nothing else is asked
+
+
+def test_where_the_system_does_not_tell_of_uv_the_active_environment_is_found_on_path(
+    backend, behind_uv, monkeypatch, tmp_path
+):
+    for variable in ("UV_PYTHON", "CONDA_PREFIX", "UV_SYSTEM_PYTHON"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("VIRTUAL_ENV", sys.prefix)
+    folders = [Path(sys.executable).parent, tmp_path / "work/active/bin"]
+    monkeypatch.setenv("PATH", os.pathsep.join(map(str, folders)))
+    monkeypatch.chdir(tmp_path)  # without a .venv
+    monkeypatch.setattr(sys, "_base_executable", python_with(None, tmp_path / "base"), raising=False)
+    assert [torch.version for torch in backend.torches.at_hand()] == ["2.13.0"]
+    monkeypatch.chdir(tmp_path / "work")
+    assert "RUST_DIFFUSION_TORCH" in refusal(lambda: list(backend.torches.at_hand()))
 
 
 def test_a_folder_that_is_named_is_the_only_torch_at_hand(backend, monkeypatch, tmp_path):
@@ -121,25 +229,39 @@ def test_a_folder_that_is_named_is_the_only_torch_at_hand(backend, monkeypatch, 
     assert found.requirement == "torch==2.12.*"
 
 
-@pytest.mark.parametrize("found", [(), ("2.9.1",), ("2.16.0", "1.13.1")])
+@pytest.mark.parametrize("found", [(), (TOO_OLD,), (TOO_NEW, "1.13.1")])
 def test_the_newest_torch_is_asked_for_where_none_fits(backend, monkeypatch, found):
     has(backend, monkeypatch, *found)
     asked = [r for r in backend.get_requires_for_build_wheel() if r.startswith("torch")]
-    assert asked == ["torch>=2.10,<2.16"]
+    assert asked == [backend.torches.RANGE]
 
 
 def test_the_first_torch_that_fits_is_taken(backend, monkeypatch):
-    has(backend, monkeypatch, "2.9.0", "2.13.0+cpu", "2.11.0")
-    assert backend.torch_at_hand().minor == (2, 13)
+    newest, oldest = ("{}.{}.0+cpu".format(*minor) for minor in (NEWEST, OLDEST))
+    has(backend, monkeypatch, TOO_OLD, newest, oldest)
+    assert backend.torch_at_hand().minor == NEWEST
     assert not [r for r in backend.get_requires_for_build_wheel() if r.startswith("torch")]
 
 
-@pytest.mark.parametrize(("found", "said"), [((), "has no torch"), (("2.9.1+cpu",), "has torch 2.9.1+cpu")])
+@pytest.mark.parametrize(("found", "said"), [((), "has no torch"), ((TOO_OLD,), f"has torch {TOO_OLD}")])
 def test_without_a_torch_that_fits_the_remedy_is_said(backend, monkeypatch, found, said):
     has(backend, monkeypatch, *found)
     message = refusal(backend.torch_at_hand)
-    assert "made for torch 2.10 to 2.15" in message and said in message
-    assert f'{sys.executable} -m pip install "torch>=2.10,<2.16"' in message
+    assert f"made for torch 2.{OLDEST[1]} to 2.{NEWEST[1]}" in message and said in message
+    assert f'{sys.executable} -m pip install "{backend.torches.RANGE}"' in message
+
+
+def test_without_maturin_the_command_that_installs_it_is_said():
+    """What pyproject.toml requires is left to the user by --no-build-isolation."""
+    load = "import sys; sys.modules['maturin'] = None; sys.path.insert(0, 'build_backend'); import rust_diffusion_build"
+    done = subprocess.run([sys.executable, "-c", load], cwd=ROOT, capture_output=True, text=True, check=False)
+    required = re.search(
+        r'^requires = \["(maturin.*)"\]', (ROOT / "pyproject.toml").read_text("utf-8"), re.M
+    )[1]
+    [said] = done.stderr.splitlines()
+    assert done.returncode == 1
+    assert said.startswith("rust_diffusion cannot be built here: ") and sys.executable in said
+    assert said.endswith(f'python -m pip install "{required}"')
 
 
 def test_missing_headers_are_named_with_the_package_that_has_them(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import importlib
+import sysconfig
 import zipfile
 from base64 import urlsafe_b64encode
 
@@ -102,14 +103,17 @@ def test_the_same_content_makes_the_same_wheel(wheels, wheel_of):
     assert path.read_bytes() == before
 
 
-def test_a_library_in_the_source_tree_goes_to_its_folder(wheels, tmp_path):
+def test_the_library_that_was_built_in_the_source_tree_goes_to_its_folder(wheels, tmp_path):
+    """Another Python's that lies beside it may be linked with any torch."""
     package = tmp_path / "rust_diffusion"
-    package.mkdir()
-    (package / "_native.cpython-311-x86_64-linux-gnu.so").write_text("new")
-    (package / "_native.pyi").touch()
+    filed = package / "engines/torch-2.13/_native.cpython-27-other.so"
+    filed.parent.mkdir(parents=True)
+    filed.touch()
+    library = f"_native{sysconfig.get_config_var('EXT_SUFFIX')}"
+    (package / library).write_text("new")
+    for other in ("_native.cpython-27-other.so", "_native.cp27-other.pyd", "_native.pyi"):
+        (package / other).touch()
     wheels.shelve(package, (2, 14))
-    engine = package / "engines/torch-2.14/_native.cpython-311-x86_64-linux-gnu.so"
-    assert engine.read_text() == "new" and sorted(p.name for p in package.iterdir()) == [
-        "_native.pyi",
-        "engines",
-    ]
+    assert sorted(path.name for path in package.iterdir()) == ["_native.pyi", "engines"]
+    assert [path.name for path in (package / "engines/torch-2.14").iterdir()] == [library]
+    assert (package / "engines/torch-2.14" / library).read_text() == "new" and filed.exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from itertools import cycle
 
 import pytest
 import torch
@@ -14,8 +15,10 @@ from rust_diffusion.support import versions
 LINKED = [f"{major}.{minor}" for major, minor in versions.linked()]
 AT_HAND = "{}.{}".format(*versions.minor(torch.__version__))
 MATCHING = f'pip install "torch=={LINKED[-1]}.*"'
-OTHERS = [v for v in ("2.10.0", "2.11.0a0", "2.12.1+cu130", "2.15.0+cpu") if v[:4] not in LINKED]
-OUT_OF_RANGE = ["1.13.1", "2.9.1", "2.16.0.dev20261120+cpu"]
+MINORS = [f"{versions.OLDEST[0]}.{minor}" for minor in range(versions.OLDEST[1], versions.NEWEST[1] + 1)]
+BUILDS = (".0", ".0a0", ".1+cu130", ".0+cpu")
+OTHERS = [minor + build for minor, build in zip(MINORS, cycle(BUILDS), strict=False) if minor not in LINKED]
+OUT_OF_RANGE = ["1.13.1", f"2.{versions.OLDEST[1] - 1}.1", f"2.{versions.NEWEST[1] + 1}.0.dev20261120+cpu"]
 
 
 def python(code: str, *, path: str = "") -> subprocess.CompletedProcess[str]:
@@ -50,7 +53,8 @@ def message_beside(version, tmp_path) -> str:
 @pytest.mark.parametrize("version", OTHERS)
 def test_beside_another_torch_the_message_says_how_to_compile_for_it(tmp_path, version):
     message = message_beside(version, tmp_path)
-    assert f"for torch {version[:4]}" in message and "pip install --no-deps --force-reinstall ." in message
+    assert "for torch {}.{},".format(*versions.minor(version)) in message
+    assert "pip install --no-deps --force-reinstall ." in message
 
 
 @pytest.mark.parametrize("version", OUT_OF_RANGE)

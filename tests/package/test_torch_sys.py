@@ -121,9 +121,18 @@ def test_the_copy_is_compiled_as_torchs_headers_ask_for(
     assert (copy / torch_sys.GENERATED).stat().st_mtime_ns == before  # or cargo would compile it again
 
 
-def test_torch_sys_is_taken_as_it_is_beside_the_torch_it_is_written_for(torch_sys, monkeypatch, tmp_path):
-    monkeypatch.setattr(torch_sys, "adapted", lambda torch, target: target / "copy")
-    assert torch_sys.cargo_arguments(torch_sys.WRITTEN_FOR, tmp_path, as_it_is=True) == []
-    copied = ["--config", f'paths = ["{tmp_path}/copy"]']
-    assert torch_sys.cargo_arguments(torch_sys.WRITTEN_FOR, tmp_path, as_it_is=False) == copied
-    assert torch_sys.cargo_arguments((2, 13), tmp_path, as_it_is=True) == copied
+@pytest.mark.parametrize("version", ["2.11.0", "2.11.0+cpu", "2.11.0+cu128"])
+def test_torch_sys_is_taken_as_it_is_beside_the_torch_it_is_written_for(torch_sys, tmp_path, version):
+    assert version.split("+")[0] == torch_sys.WRITTEN_FOR
+    assert torch_sys.cargo_arguments(torch_sys.Torch(version, tmp_path, importable=True), tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("version", "importable"),
+    [("2.11.1", True), ("2.11.0a0+git1234", True), ("2.13.0", True), ("2.11.0+cpu", False)],
+)
+def test_torch_sys_is_adapted_to_any_other(torch_sys, monkeypatch, tmp_path, version, importable):
+    """Its build script imports torch, and refuses a patch release of the same minor."""
+    monkeypatch.setattr(torch_sys, "adapted", lambda minor, target: target / "{}.{}".format(*minor))
+    told = torch_sys.cargo_arguments(torch_sys.Torch(version, tmp_path, importable), tmp_path)
+    assert told == ["--config", f'paths = ["{tmp_path}/{version[:4]}"]']
