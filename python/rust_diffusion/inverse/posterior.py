@@ -96,8 +96,8 @@ def posterior(
     keep : bool
         Keep all draws.
     batch_size : int, optional
-        Images computed at a time. Default: `num_samples`, but 1 with ``style="course"``: the chapter's loss is a mean over
-        all that is computed together, so that its guidance would weaken with their number.
+        Images computed at a time. Default: `num_samples`, but 1 with ``style="course"``: the chapter's loss is a mean
+        over all that is computed together, so that its guidance would weaken with their number.
     **options
         Of the method: `sigma_y`, `sample_steps` and so on.
 
