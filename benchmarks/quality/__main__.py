@@ -26,6 +26,7 @@ from benchmarks.quality.table import Records, table
 COURSE, MINUTES = "course, engine", "minutes"
 ROWS = (rows.EAGER, COURSE, MINUTES)
 BUDGETS = (3.0, 10.0, 30.0, 60.0)
+SAMPLES = 64
 
 
 @click.command(
@@ -41,7 +42,7 @@ BUDGETS = (3.0, 10.0, 30.0, 60.0)
 @click.option("--slices", type=click.Path(exists=True), help="Real slices instead of phantoms.")
 @click.option("--size", default=64, show_default=True, help="Height and width of the images.")
 @click.option("--seed", "seeds", multiple=True, type=int, default=(0,), show_default=True)
-@click.option("--samples", default=64, show_default=True, help="Images drawn.")
+@click.option("--samples", default=SAMPLES, show_default=True, help="Images drawn.")
 @click.option("--updates", type=int, help="So many updates instead of as many as fit into the time.")
 @click.option("--set", "changes", multiple=True, help="Change the recipe: learning_rate=1e-3, for one.")
 @click.option("--threads", default=2, show_default=True)
@@ -66,7 +67,7 @@ def main(
             for seed in seeds:
                 trained = _train(row, budget, images, updates, changes, seed)
                 found = measure(trained, images, samples, seed)
-                name = ", ".join([row, *changes])
+                name = _name(row, changes, updates, samples)
                 drawn = found.pop("samples")
                 about = {"data": f"{images.name}, {size}", "minutes": budget, "recipe": name, "seed": seed}
                 records.add({**about, **found, "machine": report.machine("cpu")})
@@ -89,6 +90,18 @@ def _train(
     for change in changes:
         _change(recipe, change)
     return rows.engine(recipe, images.train, updates, seed)
+
+
+def _name(row: str, changes: tuple[str, ...], updates: int | None, samples: int) -> str:
+    """What a row is called: all that it does otherwise than usual, so that no search takes the place of a measure."""
+    said = [row]
+    if row != rows.EAGER:  # which no change reaches
+        said += changes
+    if updates is not None:
+        said.append(f"{updates} updates")
+    if samples != SAMPLES:
+        said.append(f"{samples} drawn")
+    return ", ".join(said)
 
 
 def _change(recipe: rd.Recipe, change: str) -> None:

@@ -65,10 +65,12 @@ def _as_eps(said: Tensor, x_t: Tensor, alpha_bar: Tensor, objective: str) -> Ten
 
 def draw(trained: Trained, count: int, size: int, seed: int) -> tuple[Tensor, int, float]:
     """(samples, network calls for each, seconds)."""
-    options = dict(trained.sampling)
-    sampler = getattr(rd, f"{options.pop('sampler')}_sample")
-    if "alpha_bars" in inspect.signature(sampler).parameters:
-        options["alpha_bars"] = torch.cumprod(1 - trained.betas, 0)
+    sampler = getattr(rd, f"{trained.sampling['sampler']}_sample")
+    alphas = 1 - trained.betas
+    schedule = {"betas": trained.betas, "alphas": alphas, "alpha_bars": torch.cumprod(alphas, 0)}
+    # with another sampler than the recipe's come other options, and DDPM has no number of steps
+    takes = inspect.signature(sampler).parameters
+    options = {name: value for name, value in {**trained.sampling, **schedule}.items() if name in takes}
     calls = 0
 
     def counted(x: Tensor, t: Tensor) -> Tensor:

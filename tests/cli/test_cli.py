@@ -77,6 +77,18 @@ def test_the_same_train_command_goes_on(cli, tmp_path):
     status, out, err = cli(*command)
     assert status == 0 and "epoch 1/3" not in out and "epoch 2/3" in out and "epoch 3/3" in out
     assert "2 epochs" in out, err
+    # what the run says beside its bar, where there is none
+    assert "Resuming from epoch 2." in out
+    again = cli(*command)[1]
+    assert again.count("Nothing to train") == 1 and "more epochs=" in again and "0 epochs, 9 updates" in again
+
+
+def test_a_run_that_max_steps_ended_within_an_epoch_was_trained_all_the_same(cli, tmp_path):
+    status, out, err = cli(
+        *TRAIN, "--max-steps", "1", "--lr-schedule", "cosine", "--device", "cpu", "--out", tmp_path
+    )
+    assert status == 0 and "Nothing to train" not in out and "inf" not in out.splitlines()[-2], err
+    assert "0 epochs, 1 updates in all. Weights: " in out
 
 
 def test_train_reads_a_folder_of_images(cli, rd, tmp_path):
@@ -122,6 +134,7 @@ def test_train_takes_minutes_and_recipes(cli, tmp_path):
     command = ["train", "--data", "phantoms:12", "--size", "16", "--device", "cpu", "--seed", "0"]
     status, out, err = cli(*command, "--base-ch", "8", "--minutes", "0.01", "--out", tmp_path / "minutes")
     assert status == 0 and "minutes=0.01" in out and "epoch 1" in out, err
+    assert re.search(r"^[\d,]+ updates? \(\d+ epochs?\) fit into 0\.01 minutes, at ", out, re.MULTILINE), out
     course = [*TINY, "--epochs", "1", "--batch-size", "4", "--recipe", "course"]
     status, out, err = cli(*command, *course, "--out", tmp_path / "course")
     assert status == 0 and "Recipe 'course'" in out and "objective='eps'" in out, err

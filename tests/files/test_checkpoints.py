@@ -205,3 +205,43 @@ def test_a_checkpoint_of_another_number_of_heads_is_refused(rd, tmp_path):
     other = rd.DiffusionUNet(**{**TINY, "num_heads": 2})
     with pytest.raises(ValueError, match=r"num_heads=2, but .* was trained with num_heads=4"):
         rd.train(other, slices(2), **{**options, "epochs": 2})
+
+
+def another_task(rd, betas):
+    """What is changed, in words, and how."""
+    wider = rd.DiffusionUNet(**{**TINY, "base_ch": 32})
+    yield "architecture", dict(model=wider)
+    yield "num_heads", dict(model=rd.DiffusionUNet(**{**TINY, "num_heads": 2}))
+    yield "schedule", dict(betas=betas[:9])
+    yield "objective", dict(objective="x0")
+
+
+@pytest.mark.parametrize("minutes", [None, 0.01])
+def test_a_checkpoint_of_another_task_is_refused_with_a_way_out(rd, betas, tmp_path, minutes):
+    length = dict(epochs=1) if minutes is None else dict(minutes=minutes)
+    fixed = dict(betas=betas, weights_dir=tmp_path, objective="v", batch_size=4, device="cpu", progress=False)
+    rd.train(rd.DiffusionUNet(**TINY), slices(8), **fixed, **length)
+    before = (tmp_path / "DDPMDenoiser.ckpt").read_bytes()
+    ran = "" if minutes is None else r" \(it is of a run with minutes=0\.01, which recipes go by\)"
+    for what, changed in another_task(rd, betas):
+        options = {"model": rd.DiffusionUNet(**TINY), **fixed, **length, **changed}
+        end = rf"\. Take that {what}{ran}, another name= or weights_dir=, or force_restart=True$"
+        with pytest.raises(ValueError, match=rf"DDPMDenoiser\.ckpt.*{end}"):
+            rd.train(data=slices(8), **options)
+    assert (tmp_path / "DDPMDenoiser.ckpt").read_bytes() == before
+
+
+def test_weights_of_another_architecture_are_refused_with_a_way_out(rd, betas, loader, tmp_path):
+    torch.save(rd.DiffusionUNet(**{**TINY, "base_ch": 32}).state_dict(), tmp_path / "DDPMDenoiser.pth")
+    with pytest.raises(ValueError, match=r"Take that architecture, another name= or weights_dir=, or force"):
+        fit(rd, betas, loader, tmp_path)
+
+
+@pytest.mark.parametrize("plan", [7, {}, {"minutes": "ten"}, {"minutes": 1.0, "updates": 3}])
+def test_a_plan_that_cannot_be_used_is_an_error_in_words(rd, betas, loader, tmp_path, plan):
+    fit(rd, betas, loader, tmp_path, epochs=1)
+    saved = load(tmp_path)
+    saved["rust_diffusion"]["plan"] = plan
+    torch.save(saved, tmp_path / "DDPMDenoiser.ckpt")
+    with pytest.raises(ValueError, match=r"DDPMDenoiser\.ckpt: its part 'rust_diffusion' cannot be used"):
+        fit(rd, betas, loader, tmp_path)

@@ -52,6 +52,16 @@ CASES = {
         {**TINY, "layers_per_block": 2, "attention_head_dim": 4},
         (2, 3, 16, 16),
     ),
+    "heads wider than a level without attention": (
+        {
+            **TINY,
+            "block_out_channels": (32, 64, 128),
+            "down_block_types": ("DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D"),
+            "up_block_types": ("AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
+            "attention_head_dim": 64,
+        },
+        (2, 3, 16, 16),
+    ),
     "one channel in, two out": ({**TINY, "in_channels": 1, "out_channels": 2}, (2, 1, 16, 16)),
     "one level, odd sides": (
         {
@@ -175,6 +185,10 @@ def test_bfloat16_is_as_near_as_its_rounding(rd):
         (dict(time_embedding_type="fourier"), "time_embedding_type"),
         (dict(norm_num_groups=7), "norm_num_groups must divide"),
         (dict(attention_head_dim=5), "attention_head_dim must divide"),
+        (
+            dict(attention_head_dim=64, up_block_types=("AttnUpBlock2D", "AttnUpBlock2D")),
+            "attention_head_dim must divide .* got 64 and 32",
+        ),
         (dict(down_block_types=("DownBlock2D",)), "down_block_types must have 2 entries"),
         (dict(downsample_padding=2), "downsample_padding must be 0 or 1"),
         (dict(block_out_channels=(0, 64)), "block_out_channels"),

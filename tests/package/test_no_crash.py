@@ -160,7 +160,9 @@ import warnings
 warnings.simplefilter("error")
 model(x, t).sum().backward()
 rd.ddim_sample(model, 1, (1, 16, 16), alpha_bars, "cpu", 2, progress=False)
-rd.train(model, slices(4), betas=betas, epochs=1, ema_decay=0.01, device="cpu", progress=False)
+rd.train(
+    model, slices(4), betas=betas, epochs=1, ema_decay=0.01, objective="v", device="cpu", progress=False
+)
 """,
 }
 

@@ -4,6 +4,7 @@ What came of it is written to FOLDER/CASE.RANK.json; then the process stays, wit
 standard input is closed: no rank may end merely because another has gone.
 """
 
+import errno
 import json
 import os
 import signal
@@ -60,6 +61,20 @@ def complain(info):
     raise Unportable("mine")
 
 
+def fill_the_disk():
+    """From when the length of the run is settled, nothing can be written."""
+    from rust_diffusion.files import checkpoint
+
+    save = checkpoint.save
+
+    def full(value, path):
+        if "updates" in value.get(checkpoint.OWN, {}).get("plan", {}):  # weights are saved without a plan
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        save(value, path)
+
+    checkpoint.save = full
+
+
 # (training data, held-out data, callback) of this rank
 SCENES = {
     "plain": lambda: (Fetched(), slices(4, seed=9), None),
@@ -71,6 +86,7 @@ SCENES = {
     "interrupt in validation": lambda: (Fetched(), Fetched(12, interrupt), None),
     "callback": lambda: (Fetched(), None, complain),
     "slow": lambda: (Fetched(), Fetched(2, lambda: time.sleep(6)), None),
+    "full disk": lambda: (Fetched(0, fill_the_disk) if rank == 0 else Fetched(), None, None),
 }
 
 torch.set_num_threads(1)
@@ -81,7 +97,8 @@ dist.init_process_group(
 )
 torch.manual_seed(1)
 data, held_out, callback = SCENES[case]()
-options = dict(betas=rd.cosine_beta_schedule(20), epochs=3, batch_size=4, learning_rate=1e-3, seed=7)
+length = dict(minutes=0.05) if case == "full disk" else dict(epochs=3)
+options = dict(betas=rd.cosine_beta_schedule(20), **length, batch_size=4, learning_rate=1e-3, seed=7)
 said = {}
 try:
     model = rd.DiffusionUNet(**{**TINY, "dropout": 0.1})

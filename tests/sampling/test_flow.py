@@ -103,6 +103,18 @@ def test_a_network_of_ours_draws_along_straight_paths(rd):
     assert images.abs().max() <= 1 and torch.allclose(images, plain, atol=1e-3)
 
 
+def test_a_model_without_a_schedule_draws_along_straight_paths(rd):
+    torch.manual_seed(0)
+    model = rd.DiffusionUNet(**TINY).eval()
+    model.objective, model.image_size = "flow", TINY_SHAPE[1:]
+    want = drawn(rd, model, 2, seed=[1, 2], clip=True)
+    assert torch.equal(model.sample(2, "flow", seed=1, progress=False), want)
+    with pytest.raises(ValueError, match="give betas="):
+        model.sample(2, "ddim")
+    model.betas = rd.linear_beta_schedule(7)  # as many steps all the same
+    assert torch.equal(model.sample(2, "flow", seed=1, progress=False), want)
+
+
 def test_a_model_for_something_else_is_refused(rd):
     model = rd.DiffusionUNet(**TINY).eval()
     model.objective = "v"

@@ -126,6 +126,30 @@ def test_interpolation_leads_from_one_image_to_the_other(rd, alpha_bars, images)
     assert abs(path[2].std() - SIGMA) < 0.15, "the middle is an image of the same kind, not a mean of two"
 
 
+def test_interpolation_takes_timesteps_of_ones_own(rd, alpha_bars, images):
+    model, grid, seen = GaussianDenoiser(alpha_bars, SIGMA), list(range(150, -1, -10)), []
+    arguments = (model, images[0], images[1], alpha_bars, "cpu", 3)
+    options = dict(clip=False, progress=False)
+    got = rd.interpolate(
+        *arguments, timesteps=grid, callback=lambda step: seen.append(step.timestep), **options
+    )
+    assert seen == [*reversed(grid), *grid]
+    want = rd.interpolate(*arguments, timestep=150, sample_steps=16, spacing="linspace", **options)
+    assert torch.equal(got, want)
+
+
+def test_a_model_for_flow_is_asked_at_the_time_of_what_it_is_shown(rd, alpha_bars, images):
+    times, grid = [], [200, 100, 50]
+
+    def model(x, t):
+        times.append(t[0].item())
+        return torch.zeros_like(x)
+
+    rd.ddim_invert(model, images, alpha_bars, "cpu", timesteps=grid, objective="flow", progress=False)
+    signal, spread = (alpha_bars[[50, 100]].sqrt(), (1 - alpha_bars[[50, 100]]).sqrt())
+    assert times == pytest.approx([0.0, *(1000 * spread / (signal + spread)).tolist()], rel=1e-4)
+
+
 WRONG = {
     "images of three axes": (
         lambda rd, m, ab: rd.ddim_invert(m, torch.zeros(1, 4, 4), ab, "cpu"),
@@ -152,6 +176,18 @@ WRONG = {
             m, torch.zeros(1, 4, 4), torch.zeros(1, 4, 4), ab, "cpu", timestep=300
         ),
         r"timestep.*300",
+    ),
+    "a timestep besides timesteps": (
+        lambda rd, m, ab: rd.interpolate(
+            m, torch.zeros(1, 4, 4), torch.zeros(1, 4, 4), ab, "cpu", timestep=9, timesteps=[9, 0]
+        ),
+        r"timestep must be left out.*got 9",
+    ),
+    "no timesteps to mix at": (
+        lambda rd, m, ab: rd.interpolate(
+            m, torch.zeros(1, 4, 4), torch.zeros(1, 4, 4), ab, "cpu", timesteps=[]
+        ),
+        r"timesteps must not be empty",
     ),
 }
 

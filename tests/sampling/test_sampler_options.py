@@ -273,3 +273,47 @@ def test_a_seed_fixes_the_dropout_of_a_model_in_training_mode(rd, oracle, kind):
     assert not torch.equal(
         rd.ddim_sample(model.eval(), 2, (1, 16, 16), bars, "cpu", 3, seed=7, progress=False), first
     )
+
+
+class Noting(torch.nn.Module):
+    """One convolution, and what it was computed in."""
+
+    def __init__(self):
+        super().__init__()
+        self.convolution = torch.nn.Conv2d(1, 1, 3, padding=1)
+        self.computed_in = set()
+
+    def forward(self, x, t):
+        out = self.convolution(x)
+        self.computed_in.add(out.dtype)
+        return out
+
+
+@pytest.mark.parametrize("which", SAMPLERS)
+def test_a_short_precision_runs_any_module_under_autocast(draw, which):
+    model = Noting().eval()
+    images = draw(which, model, seed=1, precision="bf16")
+    assert model.computed_in == {torch.bfloat16} and images.dtype == torch.float32
+    exactly = draw(which, model, seed=1)
+    assert model.computed_in == {torch.bfloat16, torch.float32}
+    assert 0 < (images - exactly).norm() < 0.1 * exactly.norm()
+
+
+def test_a_subclass_with_a_forward_of_its_own_keeps_the_precision(rd, draw):
+    seen = set()
+
+    class Own(rd.DiffusionUNet):
+        def forward(self, x, t):
+            seen.add(torch.is_autocast_enabled("cpu"))
+            return super().forward(x, t)
+
+    model = Own(**TINY).eval()
+    images = draw("ddim", model, seed=1, precision="bf16")
+    assert seen == {True} and images.dtype == torch.float32
+    draw("ddim", model, seed=1)
+    assert seen == {True, False}
+
+
+def test_a_function_has_no_precision_to_choose(draw):
+    with pytest.raises(ValueError, match=r"precision must be 'fp32'.*torch\.nn\.Module, got 'bf16'"):
+        draw("ddim", lambda x, t: x, precision="bf16")

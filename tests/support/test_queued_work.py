@@ -388,7 +388,7 @@ def test_a_captured_pass_goes_with_its_model(rd, betas, monkeypatch):
 @pytest.mark.parametrize("accumulate", [1, 2])
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_captured_training_is_direct_training(rd, betas, monkeypatch, precision, accumulate):
-    options = dict(device="cuda", precision=precision, accumulate=accumulate, epochs=8)
+    options = dict(device="cuda", precision=precision, accumulate=accumulate, epochs=8, objective="v")
     monkeypatch.delenv(graphs.SWITCH, raising=False)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

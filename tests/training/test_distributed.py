@@ -177,3 +177,9 @@ def test_an_error_that_cannot_be_sent_ends_all_ranks_all_the_same(tmp_path):
 
 def test_the_ranks_wait_for_a_validation_that_takes_longer_than_gradients_may(tmp_path):
     assert {rank["outcome"] for rank in ranks(tmp_path, "slow")} == {"done"}
+
+
+def test_a_disk_that_is_full_when_the_length_is_settled_ends_all_of_them_in_words(tmp_path):
+    for said in ranks(tmp_path, "full disk"):
+        assert said["outcome"] == "OSError" and "No space left on device" in said["text"], said
+        assert "DDPMDenoiser.ckpt" in said["text"]

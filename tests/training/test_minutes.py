@@ -65,7 +65,7 @@ def test_an_interrupted_run_does_what_is_left_bit_for_bit(fit, tmp_path, seconds
     seconds(1.0)
     _, whole = fit(tmp_path / "whole", **options)
     seconds(1.0)
-    _, first = fit(tmp_path / "parts", callback=lambda info: info.epoch < 8, **options)
+    _, first = fit(tmp_path / "parts", callback=lambda info: info.epoch < 3, **options)
     assert 0 < len(first.history) < len(whole.history)
     seconds(7.0)  # another machine, slower: the number is settled
     _, result = fit(tmp_path / "parts", **options)
@@ -94,10 +94,101 @@ def test_the_last_epoch_may_be_a_part_of_one_and_ends_all_the_same(fit, tmp_path
     assert epochs[0].epochs == 1 and set(result.paths) == {"checkpoint", "ema", "raw"}
 
 
-def test_data_that_do_not_say_how_many_batches_they_have_are_taken(fit, tmp_path, seconds):
+def unsized():
+    """Three batches an epoch, which they do not say."""
+    return iter(slices(12).split(4))
+
+
+def test_data_that_do_not_say_how_many_batches_they_have_are_taken(fit, tmp_path, seconds, capfd):
     seconds(1.0)
-    fit(tmp_path, data=lambda: iter(slices(12).split(4)), minutes=1)
-    assert own(tmp_path)["position"]["updates"] == own(tmp_path)["plan"]["updates"] > 30
+    told = []
+    options = dict(data=unsized, minutes=1, lr_schedule="smooth_cosine", callback=told.append, progress=True)
+    _, result = fit(tmp_path, **options)
+    updates = own(tmp_path)["plan"]["updates"]
+    assert own(tmp_path)["position"]["updates"] == result.updates == updates > 10
+    said = "".join(capfd.readouterr())
+    assert f"{updates} updates fit into 1 minute" in said, "of epochs nobody knows the number"
+    assert "epoch 4:" in said and {info.epochs for info in told} == {None}
+
+
+def test_a_rate_that_falls_with_epochs_needs_data_that_say_how_many_there_are(fit, tmp_path):
+    for schedule in ("cosine", "warmup_cosine"):
+        with pytest.raises(
+            ValueError, match=rf"^lr_schedule='{schedule}' .*take lr_schedule='smooth_cosine'"
+        ):
+            fit(tmp_path, data=unsized, minutes=1, lr_schedule=schedule)
+    assert not list(tmp_path.glob("*.ckpt"))
+
+
+class Timed:
+    """Batches each of which takes a second of a clock that nothing else moves by itself."""
+
+    def __init__(self, monkeypatch, batches):
+        from rust_diffusion.training.plan import budget
+
+        self.batches, self.now, self.given = slices(4 * batches).split(4), 0.0, 0
+        monkeypatch.setattr(budget, "clock", lambda: self.now)
+
+    def __len__(self):
+        return len(self.batches)
+
+    def __iter__(self):
+        for batch in self.batches:
+            self.now, self.given = self.now + 1, self.given + 1
+            yield batch
+
+    def take(self, seconds):
+        self.now += seconds
+
+
+@pytest.mark.parametrize("sized", [True, False])
+@pytest.mark.parametrize("validation", [0, 5])
+def test_ends_of_epochs_are_counted_once_and_the_callback_is_one_of_them(
+    fit, tmp_path, monkeypatch, sized, validation
+):
+    from rust_diffusion.training.watch import looks
+
+    data = Timed(monkeypatch, 3)
+    monkeypatch.setattr(looks, "validation_loss", lambda *args: data.take(validation) or 1.0)
+    options = dict(minutes=5, lr_schedule="constant", callback=lambda info: data.take(10))
+    _, result = fit(tmp_path, data if sized else lambda: iter(data), val_data=slices(4), **options)
+    assert result.updates == own(tmp_path)["plan"]["updates"]
+    assert 0.93 * 300 <= data.now <= 300, "the minutes are used, and kept"
+
+
+def test_no_more_than_max_steps_are_planned(fit, tmp_path, seconds):
+    seconds(1.0)
+    _, result = fit(tmp_path, data=slices(80), minutes=1, max_steps=25)
+    assert own(tmp_path)["plan"] == {"minutes": 1.0, "epochs": 2, "updates": 25}
+    assert result.updates == 25 and len(result.history) == 2
+
+
+def test_max_steps_made_before_anything_is_measured_are_the_whole_run(fit, tmp_path, seconds, capfd):
+    options = dict(data=slices(80), minutes=1, progress=True)
+    seconds(1.0)
+    _, result = fit(tmp_path, max_steps=2, **options)
+    assert own(tmp_path)["plan"] == {"minutes": 1.0, "epochs": 1, "updates": 2}
+    assert (
+        result.updates == 2 and len(result.history) == 1 and set(result.paths) == {"checkpoint", "ema", "raw"}
+    )
+    assert "2 updates (1 epoch) are all, as max_steps says" in "".join(capfd.readouterr())
+    _, again = fit(tmp_path, **options)
+    assert again.epochs_run == 0
+    assert "say epochs= above 1 instead of minutes=" in "".join(capfd.readouterr())
+    with pytest.warns(UserWarning, match=r"learning rate had come to its end, .* after the 1 epochs planned"):
+        _, longer = fit(tmp_path, data=slices(80), epochs=2)
+    assert longer.epochs_run == 1 and longer.updates == 22
+
+
+@pytest.mark.parametrize("accumulate", [1, 2, 3])
+def test_the_bar_ends_where_the_run_does(fit, monkeypatch, accumulate):
+    from rust_diffusion.training.run import Bar
+
+    told = []
+    monkeypatch.setattr(Bar, "settle", lambda bar, epochs, batches: told.append((epochs, batches)))
+    data = Timed(monkeypatch, 5)
+    _, result = fit(data=data, minutes=1, accumulate=accumulate)
+    assert told == [(len(result.history), data.given)]
 
 
 def test_files_validation_and_samples_are_reckoned_with(rd, fit, tmp_path, seconds, monkeypatch):
@@ -120,7 +211,7 @@ def test_files_validation_and_samples_are_reckoned_with(rd, fit, tmp_path, secon
 
 def test_what_was_settled_is_said(fit, tmp_path, seconds, capfd):
     seconds(1.0)
-    fit(tmp_path, minutes=1, progress=True)
+    fit(tmp_path, data=slices(80), minutes=1, progress=True)
     said = "".join(capfd.readouterr())
     plan = own(tmp_path)["plan"]
     assert f"{plan['updates']} updates ({plan['epochs']} epochs) fit into 1 minute, at 1 in a second" in said
@@ -146,7 +237,7 @@ def test_epochs_and_minutes_exclude_each_other(fit, tmp_path):
 
 def test_other_minutes_than_those_settled_for_are_warned_of(fit, tmp_path, seconds):
     seconds(1.0)
-    fit(tmp_path, minutes=1, callback=lambda info: info.epoch < 8)
+    fit(tmp_path, minutes=1, callback=lambda info: info.epoch < 3)
     with pytest.warns(UserWarning, match=r"settled at \d+ updates, for minutes=1; it goes on to those"):
         fit(tmp_path, minutes=2)
     assert own(tmp_path)["plan"]["minutes"] == 1

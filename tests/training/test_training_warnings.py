@@ -8,10 +8,9 @@ from torch.utils.data import DataLoader
 
 from tools import TINY, slices
 
-FIXED = dict(epochs=1, batch_size=4, device="cpu", progress=False, ema_warmup=True)
-
-
-FEW = dict(betas=torch.full((5,), 0.1), batch_size=4, device="cpu", progress=False)
+# "eps" is warned of where there are few updates.
+FIXED = dict(epochs=1, batch_size=4, device="cpu", progress=False, ema_warmup=True, objective="v")
+FEW = dict(betas=torch.full((5,), 0.1), batch_size=4, device="cpu", progress=False, objective="v")
 
 
 def forms(images):
@@ -79,7 +78,7 @@ def test_a_schedule_handed_over_the_wrong_way_is_warned_of(rd, turn, schedule):
 @pytest.mark.parametrize("course", [False, True])
 def test_a_resume_with_another_schedule_of_the_same_length_is_refused(rd, oracle, tmp_path, course):
     betas = oracle.cosine_beta_schedule(20)
-    run = dict(weights_dir=tmp_path, **FIXED)
+    run = dict(weights_dir=tmp_path, **{**FIXED, "objective": "eps"})  # the course's
     rd.train(rd.DiffusionUNet(**TINY), slices(4), betas=betas, **run)
     path = tmp_path / "DDPMDenoiser.ckpt"
     if course:  # which does not keep the schedule: nothing can be said
@@ -102,7 +101,7 @@ def test_a_resume_with_another_schedule_of_the_same_length_is_refused(rd, oracle
 def test_too_few_updates_for_the_average_are_warned_of_before_the_first(rd, oracle, tmp_path):
     said = r"after the 6 updates of this run 100 % of the averaged weights.*ema_warmup=True, ema_decay=0\.464 or less"
     run = dict(betas=oracle.cosine_beta_schedule(5), batch_size=4, weights_dir=tmp_path, device="cpu")
-    stop = dict(callback=lambda info: info.epoch < 0, progress=False)
+    stop = dict(callback=lambda info: info.epoch < 0, progress=False, objective="v")
     with pytest.warns(UserWarning, match=said) as caught:
         rd.train(rd.DiffusionUNet(**TINY), slices(8), epochs=3, **run, **stop)
     assert len(caught) == 1 and caught[0].filename == __file__
@@ -123,17 +122,40 @@ def test_enough_updates_or_an_unknown_number_of_them_are_not(rd, options):
         rd.train(rd.DiffusionUNet(**TINY), data, epochs=3, **FEW, **options)
 
 
-def test_a_short_run_for_eps_is_told_what_it_will_not_learn(rd, capfd):
-    for objective in ("eps", "v"):
-        fit = {**FIXED, "progress": True, "objective": objective}
-        rd.train(rd.DiffusionUNet(**TINY), slices(8), betas=rd.cosine_beta_schedule(10), **fit)
-        said = "".join(capfd.readouterr())
-        assert ("2 updates are few for objective='eps'" in said) == (objective == "eps")
+@pytest.mark.parametrize(
+    "data, options",
+    [(slices(8), {}), (lambda: iter(slices(8).split(4)), dict(epochs=9, max_steps=2))],
+    ids=["epochs", "max_steps"],
+)
+def test_a_short_run_for_eps_is_warned_of_what_it_will_not_learn(rd, data, options):
+    fit = {**FIXED, "objective": "eps", **options}
+    with pytest.warns(UserWarning, match="2 updates are few for objective='eps'") as caught:
+        rd.train(rd.DiffusionUNet(**TINY), data, betas=rd.cosine_beta_schedule(10), **fit)
+    assert len(caught) == 1 and caught[0].filename == __file__
 
 
-def test_a_rate_that_rises_again_after_its_end_is_told_of(rd, tmp_path, capfd):
-    for epochs in (2, 4):
-        fit = {**FIXED, "progress": True, "epochs": epochs, "weights_dir": tmp_path}
-        rd.train(rd.DiffusionUNet(**TINY), slices(8), betas=rd.cosine_beta_schedule(10), **fit)
-    said = "".join(capfd.readouterr())
-    assert "had come to its end, 0.0001, after the 2 epochs planned; it goes on at 0.0001, as if 4" in said
+@pytest.mark.parametrize(
+    "schedule, before, now",
+    # half of the peak in either run; after three of four updates, and after four of eight
+    [("cosine", "0.0001", "0.0001"), ("smooth_cosine", "2.9e-05", "0.0001")],
+)
+def test_a_rate_that_rises_again_after_its_end_is_warned_of(rd, tmp_path, schedule, before, now):
+    fit = {**FIXED, "lr_schedule": schedule, "warmup_steps": 1, "weights_dir": tmp_path}
+    betas = rd.cosine_beta_schedule(10)
+    rd.train(rd.DiffusionUNet(**TINY), slices(8), betas=betas, **{**fit, "epochs": 2})
+    said = f"had come to its end, {before}, after the 2 epochs planned; it goes on at {now}, as if 4"
+    with pytest.warns(UserWarning, match=said) as caught:
+        rd.train(rd.DiffusionUNet(**TINY), slices(8), betas=betas, **{**fit, "epochs": 4})
+    assert len(caught) == 1 and caught[0].filename == __file__
+
+
+def test_what_a_run_says_goes_to_the_log_where_there_is_no_bar(rd, tmp_path, caplog, capfd):
+    fit = {**FIXED, "weights_dir": tmp_path}
+    for _ in range(2):
+        with caplog.at_level("INFO", logger="rust_diffusion"):
+            rd.train(rd.DiffusionUNet(**TINY), slices(8), betas=rd.cosine_beta_schedule(10), **fit)
+    assert ["Training in fp32" in caplog.messages[0], "Nothing to train" in caplog.messages[1]] == [
+        True,
+        True,
+    ]
+    assert "more epochs=" in caplog.messages[1] and "".join(capfd.readouterr()) == ""

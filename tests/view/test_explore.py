@@ -102,3 +102,30 @@ def test_what_cannot_be_followed_is_refused_in_words(rd, model):
     for wrong in ({"sampler": "rk45"}, {"sample_steps": 21}, {"seed": -1}, {"eta": float("nan")}):
         with pytest.raises(ValueError, match=rf"^{next(iter(wrong))} must"):
             rd.explore(model, **wrong)
+
+
+def test_a_model_of_straight_paths_brings_its_sampler(rd, model):
+    model.objective = "flow"
+    assert "FLOW, 4 steps" in rd.explore(model, sample_steps=4, interactive=False).get_suptitle()
+    with pytest.raises(ValueError, match=r"^sampler must be one of 'flow', .*predicts 'flow', got 'ddim'"):
+        rd.explore(model, sampler="ddim")
+    model.objective = "v"
+    with pytest.raises(ValueError, match=r"^sampler must be one of .*'ddim'.*predicts 'v', got 'flow'"):
+        rd.explore(model, sampler="flow")
+
+
+def test_the_widgets_of_straight_paths_have_one_sampler(rd, model):
+    pytest.importorskip("ipywidgets")
+    model.objective = "flow"
+    handles = controls(rd.explore(model, sample_steps=3, interactive=True))
+    assert handles["sampler"].options == ("flow",) and handles["step"].max == 2
+
+
+def test_the_slider_stays_still_while_nothing_could_be_drawn(rd, model):
+    pytest.importorskip("ipywidgets")
+    box = rd.explore(model, sample_steps=3, image_size=15, interactive=True)
+    handles = controls(box)
+    handles["step"].max = 5
+    handles["step"].value = 4
+    handles["steps"].value = 2
+    assert handles["step"].max == 5, "still nothing was drawn"

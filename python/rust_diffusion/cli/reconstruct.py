@@ -31,9 +31,7 @@ from rust_diffusion.model.network import Network
     rust-diffusion reconstruct --method tv --operator inpaint --mask known.png --input holes.png --sigma 0.05 \\
         --size 64 --out filled
 """)
-@click.option(
-    "--weights", type=PATH, help="The prior: a .pth, a .ckpt, or their folder. tv and fbp need none."
-)
+@click.option("--weights", type=PATH, help="The prior, as sample takes it. tv and fbp need none.")
 @about_operator
 @about_measurement
 @click.option("--out", required=True, type=PATH, help="Folder for pictures, arrays and the table.")

@@ -101,7 +101,12 @@ about_drawing = together(
     rust-diffusion sample --weights weights --sampler ddim --steps 25 --eta 0.5 --seed 0 --out a.png --out a.gif
     rust-diffusion sample --weights weights --sampler ddpm --num-samples 100 --batch-size 20 --out slices/
 """)
-@click.option("--weights", required=True, type=PATH, help="A .pth, a .ckpt, or their folder.")
+@click.option(
+    "--weights",
+    required=True,
+    type=PATH,
+    help="A .pth, a .ckpt, their folder, a folder of diffusers, or a name on the Hub.",
+)
 @click.option(
     "--out",
     required=True,

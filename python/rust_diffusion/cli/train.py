@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,7 @@ from rust_diffusion.training.plan import RECIPES, Recipe, recipe
 from rust_diffusion.training.result import TrainResult
 from rust_diffusion.training.settings import LR_SCHEDULES, PRECISIONS, TIME_SAMPLINGS
 from rust_diffusion.training.train import train as train_model
+from rust_diffusion.training.watch.bar import messages
 
 #: What the recipe sets, shown in the place of Python's default.
 _FROM_RECIPE = {*recipe().network, *recipe().training, "epochs"}
@@ -140,17 +144,18 @@ def train(
     millions = sum(p.numel() for p in model.parameters()) / 1e6
     click.echo(f"{len(images)} images of {size} x {size}, {millions:.2f}M parameters, on {device}\n{chosen}")
     try:
-        result = train_model(
-            model,
-            images,
-            **chosen.training,
-            betas=chosen.betas,
-            weights_dir=out,
-            val_data=val_images,
-            device=device,
-            progress=on_terminal(),
-            callback=None if on_terminal() else epoch_lines(click.echo),
-        )
+        with _echoed(messages):
+            result = train_model(
+                model,
+                images,
+                **chosen.training,
+                betas=chosen.betas,
+                weights_dir=out,
+                val_data=val_images,
+                device=device,
+                progress=on_terminal(),
+                callback=None if on_terminal() else epoch_lines(click.echo),
+            )
     except KeyboardInterrupt:
         click.echo(f"Stopped. The same command goes on from what is saved in {out}.", err=True)
         raise
@@ -183,10 +188,30 @@ def _recipe(context: click.Context) -> Recipe:
     return chosen
 
 
+class _Echo(logging.Handler):
+    """Prints."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        click.echo(record.getMessage())
+
+
+@contextlib.contextmanager
+def _echoed(logger: logging.Logger) -> Iterator[None]:
+    """Print what a run says where no terminal shows a bar, and the lines beside it."""
+    handler, level = _Echo(), logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+
+
 def _tell(result: TrainResult, out: Path, name: str) -> None:
-    """Say what came of a run, and what to do next."""
+    """Say what came of a run, and what to do next; that there was nothing to train, it has said itself."""
     weights = out / f"{name}.pth"
-    if result.epochs_run == 0:
-        click.echo(f"Nothing to train: {out} has its {len(result.history)} epochs (more: --epochs).")
-    click.echo(f"{result.epochs_run} epochs, best loss {result.best_loss:.5f}. Weights: {weights}")
+    # max_steps may end a run before its first epoch has a loss
+    loss = f", best loss {result.best_loss:.5f}" if result.history else ""
+    click.echo(f"{result.epochs_run} epochs, {result.updates} updates in all{loss}. Weights: {weights}")
     click.echo(f"Next: rust-diffusion sample --weights {shlex.quote(str(weights))} --out grid.png")

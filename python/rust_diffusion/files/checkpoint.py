@@ -143,24 +143,33 @@ def _read_through(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> None:
             pass
 
 
-def check_state(state: Any, model: nn.Module, path: Path, part: str) -> None:
+def way_out(what: str, checkpoint: dict[str, Any]) -> str:
+    """What to do about a checkpoint that is of another `what` than is asked for: how such messages end."""
+    plan = checkpoint.get(OWN, {}).get("plan")
+    # a recipe for other minutes has another network: who changed them sees what the run began with
+    minutes = f" (it is of a run with minutes={plan['minutes']:g}, which recipes go by)" if plan else ""
+    return f". Take that {what}{minutes}, another name= or weights_dir=, or force_restart=True"
+
+
+def check_state(state: Any, model: nn.Module, path: Path, part: str, advice: str) -> None:
     """Whether `state` is a state dict of this very architecture.
 
     Raises
     ------
     ValueError
-        If a key is missing, unknown, or of another shape; the message names the file and the first such key.
+        If a key is missing, unknown, or of another shape; the message names the file and the first such key, and ends
+        in `advice`.
     """
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise ValueError(f"{path}: {part} is not a state dict of tensors")
     wanted = model.state_dict()
     for key, value in wanted.items():
         if key not in state:
-            raise ValueError(f"{path} is of another architecture: {part} has no {key!r}")
+            raise ValueError(f"{path} is of another architecture: {part} has no {key!r}{advice}")
         if state[key].shape != value.shape:
             raise ValueError(
                 f"{path} is of another architecture: {part}[{key!r}] has shape {tuple(state[key].shape)}, "
-                f"the model's has {tuple(value.shape)}"
+                f"the model's has {tuple(value.shape)}{advice}"
             )
         if value.is_floating_point():
             _check_numbers(state[key], f"{part}[{key!r}]", path)
@@ -169,7 +178,7 @@ def check_state(state: Any, model: nn.Module, path: Path, part: str) -> None:
     for key in state:
         if key not in wanted:
             raise ValueError(
-                f"{path} is of another architecture: {part} has {key!r}, which the model does not have"
+                f"{path} is of another architecture: {part} has {key!r}, which the model does not have{advice}"
             )
 
 
@@ -194,11 +203,14 @@ def check(checkpoint: Any, model: nn.Module, path: Path) -> None:
             f"{path} is not a training checkpoint: it has no {', '.join(map(repr, missing))}. "
             f"Move it away, or pass force_restart=True to replace it."
         )
-    check_state(checkpoint["model"], model, path, "model")
+    if OWN in checkpoint:
+        _check_own(checkpoint[OWN], path)
+    advice = way_out("architecture", checkpoint)
+    check_state(checkpoint["model"], model, path, "model", advice)
     ema = checkpoint["ema"]
     if not isinstance(ema, dict) or "shadow" not in ema or not isinstance(ema.get("decay"), (int, float)):
         raise ValueError(f"{path}: ema is not a dict with 'decay' and 'shadow'")
-    check_state(ema["shadow"], model, path, "ema['shadow']")
+    check_state(ema["shadow"], model, path, "ema['shadow']", advice)
     _check_optimizer(checkpoint["optimizer"], model, path)
     epoch, history = checkpoint["epoch"], checkpoint.get("history", [])
     if not isinstance(epoch, int) or epoch < -1:
@@ -215,8 +227,6 @@ def check(checkpoint: Any, model: nn.Module, path: Path) -> None:
     ):
         if not isinstance(value, (int, float)):
             raise ValueError(f"{path}: {what} is not a number")
-    if OWN in checkpoint:
-        _check_own(checkpoint[OWN], path)
 
 
 def _check_own(own: Any, path: Path) -> None:
@@ -238,6 +248,10 @@ def _check_own(own: Any, path: Path) -> None:
             checks.integer("order_seed", own["order_seed"])
         if not all(value is None or isinstance(value, float) for value in own["val_history"]):
             raise TypeError("val_history is not a list of losses")
+        if (plan := own.get("plan")) is not None:
+            checks.number("plan['minutes']", plan["minutes"], 0.0)
+            for key in ("epochs", "updates") if "updates" in plan else ():
+                checks.integer(f"plan[{key!r}]", plan[key], 1)
         for when in ("now", "epoch_start"):
             random.check(own["random"][when])
         ModelCard.from_dict(own)

@@ -38,6 +38,8 @@ CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
 _FORMAT, _VERSION = "rust_diffusion", 1
 _FORMATS = (_FORMAT, "diffusers")
+#: Files that stand for the folder that they lie in.
+_OF_FOLDERS = (CONFIG, WEIGHTS, diffusers.INDEX, diffusers.SAFETENSORS, diffusers.PICKLED)
 _FIELDS = ("model", "objective", "schedule", "image_size", "value_range")
 
 
@@ -151,7 +153,8 @@ def load(
     path : str or path
         A folder written by `save_pretrained`; a folder that `train` wrote into; a ``.pth`` state dict, the
         course's too (the architecture is read off the shapes); a ``.ckpt`` checkpoint (its EMA weights); a folder of
-        diffusers with a `UNet2DModel`; or the name of one on the Hub, such as "google/ddpm-cifar10-32".
+        diffusers with a `UNet2DModel`, or its file of weights; or the name of one on the Hub, such as
+        "google/ddpm-cifar10-32".
     device : str or torch.device
         Where the model goes.
     num_heads, betas, objective, image_size : optional
@@ -168,7 +171,7 @@ def load(
     FileNotFoundError
         If there is no such file or folder.
     ValueError
-        If what is there is no DiffusionUNet's weights; the message names the file and what is wrong with it.
+        If what is there is of no network of the engine; the message names the file and what is wrong with it.
 
     Examples
     --------
@@ -242,10 +245,13 @@ def _locate(path: Path) -> Path:
     """Find the folder written by save_pretrained, or the one file, that is meant by `path`."""
     path = _folder(path)
     if path.is_file():
-        return path.parent if path.name in (CONFIG, WEIGHTS) else path
+        return path.parent if path.name in _OF_FOLDERS else path
     if (path / CONFIG).is_file() or diffusers.is_folder(path):
         return path
     found = sorted(p for p in path.glob("*.pth") if not p.stem.endswith("_raw"))
+    names = [p.name for p in path.iterdir()]
+    if not found and any(name.endswith(diffusers.FLAX) for name in names):
+        raise diffusers.without_weights(path, names)
     if len(found) != 1:
         there = ", ".join(p.name for p in found) or "none"
         raise ValueError(

@@ -46,9 +46,7 @@ class Description:
             with torch.device("meta"):
                 model = self.network(**self.config)
         except (TypeError, ValueError, RuntimeError) as error:
-            raise ValueError(
-                f'{self.path}: "model" does not describe a {self.network.__name__}: {error}'
-            ) from None
+            raise ValueError(f"{self.path} does not describe a {self.network.__name__}: {error}") from None
         model.card = self.card
         return model
 

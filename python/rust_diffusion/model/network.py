@@ -19,6 +19,8 @@ from rust_diffusion.model.structure import Structure
 #: What `Network.sample` draws with unless it is told otherwise, in as many steps as that sampler takes by default: the
 #: one whose images were the first not to be told from DDPM's, as docs/howto/fewer-steps.md has it.
 DEFAULT_SAMPLER = "dpmpp"
+#: What torch's autocast computes in for a network that is not the engine's.
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Network(Carded, nn.Module):

@@ -124,6 +124,8 @@ class UNet2DModel(Network):
             }
         )
         self.image_size = size
+        #: What the scheduler of a folder of diffusers said of the drawing, to be written there again.
+        self._of_scheduler: dict[str, Any] = {}
 
     @staticmethod
     def _plan(config: dict[str, Any]) -> _native.Network:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from torch.amp.autocast_mode import is_autocast_available
 from rust_diffusion import _native
 from rust_diffusion.model.card import OBJECTIVES, objective_of, warn_of_initial_weights
 from rust_diffusion.model.ema import averaged
-from rust_diffusion.model.network import Network, check_fits, tensor_of
+from rust_diffusion.model.network import AUTOCAST, Network, check_fits, tensor_of
 from rust_diffusion.sampling import noise
 from rust_diffusion.sampling.sampler import Keywords, completed
 from rust_diffusion.support import checks, graphs, guards, random
@@ -136,11 +136,7 @@ def _denoiser(
             f"model must be a DiffusionUNet or a callable (x_t, t) -> eps, got {type(model).__name__}"
         )
     if not isinstance(model, Network):
-        if precision != PRECISIONS[0]:
-            raise ValueError(
-                f"precision {precision!r} is for a network of the engine; another model computes as it likes"
-            )
-        return lambda x, t: tensor_of(model(x, t))
+        return _called(model, device, precision)
     parameters = model._seen().parameters()
     if parameters[0].device != device:
         raise ValueError(f"model is on {parameters[0].device}, device is {device}: move one of them")
@@ -148,8 +144,26 @@ def _denoiser(
         raise TypeError(f"model must hold float32 weights to sample, got {parameters[0].dtype}")
     check_fits(model, shape[1:], "image_shape is")
     if model._has_own_forward() or model._forward_hooks or model._forward_pre_hooks:
-        return lambda x, t: tensor_of(model(x, t))
+        return _called(model, device, precision)
     dropout = model._dropout_rate()
     # Dropout draws from the stream that the noise comes from, in turn with it.
     graph = None if dropout > 0 else graphs.new(device, cuda_graphs)
     return model._native, model._handed_over(parameters), dropout, precision, graph
+
+
+def _called(model: Any, device: torch.device, precision: str) -> Callable[[Tensor, Tensor], Tensor]:
+    """What is called in place of the engine's own network: in a short precision, a module under torch's autocast."""
+    if precision == PRECISIONS[0]:
+        return lambda x, t: tensor_of(model(x, t))
+    if not isinstance(model, nn.Module):
+        raise ValueError(
+            f"precision must be {PRECISIONS[0]!r} for a model that is no torch.nn.Module, got {precision!r}: what a "
+            f"plain function computes in is its own affair"
+        )
+
+    def under_autocast(x: Tensor, t: Tensor) -> Tensor:
+        # inside an autocast of the caller's torch would keep the weights that it casts, and miss when they change
+        with torch.autocast(device.type, AUTOCAST[precision], cache_enabled=False):
+            return tensor_of(model(x, t)).float()
+
+    return under_autocast

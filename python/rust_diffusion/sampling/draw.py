@@ -18,6 +18,9 @@ if Network.sample.__doc__ is not None:  # python -OO drops docstrings
     choices = ", ".join(f'"{name}"' for name in SAMPLERS)
     Network.sample.__doc__ = Network.sample.__doc__.replace("{samplers}", f"{{{choices}}}")
 
+#: What a sampler that follows a schedule takes of it.
+_OF_SCHEDULE = ("betas", "alphas", "alpha_bars")
+
 
 @verbs.lend
 def sample(
@@ -35,7 +38,7 @@ def sample(
     function = SAMPLERS[checks.choice("sampler", sampler, tuple(SAMPLERS))]
     step = count if batch_size is None else checks.integer("batch_size", batch_size, 1)
     first = None if seed is None else checks.integer("seed", seed, -(2**63), 2**63 - count)
-    schedule = _schedule(function, schedule_of(model), options)
+    schedule = _schedule(function, model, options)
     shape = (model.in_channels, *size_of(model, image_size))
     device = next(model.parameters()).device
 
@@ -49,12 +52,15 @@ def sample(
     return torch.cat([draw(start, min(step, count - start)) for start in range(0, count, step)])
 
 
-def _schedule(function: Any, betas: Tensor, options: dict[str, Any]) -> dict[str, Any]:
+def _schedule(function: Any, model: Network, options: dict[str, Any]) -> dict[str, Any]:
     """Return what `function` takes of the schedule, and its usual number of steps where the schedule has as many."""
-    alphas = 1 - betas
-    whole = {"betas": betas, "alphas": alphas, "alpha_bars": torch.cumprod(alphas, dim=0)}
     takes = inspect.signature(function).parameters
-    schedule: dict[str, Any] = {name: values for name, values in whole.items() if name in takes}
+    if not takes.keys() & _OF_SCHEDULE:
+        return {}  # straight paths have none, and a model for them need not know one
+    betas = schedule_of(model)
+    alphas = 1 - betas
+    whole = zip(_OF_SCHEDULE, (betas, alphas, torch.cumprod(alphas, dim=0)), strict=True)
+    schedule: dict[str, Any] = {name: values for name, values in whole if name in takes}
     if "sample_steps" in takes and not {"sample_steps", "timesteps"} & options.keys():
         schedule["sample_steps"] = min(usual_steps(function), len(betas))
     return schedule

@@ -37,8 +37,9 @@ def ddim_invert(
     """Take images to their noise along the path of DDIM (Song, Meng and Ermon 2021, section 5.4).
 
     The steps are those of diffusers' DDIMInverseScheduler: from the clean image up, the model asked at the timestep
-    that a step leads to. `ddim_sample` with ``x_T=`` the result and the same timesteps comes back to the images, the
-    closer the more steps there are.
+    that a step leads to. One for "flow" is shown times between timesteps, and is asked at the time of the image that
+    it is shown; one for "x0" takes the clean image for one at the lowest timestep. `ddim_sample` with ``x_T=`` the
+    result and the same timesteps comes back to the images, the closer the more steps there are.
 
     Parameters
     ----------
@@ -130,6 +131,7 @@ def interpolate(
     timestep: int | None = None,
     sample_steps: int = 50,
     *,
+    timesteps: Sequence[int] | None = None,
     spacing: str = _native.SPACINGS[0],
     **keywords: Unpack[Keywords],
 ) -> Tensor:
@@ -154,6 +156,9 @@ def interpolate(
         Where to mix, in 1..T-1: the higher, the more of the images is made up anew. Default: half-way.
     sample_steps : int
         Steps up to `timestep`, and down again.
+    timesteps : sequence of int, optional
+        A strictly decreasing list out of 0..T-1 to use instead of `timestep` and `sample_steps`: up to the first of
+        them, and down again.
     spacing : {"course", "leading", "linspace", "trailing"}
         Of these steps, as in `ddim_sample`.
     {keywords}
@@ -166,15 +171,25 @@ def interpolate(
     {raises}
     """
     count = checks.integer("num_images", num_images, 1)
-    total = schedule_length(alpha_bars)
-    top = total // 2 if timestep is None else checks.integer("timestep", timestep, 1, total - 1)
-    steps = min(checks.integer("sample_steps", sample_steps, 1), top + 1)
-    grid = _native.timestep_grid(top + 1, steps, checks.choice("spacing", spacing, _native.SPACINGS))
+    grid = _grid_up_to(timestep, sample_steps, timesteps, spacing, schedule_length(alpha_bars))
     ends = _pair(a, b)
     noisy = ddim_invert(model, ends, alpha_bars, device, timesteps=grid, **keywords)
     first, second = ((ends[k : k + 1].to(noisy), noisy[k : k + 1]) for k in range(2))
     keywords["x_T"] = _native.between(first, second, float(alpha_bars[grid[0]]), count)
     return ddim_sample(model, count, ends.shape[1:], alpha_bars, device, timesteps=grid, **keywords)
+
+
+def _grid_up_to(timestep: Any, sample_steps: Any, timesteps: Any, spacing: Any, total: int) -> list[int]:
+    """Return the timesteps to visit from `timestep` down, or those that are given."""
+    if timesteps is not None:
+        if timestep is not None:
+            raise ValueError(
+                f"timestep must be left out where timesteps are given, whose first it is, got {timestep!r}"
+            )
+        return checks.integers("timesteps", timesteps)
+    top = total // 2 if timestep is None else checks.integer("timestep", timestep, 1, total - 1)
+    steps = min(checks.integer("sample_steps", sample_steps, 1), top + 1)
+    return _native.timestep_grid(top + 1, steps, checks.choice("spacing", spacing, _native.SPACINGS))
 
 
 def _run_from(

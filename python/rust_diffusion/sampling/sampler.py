@@ -87,8 +87,8 @@ objective : {_choices(_native.OBJECTIVES)}, optional
     What the model predicts. Default: what it was trained for, "eps" if it does not say.
 precision : {_choices(_native.PRECISIONS)}
     What a network of the engine computes its convolutions and matrix products in; the sampler's own arithmetic and
-    the result stay float32. bf16 is the fastest on CPUs and GPUs that have it; fp16 is for GPUs. Under the caller's
-    autocast, "fp32" gives way to its dtype.
+    the result stay float32. Any other ``torch.nn.Module`` is called under torch's autocast. bf16 is the fastest on CPUs
+    and GPUs that have it; fp16 is for GPUs. Under the caller's autocast, "fp32" gives way to its dtype.
 clip : bool
     Clamp each estimate of the clean image, and the result, to [-1, 1].
 progress : bool

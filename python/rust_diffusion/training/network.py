@@ -10,11 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from rust_diffusion.model.ema import unwrap
-from rust_diffusion.model.network import Network, tensor_of
+from rust_diffusion.model.network import AUTOCAST, Network, tensor_of
 from rust_diffusion.training.batches import Batches, InMemory
-
-#: What torch's autocast computes in for a network that is not the engine's.
-_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def check_model(model: Any) -> nn.Module:
@@ -109,7 +106,7 @@ class AutogradNetwork:
     def __init__(self, model: nn.Module, precision: str) -> None:
         self._model = model
         self._parameters = list(trained_parameters(model).values())
-        self._dtype = _AUTOCAST.get(precision)
+        self._dtype = AUTOCAST.get(precision)
         self._prediction: Tensor | None = None
 
     def forward(self, x_t: Tensor, t: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ from rust_diffusion.training.plan import Budget
 from rust_diffusion.training.result import EpochInfo
 from rust_diffusion.training.resume import find
 from rust_diffusion.training.run import Run, Surroundings
-from rust_diffusion.training.settings import Settings
+from rust_diffusion.training.settings import FALLING_BY_EPOCHS, Settings
 from rust_diffusion.training.state import State
 from rust_diffusion.training.watch import Looks, SampleSheets
 
@@ -150,10 +150,17 @@ def _sheets(files: Files, settings: Settings) -> SampleSheets | None:
 
 def _updates(settings: Settings, batches: Batches) -> int | None:
     """All updates of the run, if the rate follows them; of a run in minutes nobody knows yet."""
-    if settings.lr_schedule != "smooth_cosine" or settings.minutes is not None:
-        return None
     count = batches.count()
-    limits = [] if count is None else [settings.epochs * -(-count // settings.accumulate)]
+    if settings.minutes is not None:
+        if count is None and settings.lr_schedule in FALLING_BY_EPOCHS:
+            raise ValueError(
+                f"lr_schedule={settings.lr_schedule!r} falls until the last epoch, but minutes= settles updates, and "
+                f"data does not say how many batches an epoch has: take lr_schedule='smooth_cosine', or epochs="
+            )
+        return None
+    if settings.lr_schedule != "smooth_cosine":
+        return None
+    limits = [] if count is None else [settings.epochs * settings.updates_in(count)]
     limits += [] if settings.max_steps is None else [settings.max_steps]
     if not limits:
         raise ValueError(

@@ -26,7 +26,7 @@ class EpochInfo(NamedTuple):
     ema: EMA
     #: Mean loss on `val_data`, if there are any.
     val_loss: float | None = None
-    #: How many epochs the run is to have; None while a run in `minutes` has not settled that.
+    #: How many epochs the run is to have; None while a run in `minutes` has not settled that, or where data do not say.
     epochs: int | None = None
 
 

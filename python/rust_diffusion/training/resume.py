@@ -15,7 +15,8 @@ from rust_diffusion.support.warning import warn
 from rust_diffusion.training.keeping import Files
 from rust_diffusion.training.run import Run
 from rust_diffusion.training.settings import TIME_SAMPLINGS, Settings
-from rust_diffusion.training.watch import tell_what_is_short
+from rust_diffusion.training.state import State
+from rust_diffusion.training.watch import warn_of_what_is_short
 
 #: Schedules that differ by less are the same, computed on another machine.
 _SAME_BETAS = 1e-6
@@ -39,27 +40,28 @@ def find(files: Files, model: nn.Module, betas: Tensor, settings: Settings) -> d
     if path.exists():
         saved = checkpoint.read(path)
         checkpoint.check(saved, model, path)
-        own = saved.get(checkpoint.OWN, {})
-        _compare_tasks(saved.get("config") or {}, own, betas, settings, path)
-        _compare_heads(own, model, path)
+        _compare_tasks(saved, betas, settings, path)
+        _compare_heads(saved, model, path)
         _compare_numbers(saved.get("config") or {}, settings, path)
-        _compare_plans(own, settings, path)
+        _compare_plans(saved.get(checkpoint.OWN, {}), settings, path)
         return dict(saved)
     path = files.path(".pth")
     if path.exists():
         weights = checkpoint.read(path)
-        checkpoint.check_state(weights, model, path, "the file")
+        checkpoint.check_state(weights, model, path, "the file", checkpoint.way_out("architecture", {}))
         return Weights(weights)
     return None
 
 
-def _compare_tasks(
-    config: dict[str, Any], own: dict[str, Any], betas: Tensor, settings: Settings, path: Path
-) -> None:
+def _compare_tasks(saved: dict[str, Any], betas: Tensor, settings: Settings, path: Path) -> None:
     """Another schedule or another objective is another task, which the weights do not know."""
-    steps = config.get("num_diffusion_steps", len(betas))
+    own = saved.get(checkpoint.OWN, {})
+    another_schedule = checkpoint.way_out("schedule", saved)
+    steps = (saved.get("config") or {}).get("num_diffusion_steps", len(betas))
     if steps != len(betas):
-        raise ValueError(f"betas has {len(betas)} steps, but {path} was trained with {steps}")
+        raise ValueError(
+            f"betas has {len(betas)} steps, but {path} was trained with {steps}{another_schedule}"
+        )
     theirs = own.get("betas")
     if isinstance(theirs, Tensor):
         difference = (theirs - betas.detach().to("cpu", torch.float32)).abs()
@@ -67,27 +69,32 @@ def _compare_tasks(
             step = int(difference.argmax())
             raise ValueError(
                 f"betas is another schedule than {path} was trained with: betas[{step}] is {betas[step]:g}, it "
-                f"had {theirs[step]:g}. Take that schedule, another name= or weights_dir=, or force_restart=True"
+                f"had {theirs[step]:g}{another_schedule}"
             )
     objective = own.get("objective", "eps")
     if objective != settings.objective:
-        raise ValueError(f"objective is {settings.objective!r}, but {path} was trained for {objective!r}")
+        raise ValueError(
+            f"objective is {settings.objective!r}, but {path} was trained for {objective!r}"
+            f"{checkpoint.way_out('objective', saved)}"
+        )
     times = own.get("time_sampling", TIME_SAMPLINGS[0])
     if times != settings.time_sampling:
         raise ValueError(
             f"time_sampling is {settings.time_sampling!r}, but {path} was trained with {times!r}"
+            f"{checkpoint.way_out('time_sampling', saved)}"
         )
 
 
-def _compare_heads(own: dict[str, Any], model: nn.Module, path: Path) -> None:
+def _compare_heads(saved: dict[str, Any], model: nn.Module, path: Path) -> None:
     """The one part of our architecture that leaves no trace in the shapes of the weights."""
-    theirs = own.get("model")
+    theirs = saved.get(checkpoint.OWN, {}).get("model")
     if not isinstance(model, DiffusionUNet) or not isinstance(theirs, dict):
         return
     ours = model.config["num_heads"]
     if theirs.get("num_heads", ours) != ours:
         raise ValueError(
             f"model has num_heads={ours}, but {path} was trained with num_heads={theirs['num_heads']}"
+            f"{checkpoint.way_out('num_heads', saved)}"
         )
 
 
@@ -130,29 +137,41 @@ def begin(run: Run, found: dict[str, Any] | None) -> bool:
         run.resume(found.get(checkpoint.OWN))
     if state.is_finished:
         run.say(
-            f"Nothing to train: {files.path('.ckpt')} has its {len(state.history)} epochs. More epochs= go on from "
-            f"there; another name=, another weights_dir= or force_restart=True begins anew."
+            f"Nothing to train: {files.path('.ckpt')} has its {len(state.history)} epochs. To go on from there say "
+            f"{_more(state)}; another name=, another weights_dir= or force_restart=True begins anew."
         )
         return False
     if found is not None:
         epoch, batch = state.position["epoch"], state.position["batch"]
         run.say(f"Resuming from epoch {epoch + 1}" + (f", batch {batch + 1}." if batch else "."))
-        _tell_of_rate(run, found)
     if run.group.rank == 0 and not state.is_open:
-        tell_what_is_short(state, run.batches.count(), run.say)
+        if found is not None:
+            _warn_of_rate(state, found)
+        warn_of_what_is_short(state, run.batches.count())
     run.say(f"Training in {state.settings.precision} on {run.device}.")
     return True
 
 
-def _tell_of_rate(run: Run, found: dict[str, Any]) -> None:
-    """Say that a rate which had come to its end rises again, since the run is to be longer than it was planned."""
-    state = run.state
-    planned, epoch = (found.get("config") or {}).get("target_epochs"), state.position["epoch"]
-    if state.is_open or planned != epoch or state.settings.lr_schedule == "constant":
+def _more(state: State) -> str:
+    """What makes a finished run longer."""
+    if state.settings.minutes is not None:
+        return f"epochs= above {state.position['epoch']} instead of minutes="
+    return "more epochs=" if state.position["epoch"] >= state.settings.epochs else "more max_steps="
+
+
+def _warn_of_rate(state: State, found: dict[str, Any]) -> None:
+    """Warn where a rate that had come to its end rises again, since the run is to be longer than it was planned."""
+    epoch, updates = state.position["epoch"], state.position["updates"]
+    planned = (found.get("config") or {}).get("target_epochs")
+    plan = found.get(checkpoint.OWN, {}).get("plan") or {}
+    ended = planned == epoch or plan.get("updates") == updates
+    if not ended or state.settings.lr_schedule == "constant":
         return
-    before = _native.learning_rate({**state.options, "epochs": planned}, epoch - 1, state.position["updates"])
-    now = _native.learning_rate(state.options, epoch, state.position["updates"])
-    run.say(
-        f"The learning rate had come to its end, {before:.2g}, after the {planned} epochs planned; it goes on at "
-        f"{now:.2g}, as if {state.settings.epochs} had been planned from the beginning."
+    # of the last update, as that run had planned it: its epochs, and its updates where the rate follows them
+    then = {**state.options, "epochs": epoch, "updates": updates}
+    before = _native.learning_rate(then, epoch - 1, updates - 1)
+    now = _native.learning_rate(state.options, epoch, updates)
+    warn(
+        f"the learning rate had come to its end, {before:.2g}, after the {epoch} epochs planned; it goes on at "
+        f"{now:.2g}, as if {state.settings.epochs} had been planned from the beginning"
     )

@@ -21,7 +21,7 @@ from rust_diffusion.training.plan import Budget, Length
 from rust_diffusion.training.plan.settling import Settling
 from rust_diffusion.training.result import EpochInfo
 from rust_diffusion.training.state import State
-from rust_diffusion.training.watch import Bar, Looks, RunLog, tell_what_is_short
+from rust_diffusion.training.watch import Bar, Looks, RunLog, warn_of_what_is_short
 
 
 @dataclass
@@ -48,11 +48,13 @@ class Run:
         self.keeper = Keeper(around.files, state, active=self._is_first)
         self.epochs_run, self.images, self.seconds = 0, 0, 0.0
         shown = state.settings.progress and self._is_first
-        epochs = None if state.is_open else state.settings.epochs
-        self._bar = Bar(shown, epochs, self.batches.count())
+        self._bar = Bar(shown, self._epochs, self.batches.count())
+        self._settling: Settling | None = None
         if around.budget is not None:
             save = self._save_now if self.keeper.active else None
             self._settling = Settling(around.budget, state, around.looks, self.batches.count(), save)
+        #: Seconds of the last end of an epoch that were the callback's.
+        self._in_callback = 0.0
         self._log: RunLog | None = None
         self._running_since: float | None = None
         self._largest_batch = 0
@@ -67,11 +69,17 @@ class Run:
     def _is_first(self) -> bool:
         return self.group.rank == 0
 
+    @property
+    def _epochs(self) -> int | None:
+        """How many there are to be; None while the run is open, and where only its updates are settled."""
+        settings, counted = self.state.settings, self.batches.count() is not None
+        known = not self.state.is_open and (counted or settings.minutes is None)
+        return settings.epochs if known else None
+
     def resume(self, own: dict[str, Any] | None) -> None:
         """Go on from the state's position, with what a checkpoint of ours says beyond it."""
-        settings = self.state.settings
-        if settings.minutes is not None and settings.max_steps is not None and not self.state.is_open:
-            self._bar.settle(settings.epochs, settings.max_steps * settings.accumulate)
+        if self.state.settings.minutes is not None and not self.state.is_open:
+            self._settle_bar()
         if own is not None:
             self.keeper.position = self.state.position
             self._resume = own["random"]
@@ -153,13 +161,14 @@ class Run:
 
     def settle(self, position: dict[str, Any]) -> Length | None:
         """The run's length, once the budget can tell; asked after each update while it is open."""
+        assert self._settling is not None  # only a run in minutes is open
         self.state.move_to(position)
         length = self.group.share(self._settling.length)
         if length is not None:
             self.state.settle(length)
-            self._bar.settle(length["epochs"], length["updates"] * self.state.settings.accumulate)
-            if self._is_first:
-                self._conclude_settling(length)
+            self._settle_bar()
+            words = self._settling.in_words(length)
+            self.group.share(lambda: self._conclude_settling(words))
         return length
 
     def all_reduce(self, flat: Tensor) -> None:
@@ -186,8 +195,11 @@ class Run:
         state.best_loss = min(state.best_loss, loss)
         state.note_all_seen()
         state.move_to(position)
-        info = EpochInfo(epoch, loss, rate, images_per_second, state.ema, epochs=state.known_epochs)
+        info = EpochInfo(epoch, loss, rate, images_per_second, state.ema, epochs=self._epochs)
+        began = Budget.now()
         go_on, val_loss = self.group.share(lambda: self._conclude(info))
+        if self._settling is not None:
+            self._settling.note_end(Budget.now() - began, self._in_callback)
         if self.around.looks.validates and not self._is_first:
             state.val_history.append(val_loss)
         return go_on
@@ -220,15 +232,17 @@ class Run:
                 self._write_log(info)
                 self.keeper.keep_epoch(self._save_now)
         looks.leave_samples(info.epoch, state.ema.shadow)
+        began = Budget.now()
         go_on = self.around.callback is None or self.around.callback(info) is not False
+        self._in_callback = Budget.now() - began
         return go_on, info.val_loss
 
-    def _conclude_settling(self, length: Length) -> None:
-        """Keep the length, and say it."""
+    def _conclude_settling(self, words: str) -> None:
+        """Keep the length that was settled, and say it."""
         if self.keeper.active:
             self._save_now()
-        self.say(self._settling.in_words(length))
-        tell_what_is_short(self.state, self.batches.count(), self.say)
+        self.say(words)
+        warn_of_what_is_short(self.state, self.batches.count())
 
     def _write_log(self, info: EpochInfo) -> None:
         if self._log is not None:
@@ -259,8 +273,20 @@ class Run:
             raise
 
     def say(self, text: str) -> None:
-        """A line beside the bar."""
-        self._bar.say(text)
+        """A line beside the bar, or for the log: once, however many processes there are."""
+        if self._is_first:
+            self._bar.say(text)
+
+    def _settle_bar(self) -> None:
+        """Let the bar know how long the run is, in batches."""
+        settings, count = self.state.settings, self.batches.count()
+        assert settings.max_steps is not None  # minutes settle updates
+        batches = settings.max_steps * settings.accumulate
+        if count is not None:
+            # the last update of an epoch may have fewer batches than the others
+            epochs, updates = divmod(settings.max_steps, settings.updates_in(count))
+            batches = epochs * count + updates * settings.accumulate
+        self._bar.settle(self._epochs, batches)
 
     def advice(self) -> str:
         """What to do when a batch does not fit into memory."""

@@ -17,6 +17,8 @@ from rust_diffusion.support import checks
 
 PRECISIONS = ("auto", *_native.PRECISIONS)
 LR_SCHEDULES = _native.LR_SCHEDULES
+#: Those of them that are stepped with the epochs.
+FALLING_BY_EPOCHS = ("cosine", "warmup_cosine")
 TIME_SAMPLINGS = _native.TIME_SAMPLINGS
 
 #: How long a run is if nobody says.
@@ -119,6 +121,10 @@ class Settings:
             self.precision = "fp32"
         else:
             self.precision = "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp16"
+
+    def updates_in(self, batches: int) -> int:
+        """How many updates the batches of an epoch make; the last may have fewer batches than the others."""
+        return -(-batches // self.accumulate)
 
     def for_engine(self, **more: Any) -> dict[str, Any]:
         """What the engine reads, with what only the run knows."""

@@ -53,11 +53,6 @@ class State:
         """Whether nobody knows yet how long the run will be."""
         return bool(self.options["open"])
 
-    @property
-    def known_epochs(self) -> int | None:
-        """The epochs that the run is to have, if that is known."""
-        return None if self.is_open else self.settings.epochs
-
     def settle(self, length: Length) -> None:
         """Fix the length of a run that was open, as the engine does for itself."""
         self.settings.epochs, self.settings.max_steps = length["epochs"], length["updates"]
@@ -80,12 +75,14 @@ class State:
         too_many = most is not None and position["updates"] >= most
         return (not self.is_open and position["epoch"] >= self.settings.epochs) or too_many
 
-    def updates_left(self, batches_per_epoch: int) -> int:
-        """How many the run will make, if nothing stops it."""
+    def updates_left(self, batches_per_epoch: int | None) -> int | None:
+        """How many the run will make, if nothing stops it; None where neither data nor settings say."""
         settings, position = self.settings, self.position
-        ahead = (settings.epochs - position["epoch"]) * -(-batches_per_epoch // settings.accumulate)
-        ahead -= position["batch"] // settings.accumulate
-        return ahead if settings.max_steps is None else min(ahead, settings.max_steps - position["updates"])
+        limits = [] if settings.max_steps is None else [settings.max_steps - position["updates"]]
+        if batches_per_epoch is not None:
+            ahead = (settings.epochs - position["epoch"]) * settings.updates_in(batches_per_epoch)
+            limits += [ahead - position["batch"] // settings.accumulate]
+        return min(limits, default=None)
 
     def move_to(self, position: dict[str, Any]) -> None:
         """Take over where the engine has come to."""

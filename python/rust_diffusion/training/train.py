@@ -110,7 +110,7 @@ def train(
     device : str or torch.device, optional
         Where to train; the model is moved there. Default: where the model is.
     progress : bool
-        Show a bar and messages.
+        Show a bar and messages; without it the messages go to the logger "rust_diffusion", at level INFO.
     callback : callable, optional
         Called with an `EpochInfo` after each epoch's files are written; returning False ends the run there.
     lr_schedule : {"cosine", "constant", "warmup_cosine", "smooth_cosine"}
@@ -138,9 +138,11 @@ def train(
     max_steps : int, optional
         End the run after this many updates, counted from its very beginning.
     minutes : float, optional
-        Instead of `epochs`: as many updates as fit into this time, data, files, validation and samples included. The
-        first updates (some 3 % of the time) are measured, at the full learning rate; then the number is settled, said,
-        and kept in the checkpoint, and the run is one of so many updates: resumed, it does what is left of them.
+        Instead of `epochs`: as many updates as fit into this time, data, files, validation and samples included, and
+        `callback` if an epoch ends while that is measured; no more than `max_steps`. The first updates (some 3 % of the
+        time) are measured, at the full learning rate; then the number is settled, said, and kept in the checkpoint, and
+        the run is one of so many updates: resumed, it does what is left of them. Data that do not say how many batches
+        an epoch has need a rate that does not follow epochs, "smooth_cosine" or "constant".
     sample_every : int, optional
         Draw 16 images of the averaged weights after every so many epochs, always from the same noise, and write them
         to ``{name}_samples/`` in `weights_dir`.

@@ -9,7 +9,7 @@ from typing import Any
 
 from PIL import Image
 
-from rust_diffusion.model.card import schedule_of
+from rust_diffusion.model.card import FLOW, schedule_of
 from rust_diffusion.model.ema import averaged
 from rust_diffusion.model.network import Network
 from rust_diffusion.sampling.sampler import SAMPLERS
@@ -25,7 +25,7 @@ _PICTURE = "220px"
 def explore(
     model: Any,
     *,
-    sampler: str = "ddim",
+    sampler: str | None = None,
     sample_steps: int | None = None,
     eta: float = 0.0,
     seed: int = 0,
@@ -42,8 +42,9 @@ def explore(
     ----------
     model : DiffusionUNet, another network of the engine, or EMA
         With the schedule it was trained with, as after `train` and `load`.
-    sampler : str
-        To begin with; one that `model.sample` knows.
+    sampler : str, optional
+        To begin with; one that `model.sample` knows, and that draws with what the model predicts: "flow" for straight
+        paths, any other for the rest. Default: "flow", or "ddim".
     sample_steps : int, optional
         To begin with. Default: 50, or T if that is less.
     eta : float
@@ -72,7 +73,14 @@ def explore(
         raise TypeError(
             f"model must be a DiffusionUNet or another network of the engine, got {type(model).__name__}"
         )
-    checks.choice("sampler", sampler, tuple(SAMPLERS))
+    samplers = _samplers_for(model)
+    if sampler is None:
+        sampler = "ddim" if "ddim" in samplers else samplers[0]
+    elif checks.choice("sampler", sampler, tuple(SAMPLERS)) not in samplers:
+        raise ValueError(
+            f"sampler must be one of {', '.join(map(repr, samplers))}, which draw with a model that predicts "
+            f"{model.objective!r}, got {sampler!r}"
+        )
     most = len(schedule_of(model))
     steps = (
         min(_STEPS, most) if sample_steps is None else checks.integer("sample_steps", sample_steps, 1, most)
@@ -82,13 +90,18 @@ def explore(
     if interactive is None:
         interactive = find_spec("ipywidgets") is not None and _in_notebook()
     if checks.flag("interactive", interactive):
-        return _Viewer(model, start, image_size, most).box
+        return _Viewer(model, samplers, start, image_size, most).box
     return _follow(model, start, image_size).figure()
 
 
 def _in_notebook() -> bool:
     shell = sys.modules.get("IPython")
     return shell is not None and hasattr(shell.get_ipython(), "kernel")
+
+
+def _samplers_for(model: Network) -> list[str]:
+    """Those that draw with what the model predicts."""
+    return [name for name in SAMPLERS if (name == FLOW) == (model.objective == FLOW)]
 
 
 def _follow(model: Network, chosen: dict[str, Any], image_size: Any) -> Trajectory:
@@ -104,12 +117,15 @@ def _follow(model: Network, chosen: dict[str, Any], image_size: Any) -> Trajecto
 class _Viewer:
     """The widgets, and what happens when one is moved."""
 
-    def __init__(self, model: Network, start: dict[str, Any], image_size: Any, most: int) -> None:
+    def __init__(
+        self, model: Network, samplers: list[str], start: dict[str, Any], image_size: Any, most: int
+    ) -> None:
         import ipywidgets as widgets
 
         self._model, self._image_size = model, image_size
+        #: None until one could be drawn.
+        self._way: Trajectory | None = None
         later = {"continuous_update": False}
-        samplers = [name for name in SAMPLERS if (name == "flow") == (model.objective == "flow")]
         self._controls: dict[str, Any] = {
             "sampler": widgets.Dropdown(options=samplers, value=start["sampler"], description="sampler"),
             "steps": widgets.IntSlider(start["steps"], 1, most, description="steps", **later),
@@ -152,6 +168,8 @@ class _Viewer:
 
     def _show(self) -> None:
         """Show the stop that the slider is at."""
+        if self._way is None:
+            return
         stop = self._way.stops[self._place.value]
         for picture, image in zip(self._pictures, stop.images, strict=True):
             file = io.BytesIO()

@@ -20,6 +20,7 @@ _MARGIN = 0.015
 class Length(TypedDict):
     """The end of a run, counted from its very beginning."""
 
+    #: No more than these, where the data do not say how many batches an epoch has.
     epochs: int
     updates: int
 
@@ -31,9 +32,15 @@ class Budget:
         self.minutes, self._began = minutes, clock()
         #: When the measured updates began, and how many there were before.
         self._first: tuple[float, int] | None = None
+        #: Seconds since then that went into ends of epochs.
+        self._paused = 0.0
         self._asked = 0
         #: What was found: updates in a second, and the share of the time that ends of epochs take.
         self.speed, self.share = math.nan, math.nan
+
+    def pause(self, seconds: float) -> None:
+        """Note what the end of an epoch took: no part of the speed, since `fitting` reckons with ends by themselves."""
+        self._paused += seconds
 
     def has_measured(self, updates: int) -> bool:
         """Whether the speed is known well enough, now that so many updates are made."""
@@ -41,34 +48,35 @@ class Budget:
         now = clock()
         if self._first is None:
             if self._asked >= _WARM_UP:
-                self._first = now, updates
+                self._first, self._paused = (now, updates), 0.0
             return False
-        spent, made = (now - self._first[0]) / (60 * self.minutes), updates - self._first[1]
-        if made < 1 or spent <= 0 or (spent < _LONGEST and (spent < _SHORTEST or made < _UPDATES)):
+        spent, made = now - self._first[0], updates - self._first[1]
+        # ends of epochs use the time up too, and must not put off the answer
+        share = spent / (60 * self.minutes)
+        if made < 1 or spent <= self._paused or (share < _LONGEST and (share < _SHORTEST or made < _UPDATES)):
             return False
-        self.speed = made / (now - self._first[0])
+        self.speed = made / (spent - self._paused)
         return True
 
     @staticmethod
     def now() -> float:
-        """Seconds, for whoever measures something for `length`."""
+        """Seconds, for whoever measures something for `fitting`."""
         return clock()
 
-    def length(self, updates: int, per_epoch: int | None, seconds: float) -> Length:
-        """The epochs and updates that fit.
+    def fitting(self, updates: int, per_epoch: float | None, seconds: float) -> int:
+        """How many updates fit in all.
 
         Parameters
         ----------
         updates : int
             Those that are made.
-        per_epoch : int, optional
-            In an epoch; None where the data do not say.
+        per_epoch : float, optional
+            In an epoch; None where the data do not say, and none has ended.
         seconds : float
-            What the end of an epoch takes: files, validation, samples.
+            What the end of an epoch takes: files, validation, samples, callback.
         """
         left = 60 * self.minutes * (1 - _MARGIN) - (clock() - self._began)
         per_update = 1 / self.speed + (0.0 if per_epoch is None else seconds / per_epoch)
-        # The last epoch may be a part of one, and ends all the same.
-        whole = updates + max(math.floor((left - seconds) / per_update), 0)
         self.share = 1 - 1 / self.speed / per_update
-        return Length(updates=whole, epochs=whole if per_epoch is None else math.ceil(whole / per_epoch))
+        # The last epoch may be a part of one, and ends all the same.
+        return updates + max(math.floor((left - seconds) / per_update), 0)

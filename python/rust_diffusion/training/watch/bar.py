@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import Any
 
 from tqdm.auto import tqdm
+
+#: Where lines go that no bar stands beside; whoever wants them listens at level INFO.
+messages = logging.getLogger(__name__.partition(".")[0])
 
 
 class Bar:
@@ -30,9 +34,11 @@ class Bar:
         return self._epochs * self._batches
 
     def say(self, text: str) -> None:
-        """A line beside the bar."""
+        """A line beside the bar, or for the log."""
         if self._shown:
             tqdm.write(text)
+        else:
+            messages.info(text)
 
     def open(self, epoch: int, batch: int) -> None:
         """Begin epoch `epoch` (from 0), or go on in it after `batch` batches."""
@@ -47,8 +53,8 @@ class Bar:
             )
         self._bar.set_description(self._title(), refresh=False)
 
-    def settle(self, epochs: int, batches: int) -> None:
-        """The length of the run is known now, in epochs and batches."""
+    def settle(self, epochs: int | None, batches: int) -> None:
+        """The length of the run is known now, in batches, and in epochs unless the data do not say."""
         self._epochs, self._settled = epochs, batches
         if self._bar is not None:
             self._bar.total = batches

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 from rust_diffusion.model.card import MAX_INITIAL_SHARE
 from rust_diffusion.support.warning import warn
 from rust_diffusion.training.state import State
@@ -15,16 +12,16 @@ _GOOD_SHARE = 0.01
 _FEW = 2000
 
 
-def tell_what_is_short(state: State, batches: int | None, say: Callable[[str], Any]) -> None:
-    """Say before a run gets far what it has too few updates for; `batches` are an epoch's, if the data say."""
-    if batches is None:
-        return
+def warn_of_what_is_short(state: State, batches: int | None) -> None:
+    """Warn before a run gets far of what it has too few updates for; `batches` are an epoch's, if the data say."""
     updates = state.updates_left(batches)
+    if updates is None:
+        return
     if not state.settings.ema_warmup:
         _warn_of_average(state, updates)
     updates += state.position["updates"]
     if state.settings.objective == "eps" and updates < _FEW:
-        say(
+        warn(
             f"{updates:,} updates are few for objective='eps': DDIM's first steps, from nearly pure noise, multiply "
             f"its error, and what is drawn may be grey. objective='v' draws with fewer."
         )

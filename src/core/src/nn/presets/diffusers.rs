@@ -84,15 +84,25 @@ impl UNet2DConfig {
                 "norm_num_groups must divide block_out_channels, got {} and {channels}",
                 self.norm_num_groups
             );
-            if let Some(width) = self.attention_head_dim {
-                ensure!(
-                    width >= 1 && channels % width == 0,
-                    Value,
-                    "attention_head_dim must divide block_out_channels, got {width} and {channels}"
-                );
-            }
+        }
+        let Some(width) = self.attention_head_dim else { return Ok(()) };
+        for channels in self.attention_widths() {
+            ensure!(
+                width >= 1 && channels % width == 0,
+                Value,
+                "attention_head_dim must divide the block_out_channels of the deepest level and of those with \
+                 attention, got {width} and {channels}"
+            );
         }
         Ok(())
+    }
+
+    /// Channels of the levels that have attention, the middle among them, which is as wide as the deepest.
+    fn attention_widths(&self) -> impl Iterator<Item = i64> + '_ {
+        let last = self.block_out_channels.len() - 1;
+        let attends =
+            move |level: &usize| *level == last || self.down_attention[*level] || self.up_attention[last - level];
+        (0..=last).filter(attends).map(move |level| self.block_out_channels[level])
     }
 
     fn heads(&self, channels: i64) -> i64 {
@@ -325,5 +335,24 @@ mod tests {
         let config = UNet2DConfig { norm_num_groups: 48, ..cifar10() };
         let message = Blueprint::diffusers(&config).expect_err("an error").to_string();
         assert!(message.contains("norm_num_groups"), "{message}");
+    }
+
+    #[test]
+    fn heads_divide_the_channels_where_there_is_attention_and_no_others() {
+        let wide = |down: [bool; 4], up: [bool; 4]| UNet2DConfig {
+            block_out_channels: vec![32, 64, 128, 128],
+            down_attention: down.to_vec(),
+            up_attention: up.to_vec(),
+            attention_head_dim: Some(64),
+            ..cifar10()
+        };
+        let deep = [false, true, true, true];
+        assert!(Blueprint::diffusers(&wide(deep, [true, true, true, false])).is_ok());
+        for config in [wide([true; 4], [false; 4]), wide(deep, [true; 4])] {
+            let message = Blueprint::diffusers(&config).expect_err("an error").to_string();
+            assert!(message.contains("attention_head_dim") && message.ends_with("got 64 and 32"), "{message}");
+        }
+        let config = UNet2DConfig { attention_head_dim: Some(256), ..wide([false; 4], [false; 4]) };
+        assert!(Blueprint::diffusers(&config).is_err(), "the middle has attention whatever the levels have");
     }
 }
