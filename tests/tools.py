@@ -18,6 +18,24 @@ TINY = dict(
 )
 TINY_SHAPE = (1, 16, 16)
 
+#: As small a one of diffusers' family.
+TINY_UNET2D = dict(
+    sample_size=16,
+    block_out_channels=(32, 64),
+    down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+    up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+    layers_per_block=1,
+    norm_num_groups=8,
+)
+#: What the course's network has not: asymmetric zeros, another eps, scale and shift, one head.
+UNLIKE_THE_COURSE = {
+    **TINY_UNET2D,
+    "norm_eps": 1e-6,
+    "downsample_padding": 0,
+    "resnet_time_scale_shift": "scale_shift",
+    "attention_head_dim": None,
+}
+
 
 def max_error(got, expected):
     """Largest difference, as a fraction of the largest expected value."""

@@ -10,6 +10,7 @@ from typing import Any
 
 import rust_diffusion as rd
 import torch
+from rust_diffusion.sampling.draw import whole
 from torch import Tensor
 
 from benchmarks.quality.data import Images
@@ -66,11 +67,11 @@ def _as_eps(said: Tensor, x_t: Tensor, alpha_bar: Tensor, objective: str) -> Ten
 def draw(trained: Trained, count: int, size: int, seed: int) -> tuple[Tensor, int, float]:
     """(samples, network calls for each, seconds)."""
     sampler = getattr(rd, f"{trained.sampling['sampler']}_sample")
-    alphas = 1 - trained.betas
-    schedule = {"betas": trained.betas, "alphas": alphas, "alpha_bars": torch.cumprod(alphas, 0)}
     # with another sampler than the recipe's come other options, and DDPM has no number of steps
     takes = inspect.signature(sampler).parameters
-    options = {name: value for name, value in {**trained.sampling, **schedule}.items() if name in takes}
+    options = {
+        name: value for name, value in {**trained.sampling, **whole(trained.betas)}.items() if name in takes
+    }
     calls = 0
 
     def counted(x: Tensor, t: Tensor) -> Tensor:

@@ -10,20 +10,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from tools import max_error
+from tools import TINY_UNET2D, max_error
 
 diffusers = pytest.importorskip("diffusers")
 
-TINY = dict(
-    sample_size=16,
-    block_out_channels=(32, 64),
-    down_block_types=("DownBlock2D", "AttnDownBlock2D"),
-    up_block_types=("AttnUpBlock2D", "UpBlock2D"),
-    layers_per_block=1,
-    norm_num_groups=8,
-    attention_head_dim=None,
-    downsample_padding=0,
-)
+TINY = {**TINY_UNET2D, "attention_head_dim": None, "downsample_padding": 0}
 
 
 @pytest.fixture

@@ -3,26 +3,11 @@
 import pytest
 import torch
 
-from tools import flat, max_error, relative_l2
+from tools import TINY_UNET2D as TINY
+from tools import UNLIKE_THE_COURSE, flat, max_error, relative_l2
 
 diffusers = pytest.importorskip("diffusers")
 
-TINY = dict(
-    sample_size=16,
-    block_out_channels=(32, 64),
-    down_block_types=("DownBlock2D", "AttnDownBlock2D"),
-    up_block_types=("AttnUpBlock2D", "UpBlock2D"),
-    layers_per_block=1,
-    norm_num_groups=8,
-)
-#: What the course's network has not: asymmetric zeros, another eps, scale and shift, one head.
-UNLIKE_THE_COURSE = {
-    **TINY,
-    "norm_eps": 1e-6,
-    "downsample_padding": 0,
-    "resnet_time_scale_shift": "scale_shift",
-    "attention_head_dim": None,
-}
 CIFAR10 = dict(
     sample_size=32,
     block_out_channels=(128, 256, 256, 256),

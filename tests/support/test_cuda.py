@@ -15,7 +15,17 @@ from torch.utils.data import DataLoader
 import rust_diffusion as rd
 from rust_diffusion import operators as ops
 from rust_diffusion.support import graphs
-from tools import TINY, TINY_SHAPE, flat, max_error, relative_l2, same_state, slices
+from tools import (
+    TINY,
+    TINY_SHAPE,
+    TINY_UNET2D,
+    UNLIKE_THE_COURSE,
+    flat,
+    max_error,
+    relative_l2,
+    same_state,
+    slices,
+)
 
 pytestmark = pytest.mark.cuda
 
@@ -328,30 +338,9 @@ def test_networks_of_ones_own_train_and_draw(alpha_bars, precision):
     assert images.device.type == DEVICE and torch.isfinite(images).all()
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {},
-        {
-            "norm_eps": 1e-6,
-            "downsample_padding": 0,
-            "resnet_time_scale_shift": "scale_shift",
-            "attention_head_dim": None,
-        },
-    ],
-    ids=["tiny", "unlike the course"],
-)
-def test_networks_of_diffusers_are_its_own_there(changes):
+@pytest.mark.parametrize("configuration", [TINY_UNET2D, UNLIKE_THE_COURSE], ids=["tiny", "unlike the course"])
+def test_networks_of_diffusers_are_its_own_there(configuration):
     diffusers = pytest.importorskip("diffusers")
-    configuration = dict(
-        sample_size=16,
-        block_out_channels=(32, 64),
-        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
-        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
-        layers_per_block=1,
-        norm_num_groups=8,
-        **changes,
-    )
     torch.manual_seed(1)
     theirs = diffusers.UNet2DModel(**configuration).to(DEVICE).eval()
     ours = rd.UNet2DModel(**configuration).to(DEVICE).eval()

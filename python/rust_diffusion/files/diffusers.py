@@ -76,8 +76,7 @@ def is_folder(folder: Path) -> bool:
 
 def has_weights(folder: Path) -> bool:
     """Whether there are weights beside the network's configuration."""
-    where = _part(folder, "unet", CONFIG).parent
-    return any((where / name).is_file() for name in (SAFETENSORS, PICKLED))
+    return _weights_in(_part(folder, "unet", CONFIG).parent) is not None
 
 
 def without_weights(where: object, names: Iterable[str]) -> FileNotFoundError:
@@ -148,7 +147,10 @@ def load(folder: Path) -> Network:
     """
     described = describe(folder)
     model = described.plan()
-    path = _weights(described.path.parent)
+    inside = described.path.parent
+    path = _weights_in(inside)
+    if path is None:
+        raise without_weights(inside, (file.name for file in inside.iterdir()))
     content = read_safetensors(path) if path.name == SAFETENSORS else read_torch(path)
     renamed = {_new_name(name): tensor for name, tensor in content.items()}
     weights.fill(model, renamed, path).eval()
@@ -217,12 +219,9 @@ def _pipeline(folder: Path) -> tuple[str, list[str]]:
     return str(index.get("_class_name", "pipeline")), parts
 
 
-def _weights(folder: Path) -> Path:
-    """Find the file of the weights."""
-    for name in (SAFETENSORS, PICKLED):
-        if (folder / name).is_file():
-            return folder / name
-    raise without_weights(folder, (path.name for path in folder.iterdir()))
+def _weights_in(folder: Path) -> Path | None:
+    """Find the file of the weights, if there is one."""
+    return next((folder / name for name in (SAFETENSORS, PICKLED) if (folder / name).is_file()), None)
 
 
 def _new_name(name: str) -> str:

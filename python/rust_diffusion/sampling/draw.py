@@ -52,15 +52,19 @@ def sample(
     return torch.cat([draw(start, min(step, count - start)) for start in range(0, count, step)])
 
 
+def whole(betas: Tensor) -> dict[str, Tensor]:
+    """All that samplers may take of a schedule, by the names of their arguments."""
+    alphas = 1 - betas
+    return dict(zip(_OF_SCHEDULE, (betas, alphas, torch.cumprod(alphas, dim=0)), strict=True))
+
+
 def _schedule(function: Any, model: Network, options: dict[str, Any]) -> dict[str, Any]:
     """Return what `function` takes of the schedule, and its usual number of steps where the schedule has as many."""
     takes = inspect.signature(function).parameters
     if not takes.keys() & _OF_SCHEDULE:
         return {}  # straight paths have none, and a model for them need not know one
     betas = schedule_of(model)
-    alphas = 1 - betas
-    whole = zip(_OF_SCHEDULE, (betas, alphas, torch.cumprod(alphas, dim=0)), strict=True)
-    schedule: dict[str, Any] = {name: values for name, values in whole if name in takes}
+    schedule: dict[str, Any] = {name: values for name, values in whole(betas).items() if name in takes}
     if "sample_steps" in takes and not {"sample_steps", "timesteps"} & options.keys():
         schedule["sample_steps"] = min(usual_steps(function), len(betas))
     return schedule
