@@ -35,20 +35,22 @@ class Trained:
     speed: float
     parameters: int
     sampling: dict[str, Any]
+    #: Where it computes.
+    device: str
 
 
 def noise_errors(trained: Trained, held_out: Tensor) -> list[float]:
     """Mean squared error of eps at each of `LEVELS`: what the network says is turned into eps."""
     if trained.objective == "flow":
         return []  # it never saw these x_t
-    alpha_bars = torch.cumprod(1 - trained.betas, 0)
+    alpha_bars = torch.cumprod(1 - trained.betas, 0).to(trained.device)
     generator = torch.Generator().manual_seed(_SEED)
-    x0 = held_out[:_IMAGES]
+    x0 = held_out[:_IMAGES].to(trained.device)
     errors = []
     for level in LEVELS:
         step = round(level * (len(alpha_bars) - 1))
-        t = torch.full((len(x0),), step)
-        eps = torch.randn(x0.shape, generator=generator)
+        t = torch.full((len(x0),), step, device=trained.device)
+        eps = torch.randn(x0.shape, generator=generator).to(trained.device)
         x_t = rd.q_sample(x0, t, eps, alpha_bars)
         with torch.no_grad():
             said = torch.cat([trained.model(x, s) for x, s in zip(x_t.split(32), t.split(32), strict=True)])
@@ -84,13 +86,13 @@ def draw(trained: Trained, count: int, size: int, seed: int) -> tuple[Tensor, in
             model,
             number,
             (1, size, size),
-            device="cpu",
+            device=trained.device,
             seed=seed,
             progress=False,
             objective=trained.objective,
             **options,
         )
-        return images
+        return images.cpu()
 
     sample(counted, 1)
     start = time.perf_counter()

@@ -20,12 +20,15 @@ _MEASURED = 3
 _MOST_LEFT = 0.1
 
 
-def eager(recipe: rd.Recipe, images: Tensor, minutes: float, updates: int | None, seed: int) -> Trained:
+def eager(
+    recipe: rd.Recipe, images: Tensor, minutes: float, updates: int | None, seed: int, device: str
+) -> Trained:
     """The course's loop as it is written in its notebook, its cosine over the epochs that fit into the time."""
     start = time.perf_counter()
     torch.manual_seed(seed)
     options = recipe.training
-    model, shadow = CourseUNet(**recipe.network), CourseUNet(**recipe.network).eval()
+    model, shadow = (CourseUNet(**recipe.network).to(device) for _ in range(2))
+    shadow.eval()
     shadow.load_state_dict(model.state_dict())
     loop = _Loop(model, shadow, options, recipe.betas, images)
     for _ in range(_MEASURED):
@@ -52,6 +55,7 @@ def eager(recipe: rd.Recipe, images: Tensor, minutes: float, updates: int | None
         speed=total * options["batch_size"] / seconds,
         parameters=sum(p.numel() for p in model.parameters()),
         sampling=recipe.sampling,
+        device=device,
     )
 
 
@@ -61,8 +65,10 @@ class _Loop:
     def __init__(
         self, model: Any, shadow: Any, options: dict[str, Any], betas: Tensor, images: Tensor
     ) -> None:
-        self.model, self.shadow, self.options, self.images = model, shadow, options, images
-        self.alpha_bars = torch.cumprod(1 - betas, 0)
+        self.model, self.shadow, self.options = model, shadow, options
+        self.device = next(model.parameters()).device
+        self.images = images.to(self.device)
+        self.alpha_bars = torch.cumprod(1 - betas, 0).to(self.device)
         self.optimizer = torch.optim.AdamW(model.parameters(), weight_decay=options["weight_decay"])
         self.order: list[Tensor] = []
         self.made = 0
@@ -71,7 +77,7 @@ class _Loop:
         if not self.order:
             self.order = list(torch.randperm(len(self.images)).split(self.options["batch_size"]))
         x0 = self.images[self.order.pop()]
-        t = torch.randint(len(self.alpha_bars), (len(x0),))
+        t = torch.randint(len(self.alpha_bars), (len(x0),), device=self.device)
         eps = torch.randn_like(x0)
         x_t = rd.q_sample(x0, t, eps, self.alpha_bars)
         loss = torch.nn.functional.mse_loss(self.model(x_t, t), eps)
@@ -84,10 +90,11 @@ class _Loop:
             pairs = zip(self.shadow.parameters(), self.model.parameters(), strict=True)
             for average, weight in pairs:
                 average.lerp_(weight, 1 - self.options["ema_decay"])
+        loss.item()  # which the course's loop shows, and a card has to be waited for
         self.made += 1
 
 
-def engine(recipe: rd.Recipe, images: Tensor, updates: int | None, seed: int) -> Trained:
+def engine(recipe: rd.Recipe, images: Tensor, updates: int | None, seed: int, device: str) -> Trained:
     """A recipe on our engine, for its minutes or for so many updates."""
     start = time.perf_counter()
     torch.manual_seed(seed)
@@ -97,7 +104,7 @@ def engine(recipe: rd.Recipe, images: Tensor, updates: int | None, seed: int) ->
         options.pop("minutes", None)
         per_epoch = math.ceil(len(images) / options["batch_size"])
         options |= {"epochs": math.ceil(updates / per_epoch), "max_steps": updates}
-    result = rd.train(model, images, betas=recipe.betas, seed=seed, device="cpu", progress=False, **options)
+    result = rd.train(model, images, betas=recipe.betas, seed=seed, device=device, progress=False, **options)
     seconds = time.perf_counter() - start
     made = result.updates
     share = result.initial_share or 0.0
@@ -110,6 +117,7 @@ def engine(recipe: rd.Recipe, images: Tensor, updates: int | None, seed: int) ->
         speed=result.images_per_second,
         parameters=sum(p.numel() for p in model.parameters()),
         sampling=recipe.sampling,
+        device=device,
     )
 
 

@@ -54,14 +54,15 @@ def test_rows_of_several_runs_add_up_and_a_row_measured_again_replaces_itself(ru
 def test_a_search_does_not_take_the_place_of_a_measure(quality):
     change = ("learning_rate=1e-3",)
     names = [
-        quality._name("minutes", changes, updates, samples)
+        quality._name("minutes", changes, updates, samples, device)
         for changes in ((), change)
         for updates in (None, 700)
         for samples in (quality.SAMPLES, 16)
+        for device in ("cpu", "cuda")
     ]
     assert len(set(names)) == len(names) and names[0] == "minutes"
-    assert names[-1] == "minutes, learning_rate=1e-3, 700 updates, 16 drawn"
-    assert quality._name("course, eager", change, None, quality.SAMPLES) == "course, eager", (
+    assert names[-1] == "minutes, learning_rate=1e-3, 700 updates, 16 drawn, cuda"
+    assert quality._name("course, eager", change, None, quality.SAMPLES, "cpu") == "course, eager", (
         "nothing is changed"
     )
 
@@ -80,7 +81,7 @@ def test_the_error_of_the_noise_is_that_of_a_denoiser_that_knows_it(rd, quality)
         zero = dict(
             model=lambda x, t: torch.zeros_like(x), objective=objective, betas=rd.cosine_beta_schedule(50)
         )
-        return Trained(**zero, seconds=1.0, updates=1, speed=1.0, parameters=1, sampling={})
+        return Trained(**zero, seconds=1.0, updates=1, speed=1.0, parameters=1, sampling={}, device="cpu")
 
     errors = noise_errors(trained("eps"), torch.zeros(64, 1, 16, 16))
     assert len(errors) == len(LEVELS) and errors == pytest.approx([1.0] * len(LEVELS), abs=0.05)

@@ -47,7 +47,8 @@ fn list_folder(folder: &Path) -> Result<Vec<PathBuf>> {
     if files.is_empty() {
         let endings = EXTENSIONS.map(|ending| format!("*.{ending}")).join(", ");
         return Err(Error::Value(format!(
-            "path: {} holds no images (looked for {endings} in it and in its subfolders)",
+            "path: {0} holds no images (looked for {endings} in it and in its subfolders, one level down; a pattern such \
+             as \"{0}/**/*.png\" looks deeper)",
             folder.display()
         )));
     }
