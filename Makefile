@@ -77,6 +77,8 @@ lint: $(INSTALLED) $(TEST_TOOLS)  ## formatting, clippy, ruff, mypy, stubtest, c
 bench: $(INSTALLED)  ## speed against the peers, into bench-output/
 	$(say) 'Benchmark; the table and the plot go to bench-output/'
 	$(BIN)/python -m benchmarks --out bench-output
+	$(say) "A network of diffusers' beside its own"
+	$(BIN)/python -m benchmarks.unet2d
 
 bench-inverse: $(INSTALLED)  ## restoration: quality, calibration and speed of every method (hours)
 	$(say) 'Restoration; the tables and the plot go to bench-output/inverse/'

@@ -1,4 +1,5 @@
-//! Filtered back projection (Kak and Slaney 1988, chapter 3): equations 3.30 and 61 for parallel rays, 3.130 ff. for a fan.
+//! Filtered back projection (Kak and Slaney 1988, chapter 3): section 3.3 with the kernel of equation 61 for parallel rays, section 3.4
+//! with equally spaced collinear detectors for a fan.
 
 use std::f64::consts::PI;
 

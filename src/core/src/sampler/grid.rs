@@ -10,7 +10,7 @@ pub enum Spacing {
     /// linspace(T-1, 0, n) in float32, truncated to integers.
     #[default]
     Course,
-    /// Multiples of T // n from 0 up (Song et al. 2021; "leading" in diffusers, without its offset).
+    /// Multiples of T // n from 0 up (Song, Meng and Ermon 2021, appendix D.2, "linear"; "leading" in diffusers, without its offset).
     Leading,
     /// linspace(0, T-1, n) rounded to the nearest integer.
     Linspace,

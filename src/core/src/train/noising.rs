@@ -171,7 +171,7 @@ impl Noised {
     }
 }
 
-/// Hang et al. 2023, section 3.4: min(SNR, cap) for the error in x0, divided by SNR for eps and by SNR + 1 for v.
+/// Hang et al. 2023, sections 3.4 and 4.2: min(SNR, cap) for the error in x0, divided by SNR for eps and by SNR + 1 for v.
 fn min_snr_weights(alpha_bars: &Tensor, objective: Objective, cap: f64) -> Result<Tensor> {
     let alpha_bars = alpha_bars.f_to_kind(Kind::Double)?;
     let snr = alpha_bars.f_div(&alpha_bars.f_neg()?.f_add_scalar(1.0)?)?;

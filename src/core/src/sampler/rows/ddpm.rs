@@ -1,4 +1,4 @@
-//! Ancestral sampling, Ho et al. 2020, algorithm 2, with x0_hat clamped (their section 3.2, equations 6 and 7).
+//! Ancestral sampling, Ho et al. 2020, algorithm 2: the posterior of equations 6 and 7, with x0_hat clamped as in their code.
 
 use crate::diffusion::schedule::{Level, Schedule};
 use crate::error::{ensure, Result};

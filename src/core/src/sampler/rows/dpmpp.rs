@@ -1,4 +1,5 @@
-//! DPM-Solver++ as a multistep method, Lu et al. 2022, section 4 and appendix B, and its form for the stochastic equation.
+//! DPM-Solver++ as a multistep method, Lu et al. 2022, section 4, of third order and for the stochastic equation as
+//! in their code.
 
 use crate::choice::Choice;
 use crate::error::{ensure, Result};
