@@ -295,6 +295,36 @@ def test_every_objective_learns_in_every_precision(objective, precision):
     assert last < 0.8 * first
 
 
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_a_shift_that_the_normalisation_takes_away_is_not_rounded(alpha_bars, precision):
+    """One channel is a group of its own there, so its mean does not matter."""
+    torch.manual_seed(0)
+    model = rd.DiffusionUNet(**{**TINY, "base_ch": 16}).to(DEVICE).eval()
+
+    def drawn():
+        return rd.ddim_sample(
+            model, 2, TINY_SHAPE, alpha_bars, DEVICE, 2, seed=1, precision=precision, progress=False
+        )
+
+    before = drawn()
+    with torch.no_grad():
+        model.get_parameter("down_blocks.0.0.time_proj.1.bias").add_(64)
+    assert relative_l2(drawn(), before) < 0.02
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_long_training_in_bfloat16_does_not_fall_apart(seed):
+    """700 updates at a high rate, which false gradients of what normalisations take away once ruined."""
+    torch.manual_seed(seed)
+    recipe = rd.recipe(size=64, minutes=3)
+    del recipe.training["minutes"]
+    recipe.training["precision"] = "bf16"
+    model = rd.DiffusionUNet(**recipe.network)
+    data = rd.phantoms(1024, size=64, seed=0)
+    result = fit(model, data, **{**recipe.training, "betas": recipe.betas, "epochs": 11, "seed": seed})
+    assert result.history[-1] < 0.1
+
+
 class Enough(Exception):
     """Ends a run in the middle."""
 

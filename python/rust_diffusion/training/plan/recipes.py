@@ -118,8 +118,7 @@ def _minutes(sides: tuple[int, int], minutes: float) -> Recipe:
             "ema_warmup": True,
             # Gets the grey of large areas right, which "eps" needs many more updates for.
             "objective": "v",
-            # What all of this was measured in. On a GPU a network so small takes as long in bfloat16, and one of two
-            # runs of 700 updates at this rate fell apart there.
+            # What all of this was measured in; on a GPU a network so small takes as long in bfloat16.
             "precision": "fp32",
         },
         sampling={"sampler": DEFAULT_SAMPLER, "sample_steps": usual_steps(SAMPLERS[DEFAULT_SAMPLER])},

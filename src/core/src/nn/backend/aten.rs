@@ -13,9 +13,9 @@ pub struct Aten<'a> {
     pub params: &'a [Tensor],
     /// Probability of dropping an activation; 0 outside training.
     pub dropout: f64,
-    /// Everything in this dtype (bfloat16, half); libtorch's normalisation takes its statistics in float32 all the same.
-    /// Images lie as they come: tensor cores want channels last, but cuDNN's own way there and back is faster than the
-    /// normalisation's, which wants rows. None: all in the weights' own dtype.
+    /// Everything but normalisations in this dtype (bfloat16, half), and those in float32. Images lie as they come: tensor cores want channels
+    /// last, but cuDNN's own way there and back is faster than the normalisation's, which wants rows. None: all in the
+    /// weights' own dtype.
     pub compute: Option<Kind>,
     /// Attention as explicit matrix products: the fused kernels have no second derivative.
     pub explicit_attention: bool,
@@ -56,9 +56,20 @@ impl Aten<'_> {
         self.project(linear.param, x)
     }
 
+    /// `x` in the dtype of normalisations. On CUDA libtorch rounds mean and deviation to the dtype of their input: from a
+    /// short one, a constant that they take away leaves a gradient of rounding errors, which AdamW makes steps of full size.
+    fn cast_to_norm(&self, x: &Tensor) -> Result<Tensor> {
+        Ok(match self.compute {
+            Some(_) => x.f_to_kind(Kind::Float)?,
+            None => x.shallow_clone(),
+        })
+    }
+
     fn norm(&self, norm: &Norm, x: &Tensor) -> Result<Tensor> {
-        let (weight, bias) = self.weight_and_bias(norm.param)?;
-        Ok(self.cast(x)?.f_group_norm(norm.groups, Some(&weight), Some(&bias), norm.eps, false)?)
+        let weight = self.cast_to_norm(&self.params[norm.param])?;
+        let bias = self.cast_to_norm(&self.params[norm.param + 1])?;
+        let x = self.cast_to_norm(x)?;
+        self.cast(&x.f_group_norm(norm.groups, Some(&weight), Some(&bias), norm.eps, false)?)
     }
 
     /// Queries, keys and values of a sequence (B, N, C), each (B, heads, N, C / heads).
@@ -84,7 +95,8 @@ impl Aten<'_> {
     fn norm_with_time(&self, block: &ResBlock, h: &Tensor, time: &Tensor) -> Result<Tensor> {
         let numbers = self.linear(&block.time, time)?.f_unsqueeze(-1)?.f_unsqueeze(-1)?;
         match block.addition {
-            TimeAddition::Shift => self.norm(&block.norm2, &h.f_add(&numbers)?),
+            // the sum too: with one channel to a group, all of the shift is such a constant
+            TimeAddition::Shift => self.norm(&block.norm2, &h.f_add(&self.cast_to_norm(&numbers)?)?),
             TimeAddition::ScaleAndShift => {
                 let parts = numbers.f_chunk(2, 1)?;
                 let normed = self.norm(&block.norm2, h)?;
