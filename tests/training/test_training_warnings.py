@@ -159,3 +159,35 @@ def test_what_a_run_says_goes_to_the_log_where_there_is_no_bar(rd, tmp_path, cap
         True,
     ]
     assert "more epochs=" in caplog.messages[1] and "".join(capfd.readouterr()) == ""
+
+
+def losses_of_a_run(rd, harder, caught):
+    """Train three epochs of 16 updates to say x0, the last on images that are `harder` times as large."""
+    data = slices(32)
+
+    def make_harder(info):
+        if info.epoch == 1:
+            data.mul_(harder)
+
+    options = dict(FEW, batch_size=2, objective="x0", epochs=3, ema_decay=0.5, learning_rate=1e-3, seed=0)
+    torch.manual_seed(0)
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        result = rd.train(rd.DiffusionUNet(**TINY), data, callback=make_harder, **options)
+    caught += [str(w.message) for w in seen]
+    return result.history
+
+
+def test_a_loss_that_rose_is_told(rd):
+    told = []
+    history = losses_of_a_run(rd, 3, told)
+    assert history[-1] > 2 * min(history)
+    assert len(told) == 1
+    assert told[0].startswith(f"the loss of the last epoch, {history[-1]:.3g}, is ")
+    assert f"that of epoch {history.index(min(history)) + 1}" in told[0] and "learning_rate=0.001" in told[0]
+
+
+def test_a_loss_that_fell_is_not(rd):
+    told = []
+    history = losses_of_a_run(rd, 1, told)
+    assert history[-1] < history[0] and not told

@@ -21,7 +21,7 @@ from rust_diffusion.training.plan import Budget, Length
 from rust_diffusion.training.plan.settling import Settling
 from rust_diffusion.training.result import EpochInfo
 from rust_diffusion.training.state import State
-from rust_diffusion.training.watch import Bar, Looks, RunLog, warn_of_what_is_short
+from rust_diffusion.training.watch import Bar, Looks, RunLog, warn_of_a_rise, warn_of_what_is_short
 
 
 @dataclass
@@ -103,6 +103,8 @@ class Run:
             if self._log is not None:
                 self._log.close()
         self.keeper.ensure_weights()
+        if self._is_first:
+            warn_of_a_rise(state, self.batches.count())
 
     def _train(self) -> None:
         state, model = self.state, self.state.model

@@ -4,7 +4,7 @@ from rust_diffusion.training.watch.bar import Bar
 from rust_diffusion.training.watch.log import RunLog
 from rust_diffusion.training.watch.looks import Looks
 from rust_diffusion.training.watch.samples import SampleSheets
-from rust_diffusion.training.watch.short import warn_of_what_is_short
+from rust_diffusion.training.watch.short import warn_of_a_rise, warn_of_what_is_short
 from rust_diffusion.training.watch.validation import validation_loss
 
 __all__ = [
@@ -13,5 +13,6 @@ __all__ = [
     "RunLog",
     "SampleSheets",
     "validation_loss",
+    "warn_of_a_rise",
     "warn_of_what_is_short",
 ]

@@ -1,4 +1,4 @@
-"""Whether a run is long enough for its averaged weights, and for what it is to predict."""
+"""Whether a run is long enough for its averaged weights and for what it is to predict, and whether it went well."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from rust_diffusion.training.state import State
 _GOOD_SHARE = 0.01
 #: Updates in which a network does not learn the noise of nearly pure noise.
 _FEW = 2000
+#: A last loss so many times the best is no chance any more, over epochs of so many updates.
+_RISE, _ENOUGH = 2.0, 16
 
 
 def warn_of_what_is_short(state: State, batches: int | None) -> None:
@@ -36,4 +38,18 @@ def _warn_of_average(state: State, updates: int) -> None:
             f"after the {updates} updates of this run {100 * share:.0f} % of the averaged weights (EMA) will still be "
             f"the ones that training began with, at ema_decay={decay:g}: take ema_warmup=True, "
             f"ema_decay={enough:.3g} or less, or more epochs"
+        )
+
+
+def warn_of_a_rise(state: State, batches: int | None) -> None:
+    """Warn after a run that fell apart on its way; `batches` are an epoch's, if the data say."""
+    history = state.history
+    if batches is None or batches < _ENOUGH * state.settings.accumulate or not history:
+        return
+    best = min(history)
+    if history[-1] > _RISE * best:
+        warn(
+            f"the loss of the last epoch, {history[-1]:.3g}, is {history[-1] / best:.1f} times that of epoch "
+            f"{history.index(best) + 1}, {best:.3g}: training fell apart on its way, most often because of "
+            f"learning_rate={state.settings.learning_rate:g}, too high for this network; try a half or a tenth of it"
         )
