@@ -63,7 +63,9 @@ PACKAGE = Path("python/rust_diffusion")
 def get_requires_for_build_wheel(config_settings: ConfigSettings = None) -> list[str]:
     """Ask for what maturin asks for, and for torch only where none that fits is found."""
     requirements: list[str] = maturin.get_requires_for_build_wheel(config_settings)
-    if not any(map(torches.in_range, torches.at_hand())):
+    if os.environ.get("RUST_DIFFUSION_TORCH"):
+        torch_at_hand()  # or the end: another torch would not be taken
+    elif not any(map(torches.in_range, torches.at_hand())):
         # The newest, unless a constraint says otherwise; uv, which asks no backend, installs the same.
         requirements.append(torches.RANGE)
     return requirements
@@ -104,7 +106,7 @@ def build_sdist(sdist_directory: str, config_settings: ConfigSettings = None) ->
 def prepare_metadata_for_build_wheel(metadata_directory: str, config_settings: ConfigSettings = None) -> str:
     """Write the wheel's metadata, which asks for the torch at hand; nothing is compiled."""
     torch = torch_at_hand()
-    with _this_interpreter_first_on_path():
+    with _this_interpreter_first_on_path(), environment(**_rust()):
         folder: str = maturin.prepare_metadata_for_build_wheel(metadata_directory, config_settings)
     file = Path(metadata_directory, folder, "METADATA")
     file.write_bytes(wheels.asking_for(torch.requirement, file.read_bytes()))
@@ -122,6 +124,11 @@ def torch_at_hand() -> torches.Torch:
             return torch
         found.append(torch)
     (_, oldest), (_, newest) = torches.OLDEST, torches.NEWEST
+    if named := os.environ.get("RUST_DIFFUSION_TORCH"):
+        stop(
+            f"it is made for torch 2.{oldest} to 2.{newest}, and RUST_DIFFUSION_TORCH names torch "
+            f"{found[0].version} in {named}; name another, or unset it"
+        )
     has = f"has torch {found[0].version}" if found else "has no torch"
     stop(
         f"it is made for torch 2.{oldest} to 2.{newest}, and {sys.executable} {has}; "
@@ -153,8 +160,13 @@ def _rust() -> dict[str, str]:
     """What puccinialin sets for the Rust that it brings where there is none."""
     if shutil.which("cargo"):
         return {}
-    from puccinialin import setup_rust
-
+    try:
+        from puccinialin import setup_rust
+    except ModuleNotFoundError:
+        stop(
+            "there is no Rust toolchain (cargo is not on PATH); get it from https://rustup.rs, "
+            f"or with: {sys.executable} -m pip install puccinialin"
+        )
     return dict(setup_rust())
 
 

@@ -86,6 +86,11 @@ def at_hand() -> Iterator[Torch]:
     which Python that is, and their torches differ, the build ends.
     """
     if named := os.environ.get("RUST_DIFFUSION_TORCH"):
+        if not Path(named, "version.py").is_file():
+            stop(
+                f"RUST_DIFFUSION_TORCH is {named}, which is no folder of a torch (no version.py lies in it); "
+                "its Python tells the folder: python -c 'import torch; print(torch.__path__[0])'"
+            )
         yield in_folder(Path(named))
         return
     yield from _of(sys.executable, dict(os.environ), importable=True)

@@ -221,6 +221,33 @@ def test_where_the_system_does_not_tell_of_uv_the_active_environment_is_found_on
     assert "RUST_DIFFUSION_TORCH" in refusal(lambda: list(backend.torches.at_hand()))
 
 
+@pytest.mark.parametrize("place", ["nothing", "a file", "site-packages"])
+def test_a_named_folder_that_is_no_torchs_is_told_by_the_variables_name(
+    backend, monkeypatch, tmp_path, place
+):
+    (tmp_path / "a file").write_text("no torch")
+    (tmp_path / "site-packages").mkdir()
+    monkeypatch.setenv("RUST_DIFFUSION_TORCH", str(tmp_path / place))
+    message = refusal(lambda: list(backend.torches.at_hand()))
+    assert f"RUST_DIFFUSION_TORCH is {tmp_path / place}, which is no folder of a torch" in message
+
+
+def test_a_named_torch_out_of_range_ends_the_build_before_anything_is_downloaded(
+    backend, monkeypatch, tmp_path
+):
+    (tmp_path / "version.py").write_text("__version__ = '2.9.1'\n")
+    monkeypatch.setenv("RUST_DIFFUSION_TORCH", str(tmp_path))
+    message = refusal(backend.get_requires_for_build_wheel)
+    assert f"RUST_DIFFUSION_TORCH names torch 2.9.1 in {tmp_path}; name another, or unset it" in message
+
+
+def test_without_a_rust_toolchain_the_build_says_where_to_get_one(backend, monkeypatch):
+    monkeypatch.setattr(backend.shutil, "which", lambda name: None)
+    monkeypatch.setitem(sys.modules, "puccinialin", None)
+    message = refusal(backend._rust)
+    assert "cargo is not on PATH" in message and "-m pip install puccinialin" in message
+
+
 def test_a_folder_that_is_named_is_the_only_torch_at_hand(backend, monkeypatch, tmp_path):
     (tmp_path / "version.py").write_text("__version__ = '2.12.1+cpu'\ndebug = False\n")
     monkeypatch.setenv("RUST_DIFFUSION_TORCH", str(tmp_path))

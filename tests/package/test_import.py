@@ -54,7 +54,7 @@ def message_beside(version, tmp_path) -> str:
 def test_beside_another_torch_the_message_says_how_to_compile_for_it(tmp_path, version):
     message = message_beside(version, tmp_path)
     assert "for torch {}.{},".format(*versions.minor(version)) in message
-    assert "pip install --no-deps --force-reinstall ." in message
+    assert f"{sys.executable} -m pip install --no-deps --force-reinstall ." in message, "of this very Python"
 
 
 @pytest.mark.parametrize("version", OUT_OF_RANGE)

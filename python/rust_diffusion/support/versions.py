@@ -5,9 +5,11 @@ silence, or fail with a mangled symbol name. So libraries lie apart, each in a f
 and Python is shown the one that fits and no other.
 """
 
+import shlex
 import sys
 from importlib.machinery import EXTENSION_SUFFIXES
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 #: The minor versions of torch that the sources are made for, the oldest and the newest.
@@ -71,14 +73,20 @@ def _named(torches: list[tuple[int, int]]) -> str:
 
 def _install_torch() -> str:
     major, minor = max(linked(), default=NEWEST)
-    return f'Install the matching one with: pip install "torch=={major}.{minor}.*"'
+    return f'Install the matching one with: {_pip_install()} "torch=={major}.{minor}.*"'
 
 
 def _compile(torch: tuple[int, int]) -> str:
     return (
         f"Compile it for torch {torch[0]}.{torch[1]}, in the folder of its sources, with: "
-        "pip install --no-deps --force-reinstall ."
+        f"{_pip_install()} --no-deps --force-reinstall ."
     )
+
+
+def _pip_install() -> str:
+    """The command for this very Python: a bare ``pip`` may be another's. Environments made by uv have none."""
+    python = shlex.quote(sys.executable)
+    return f"{python} -m pip install" if find_spec("pip") else f"uv pip install --python {python}"
 
 
 def here() -> str:
