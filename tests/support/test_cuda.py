@@ -207,12 +207,12 @@ METHODS = {
 
 
 #: On the CPU too these answer a change of y by one part in a million with another image: conjugate gradients that
-#: stop a step earlier or later leave what the measurement hardly sees elsewhere.
+#: stop a step earlier or later leave what the measurement hardly sees elsewhere. By how much the residual may differ.
 CHAOTIC = {
-    ("diffpir", "ct"),
-    ("daps, jacobian", "ct"),
-    ("daps, jacobian", "inpainting"),
-    ("mmps", "inpainting"),
+    ("diffpir", "ct"): 0.5,
+    ("daps, jacobian", "ct"): 0.5,
+    ("daps, jacobian", "inpainting"): 0.5,
+    ("mmps", "inpainting"): math.inf,  # by 1.2 on the CPU
 }
 
 
@@ -242,9 +242,10 @@ def test_restorations_are_the_cpus(pair, alpha_bars, method, operator):
         for model, device in zip(pair, ("cpu", DEVICE), strict=True)
     )
     assert there.device.type == DEVICE and torch.isfinite(there).all()
-    if (method, operator) not in CHAOTIC:
-        assert max_error(there.cpu(), here) <= 5e-3
-        assert max_error(told[DEVICE][-1].residual.cpu(), told["cpu"][-1].residual) <= 0.02
+    case = (method, operator)
+    assert case in CHAOTIC or max_error(there.cpu(), here) <= 5e-3
+    residuals = told[DEVICE][-1].residual.cpu(), told["cpu"][-1].residual
+    assert max_error(*residuals) <= CHAOTIC.get(case, 0.02)
 
 
 def test_a_posterior_and_the_denoisers_error_are_the_cpus(pair, alpha_bars):
