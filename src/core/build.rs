@@ -19,8 +19,7 @@ fn main() {
     let standard = if torch_minor(&libraries) >= 14 { "c++20" } else { "c++17" };
     shim.cpp(true).std(standard).warnings(false).file(SHIM);
     shim.include(&include).include(include.join("torch/csrc/api/include"));
-    // torch's parallel loops are templates: compiled here without OpenMP, they would run on one thread. The library is
-    // the one that torch brings and has loaded by then. Elsewhere than on Linux the kernels use threads of ours.
+    // For how many threads OpenMP has and an operation gets: the library is the one that torch brings and has loaded by then.
     if env::var("CARGO_CFG_TARGET_OS").is_ok_and(|os| os == "linux") {
         shim.flag("-fopenmp");
         println!("cargo:rustc-link-lib=gomp");

@@ -19,23 +19,20 @@ mod train;
 use std::env;
 
 use diffusion_core::choice::Choice;
-use diffusion_core::switches::{Kernels, Threads};
+use diffusion_core::switches::Kernels;
 use pyo3::prelude::*;
 
-/// Environment variables decide who computes, for tests and measurements.
-fn obey_switches() -> diffusion_core::Result<()> {
+/// An environment variable decides who computes, for tests and measurements.
+fn obey_switch() -> diffusion_core::Result<()> {
     if let Ok(name) = env::var(Kernels::WHAT) {
         Kernels::parse(&name)?.switch_to();
-    }
-    if let Ok(name) = env::var(Threads::WHAT) {
-        Threads::parse(&name)?.switch_to();
     }
     Ok(())
 }
 
 #[pymodule]
 fn _native(m: &Bound<'_, PyModule>) -> PyResult<()> {
-    obey_switches().map_err(error::to_py)?;
+    obey_switch().map_err(error::to_py)?;
     m.add("LINKED_TORCH", env!("LINKED_TORCH"))?;
     m.add_function(wrap_pyfunction!(detach::python_calls, m)?)?;
     data::register(m)?;

@@ -1,4 +1,4 @@
-//! Who computes on the CPU, and on whose threads. The machine decides; tests and measurements can decide otherwise, for the
+//! Who computes on the CPU. The machine decides; tests and measurements can decide otherwise, for the
 //! whole process and before anything is computed.
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,7 +7,6 @@ use std::sync::LazyLock;
 use diffusion_kernels::simd::{self, Isa};
 
 use crate::choice::Choice;
-use crate::libtorch;
 
 static PLAIN_LOOPS_TOO: AtomicBool = AtomicBool::new(false);
 static ALL_TO_LIBTORCH: AtomicBool = AtomicBool::new(false);
@@ -61,24 +60,5 @@ impl Kernels {
             Self::Avx2 => Isa::Avx2,
             Self::Portable => Isa::Portable,
         });
-    }
-}
-
-/// Whose threads kernels run on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Threads {
-    Torch,
-    Own,
-}
-
-impl Choice for Threads {
-    const WHAT: &'static str = "RUST_DIFFUSION_THREADS";
-    const ALL: &'static [(&'static str, Self)] = &[("torch", Self::Torch), ("own", Self::Own)];
-}
-
-impl Threads {
-    /// Takes these; torch's only where the shim is compiled with OpenMP.
-    pub fn switch_to(self) {
-        libtorch::use_own_threads(self == Self::Own);
     }
 }

@@ -18,6 +18,7 @@
 //! | [`attention::backward`] | from dout, qkv, out and logsumexp: dqkv (N, positions, 3 C), written |
 //! | [`optim::step`] | weights, both moments and EMA shadow after one AdamW step with `scale * gradient` |
 //! | [`optim::sum_of_squares`] | sum of x^2 in f64; not finite exactly if some x is not |
+//! | [`sum::add`], [`sum::rows`] | one buffer added to another; sums over the rows of a matrix (written) |
 //! | [`conv::Filter::new`] | packs weights (O, I, 3, 3) for a [`conv::Method`]: F2 and F4 (stride 1), Upsample (nearest x2, then stride 1), Downsample (stride 2), all with padding 1 |
 //! | [`conv::Filter::of_input_gradient`] | packs the same weights for the gradient of the output to the gradient of the (whole) input |
 //! | [`conv::Filter::update`] | packs new weights of the same shape into a filter, on the pool (after each optimiser step) |
@@ -39,5 +40,6 @@ mod product;
 pub mod projector;
 pub mod simd;
 pub mod source;
+pub mod sum;
 #[cfg(test)]
 mod testing;

@@ -2,6 +2,7 @@
 
 use diffusion_kernels::optim::{self, AdamW};
 use diffusion_kernels::simd::element::Element;
+use diffusion_kernels::sum;
 use half::bf16;
 use tch::{Device, Kind, Tensor};
 use torch_sys::C_tensor;
@@ -107,6 +108,30 @@ pub fn adamw_in_place(adamw: &AdamW, scale: f32, gradient: &Tensor, state: &InPl
     Ok(optim::step(&TorchPool, adamw, scale, slice(gradient)?, moments)?)
 }
 
+/// to += from, on tensors that others hold too, as a flat buffer's views are. As with torch's operations in place, nobody
+/// else may use `to` meanwhile.
+pub fn add_in_place(to: &Tensor, from: &Tensor) -> Result<()> {
+    match (to.f_kind()?, from.f_kind()?) {
+        (Kind::BFloat16, _) => add_in_place_of::<bf16, bf16>(to, from),
+        (_, Kind::BFloat16) => add_in_place_of::<f32, bf16>(to, from),
+        _ => add_in_place_of::<f32, f32>(to, from),
+    }
+}
+
+fn add_in_place_of<T: Stored, F: Stored>(to: &Tensor, from: &Tensor) -> Result<()> {
+    let (len, from) = (check_dense::<T>(to)?, slice::<F>(from)?);
+    let (start, read) = (to.data_ptr() as *mut T, from.as_ptr_range());
+    let apart = read.end as usize <= start as usize || start as usize + len * size_of::<T>() <= read.start as usize;
+    ensure!(apart, Value, "a tensor and what is added to it must not overlap in memory");
+    if len == 0 {
+        return Ok(());
+    }
+    // SAFETY: dtype, device and density are checked, and that what is read lies elsewhere; that no other thread uses it is
+    // the contract above.
+    let to = unsafe { std::slice::from_raw_parts_mut(start, len) };
+    Ok(sum::add(&TorchPool, to, from)?)
+}
+
 /// The addresses of a dense float32 tensor's elements.
 fn place(tensor: &Tensor) -> std::ops::Range<usize> {
     let start = tensor.data_ptr() as usize;
@@ -150,6 +175,17 @@ mod tests {
         let made = || Tensor::zeros([4], (Kind::Float, Device::Cpu)).view([2, 2]).view([4, 1]);
         assert!(slice_mut::<f32>(&mut made()).is_ok());
         assert!(tch::no_grad(|| slice_mut::<f32>(&mut made()).is_ok()));
+    }
+
+    #[test]
+    fn what_overlaps_is_not_added() {
+        let all = Tensor::ones([6], (Kind::Float, Device::Cpu));
+        let part = |start| all.narrow(0, start, 2);
+        assert!(add_in_place(&part(0), &part(1)).is_err());
+        assert!(add_in_place(&part(0), &all).is_err());
+        add_in_place(&part(0), &part(2)).expect("a sum");
+        add_in_place(&part(4), &part(2).to_kind(Kind::BFloat16)).expect("a sum");
+        assert_eq!(Vec::<f32>::try_from(&all).expect("numbers"), [2.0, 2.0, 1.0, 1.0, 2.0, 2.0]);
     }
 
     #[test]

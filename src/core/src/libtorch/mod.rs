@@ -3,17 +3,21 @@
 
 mod memory;
 mod ops;
+mod place;
 mod pool;
+mod products;
+mod quiet;
 mod rng;
-mod threads;
+mod workers;
 
 use std::ffi::{c_char, c_int, CStr};
 
-pub use memory::{adamw_in_place, slice, slice_mut, InPlace, Plain, Stored};
+pub use memory::{adamw_in_place, add_in_place, slice, slice_mut, InPlace, Plain, Stored};
 pub use ops::{
     adamw, add_each, convolution_backward, move_each_towards, AutocastOff, ConvolutionGradients, Moving, OnDevice,
 };
-pub use pool::{use_own_threads, TorchPool};
+pub use pool::TorchPool;
+pub use products::{add_product, product};
 pub use rng::{bernoulli, with_generator};
 
 use crate::error::{Error, Result};

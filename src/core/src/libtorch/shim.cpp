@@ -1,5 +1,5 @@
-// What the Rust face of libtorch leaves out: its thread pool, the CPU's autocast, the gradients of a convolution, the random
-// numbers behind the CPU's generator, and operations on many tensors at once.
+// What the Rust face of libtorch leaves out: its threads, products on one of them, the CPU's autocast, the gradients of a
+// convolution, the random numbers behind the CPU's generator, and operations on many tensors at once.
 //
 // Every function catches all exceptions; those that can fail return 0 for success or write a message and return 1.
 
@@ -11,8 +11,11 @@
 #include <ATen/ops/_foreach_mul.h>
 #include <ATen/ops/_foreach_sub.h>
 #include <ATen/ops/_fused_adamw.h>
+#include <ATen/ops/addmm.h>
 #include <ATen/ops/convolution_backward.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/mm.h>
+#include <ATen/ops/narrow.h>
 #include <c10/util/Exception.h>
 
 #include <array>
@@ -22,6 +25,12 @@
 #include <optional>
 #include <type_traits>
 #include <vector>
+
+#ifdef _OPENMP
+#include <omp.h>
+// torch brings it for processors of Intel's kind only.
+extern "C" __attribute__((weak)) int MKL_Set_Num_Threads_Local(int);
+#endif
 
 // What Rust writes as numbers, here and in tch, is what this torch means by them.
 static_assert(static_cast<int>(at::kByte) == 0 && static_cast<int>(at::kChar) == 1 && static_cast<int>(at::kShort) == 2 &&
@@ -66,6 +75,29 @@ int guarded(char *message, std::size_t size, Work work) {
   return 1;
 }
 
+// While it lives, libtorch's operations on this thread stay on it, MKL's among them.
+class OnThisThread {
+ public:
+  OnThisThread() {
+#ifdef _OPENMP
+    openmp = omp_get_max_threads();
+    omp_set_num_threads(1);
+    if (MKL_Set_Num_Threads_Local != nullptr) mkl = MKL_Set_Num_Threads_Local(1);
+#endif
+  }
+  ~OnThisThread() {
+#ifdef _OPENMP
+    omp_set_num_threads(openmp);
+    if (MKL_Set_Num_Threads_Local != nullptr) MKL_Set_Num_Threads_Local(mkl);
+#endif
+  }
+  OnThisThread(const OnThisThread &) = delete;
+  OnThisThread &operator=(const OnThisThread &) = delete;
+
+ private:
+  int openmp = 1, mkl = 0;
+};
+
 }  // namespace
 
 extern "C" {
@@ -83,13 +115,18 @@ uint8_t shim_is_alone(const at::Tensor *tensor) {
   return tensor->storage().use_count() == handles;
 }
 
-// Calls body(context, i) for i = 0 .. tasks - 1 on torch's own threads; body must not throw.
-int shim_parallel_for(int64_t tasks, void (*body)(void *, int64_t), void *context, char *message, std::size_t size) {
-  return guarded(message, size, [&] {
-    at::parallel_for(0, tasks, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) body(context, i);
-    });
-  });
+// OpenMP has more threads than there are cores from now until the calling thread ends. Tells how many are held for that.
+int64_t shim_hold_idle_threads() {
+  int64_t held = 0;
+#ifdef _OPENMP
+  const int without_work = omp_get_num_procs() - at::get_num_threads();
+#pragma omp parallel num_threads((without_work > 0 ? without_work : 0) + 2)
+  {
+#pragma omp atomic
+    ++held;
+  }
+#endif
+  return held;
 }
 
 // Switches the CPU's autocast of this thread on or off and tells what it was.
@@ -110,6 +147,24 @@ int shim_convolution_backward(at::Tensor **out, const at::Tensor *dy, const at::
     if (mask[0]) out[0] = new at::Tensor(std::get<0>(gradients));
     if (mask[1]) out[1] = new at::Tensor(std::get<1>(gradients));
     if (mask[2]) out[2] = new at::Tensor(std::get<2>(gradients));
+  });
+}
+
+// out = a b + bias (if there is one), or out += a b, for count rows of out and a from first on; on this thread alone.
+int shim_product_of_rows(const at::Tensor *out, const at::Tensor *a, const at::Tensor *b, const at::Tensor *bias,
+                         uint8_t add, int64_t first, int64_t count, char *message, std::size_t size) {
+  return guarded(message, size, [&] {
+    const OnThisThread alone;
+    at::AutoDispatchBelowADInplaceOrView below;
+    auto to = out->narrow(0, first, count);
+    const auto from = a->narrow(0, first, count);
+    if (bias != nullptr) {
+      at::addmm_out(to, *bias, from, *b);
+    } else if (add != 0) {
+      at::addmm_out(to, to, from, *b);
+    } else {
+      at::mm_out(to, from, *b);
+    }
   });
 }
 

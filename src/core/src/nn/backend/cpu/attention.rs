@@ -5,12 +5,12 @@ use half::bf16;
 use tch::{Kind, Tensor};
 
 use super::ops::{
-    kept, linear_backward, linear_forward, norm_backward, norm_forward, rows, sum_rows, After, Input, InputGradient,
-    WeightGradients,
+    kept, linear, linear_backward, linear_forward, norm_backward, norm_forward, rows, sum_rows, times, After, Input,
+    InputGradient, WeightGradients,
 };
 use super::weights::Weights;
 use crate::error::Result;
-use crate::libtorch::{slice, slice_mut, Stored, TorchPool};
+use crate::libtorch::{add_in_place, product, slice, slice_mut, Stored, TorchPool};
 use crate::nn::blueprint::{Attention, Projections};
 
 /// What the backward pass needs.
@@ -70,7 +70,7 @@ fn project(weights: &Weights, projections: Projections, x: &Tensor) -> Result<Te
         Projections::Packed(param) => linear_forward(weights, param, x),
         Projections::Separate(places) => {
             let (weight, bias) = joined(weights, places)?;
-            Ok(x.f_linear(&weight, Some(&bias))?)
+            linear(x, &weight, Some(&bias))
         }
     }
 }
@@ -88,14 +88,14 @@ fn project_backward(
     };
     if grads.wanted() {
         let dy = rows(dy)?;
-        let dw = dy.f_transpose(0, 1)?.f_matmul(&rows(kept(x)?)?)?.f_chunk(3, 0)?;
+        let dw = product(&dy.f_transpose(0, 1)?, &rows(kept(x)?)?, None)?.f_chunk(3, 0)?;
         let db = sum_rows(&dy)?.f_chunk(3, 0)?;
         for (param, (dw, db)) in places.into_iter().zip(dw.iter().zip(&db)) {
             grads.add(param, dw)?;
             grads.add(param + 1, db)?;
         }
     }
-    Ok(dy.f_matmul(&joined(weights, places)?.0)?)
+    times(dy, &joined(weights, places)?.0, None)
 }
 
 /// `keep` says that the gradients of the weights will be wanted.
@@ -114,7 +114,8 @@ pub fn forward(weights: &Weights, layer: &Attention, x: Tensor, keep: bool) -> R
         Kind::BFloat16 => mix::<bf16>(heads, &qkv)?,
         _ => mix::<f32>(heads, &qkv)?,
     };
-    let y = linear_forward(weights, layer.out, &out)?.f_add_(&x)?;
+    let y = linear_forward(weights, layer.out, &out)?;
+    add_in_place(&y, &x)?;
     Ok((y, Saved { layer: layer.clone(), x, stats, normed, qkv, out, logsumexp }))
 }
 
@@ -134,9 +135,7 @@ pub fn backward(weights: &Weights, saved: &Saved, dy: Tensor, grads: &mut Weight
             let into = InputGradient { first: &mut dx, second: None, shift: None, add: true };
             norm_backward(weights, norm, After::default(), input(x), stats, &d_normed, into, grads)?;
         }
-        _ => {
-            let _ = dx.f_add_(&d_normed)?;
-        }
+        _ => add_in_place(&dx, &d_normed)?,
     }
     Ok(dx)
 }

@@ -5,9 +5,10 @@ use tch::Tensor;
 use super::conv::{conv_backward_whole, conv_forward, Resize};
 use super::mask::Mask;
 use super::modulation;
-use super::ops::{norm_backward, norm_forward, rows, sum_rows, After, Input, InputGradient, WeightGradients};
+use super::ops::{linear, norm_backward, norm_forward, rows, sum_rows, After, Input, InputGradient, WeightGradients};
 use super::weights::Weights;
 use crate::error::Result;
+use crate::libtorch::{add_product, product};
 use crate::nn::blueprint::{Conv, ResBlock, TimeAddition};
 
 /// What the backward pass needs.
@@ -44,7 +45,7 @@ pub fn forward(
     let hidden = conv_forward(weights, &layer.conv1, Resize::Keep, &active1, None)?;
     let active1 = keep.then_some(active1);
     let (w, b) = (&weights.params[layer.time.param], &weights.params[layer.time.param + 1]);
-    let numbers = time.f_linear(w, Some(b))?;
+    let numbers = linear(time, w, Some(b))?;
     let dropout = (dropout > 0.0).then(|| Mask::draw(dropout, &hidden)).transpose()?;
     let (active2, stats2) = second_norm(weights, layer, &hidden, &numbers, dropout.as_ref())?;
     let projected = layer.skip.as_ref().map(|conv| project(weights, conv, &x, skip.as_ref())).transpose()?;
@@ -75,9 +76,9 @@ fn second_norm(
 fn project(weights: &Weights, conv: &Conv, x: &Tensor, skip: Option<&Tensor>) -> Result<Tensor> {
     let (w1, w2) = halves(weights, conv, x, skip)?;
     let (b, h, w, _) = x.size4()?;
-    let mut y = rows(x)?.f_linear(&w1, Some(&weights.compute[conv.param + 1]))?;
+    let mut y = product(&rows(x)?, &w1.f_transpose(0, 1)?, Some(&weights.compute[conv.param + 1]))?;
     if let (Some(skip), Some(w2)) = (skip, w2) {
-        y = y.f_addmm_(&rows(skip)?, &w2.f_transpose(0, 1)?)?;
+        add_product(&mut y, &rows(skip)?, &w2.f_transpose(0, 1)?)?;
     }
     Ok(y.f_view([b, h, w, conv.cout])?)
 }
@@ -109,9 +110,9 @@ pub fn backward(
     let (d_hidden, d_numbers) = second_norm_backward(weights, saved, &d_active2, grads)?;
     drop(d_active2);
     if grads.wanted() {
-        grads.add(layer.time.param, &d_numbers.f_transpose(0, 1)?.f_matmul(time)?)?;
+        grads.add(layer.time.param, &product(&d_numbers.f_transpose(0, 1)?, time, None)?)?;
         grads.add(layer.time.param + 1, &sum_rows(&d_numbers)?)?;
-        let _ = d_time.f_addmm_(&d_numbers, &weights.params[layer.time.param])?;
+        add_product(d_time, &d_numbers, &weights.params[layer.time.param])?;
     }
     let d_active1 = conv_backward_whole(weights, &layer.conv1, &active1, &d_hidden, grads)?;
     drop(d_hidden);
@@ -157,15 +158,15 @@ fn project_backward(
     if grads.wanted() {
         let dy_t = dy.f_transpose(0, 1)?;
         let dw = match skip {
-            Some(skip) => Tensor::f_cat(&[dy_t.f_matmul(&rows(x)?)?, dy_t.f_matmul(&rows(skip)?)?], 1)?,
-            None => dy_t.f_matmul(&rows(x)?)?,
+            Some(skip) => Tensor::f_cat(&[product(&dy_t, &rows(x)?, None)?, product(&dy_t, &rows(skip)?, None)?], 1)?,
+            None => product(&dy_t, &rows(x)?, None)?,
         };
         grads.add(conv.param, &dw.f_view([conv.cout, conv.cin, 1, 1])?)?;
         grads.add(conv.param + 1, &sum_rows(&dy)?)?;
     }
-    let dx = dy.f_matmul(&w1)?.f_view(&x.size()[..])?;
+    let dx = product(&dy, &w1, None)?.f_view(&x.size()[..])?;
     let d_skip = match (skip, w2) {
-        (Some(skip), Some(w2)) => Some(dy.f_matmul(&w2)?.f_view(&skip.size()[..])?),
+        (Some(skip), Some(w2)) => Some(product(&dy, &w2, None)?.f_view(&skip.size()[..])?),
         _ => None,
     };
     Ok((dx, d_skip))

@@ -10,7 +10,7 @@ use tch::{Kind, Tensor};
 use super::ops::{images, kept, nchw, nhwc, WeightGradients};
 use super::weights::{Direction, Weights};
 use crate::error::{Error, Result};
-use crate::libtorch::{convolution_backward, slice, slice_mut, ConvolutionGradients, Stored, TorchPool};
+use crate::libtorch::{add_in_place, convolution_backward, slice, slice_mut, ConvolutionGradients, Stored, TorchPool};
 use crate::nn::blueprint::{Conv, Padding};
 
 /// What a 3x3 convolution does to the size of the image.
@@ -109,11 +109,11 @@ pub fn conv_forward(
     }
     let (weight, bias) = (&weights.compute[conv.param], &weights.compute[conv.param + 1]);
     let (x, padding) = as_libtorch_reads(conv, resize, x)?;
-    let mut y = nhwc(&x.f_conv2d(weight, Some(bias), [conv.stride; 2], [padding; 2], [1, 1], 1)?)?;
-    match residual {
-        Some(residual) => Ok(y.f_add_(residual)?),
-        None => Ok(y),
+    let y = nhwc(&x.f_conv2d(weight, Some(bias), [conv.stride; 2], [padding; 2], [1, 1], 1)?)?;
+    if let Some(residual) = residual {
+        add_in_place(&y, residual)?;
     }
+    Ok(y)
 }
 
 fn fast_forward<T: Stored>(
@@ -180,7 +180,7 @@ fn libtorch_backward(
     let [dx, dw, db] = convolution_backward(&nchw(dy)?, &read, weight, conv.stride, padding, wanted)?;
     for (index, gradient) in [(conv.param, dw), (conv.param + 1, db)] {
         if let Some(gradient) = gradient {
-            grads.add(index, &gradient)?;
+            grads.add(index, &gradient.f_contiguous()?)?;
         }
     }
     dx.map(|dx| as_it_was(conv, resize, &dx)).transpose()

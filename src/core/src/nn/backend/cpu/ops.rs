@@ -2,13 +2,14 @@
 
 use diffusion_kernels::norm::{self, Gradients, GroupNorm, Target};
 use diffusion_kernels::source::{Images, Source};
+use diffusion_kernels::sum;
 use half::bf16;
 use tch::{Kind, Tensor};
 
 use super::mask::Mask;
 use super::weights::Weights;
 use crate::error::{Error, Result};
-use crate::libtorch::{slice, slice_mut, Stored, TorchPool};
+use crate::libtorch::{add_in_place, product, slice, slice_mut, Stored, TorchPool};
 use crate::nn::blueprint::Norm;
 
 /// NHWC memory seen as the NCHW tensor that libtorch's convolutions take.
@@ -157,7 +158,7 @@ impl WeightGradients<'_> {
 
     pub fn add(&mut self, index: usize, gradient: &Tensor) -> Result<()> {
         if let Some(sum) = self.0.as_mut().and_then(|grads| grads.get_mut(index)) {
-            let _ = sum.f_add_(gradient)?;
+            add_in_place(sum, gradient)?;
         }
         Ok(())
     }
@@ -168,9 +169,23 @@ pub fn kept(activation: &Option<Tensor>) -> Result<&Tensor> {
     activation.as_ref().ok_or_else(|| Error::Runtime("the weights' gradients were not asked for".into()))
 }
 
+/// x W^T + b on the last dimension.
+pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    times(x, &weight.f_transpose(0, 1)?, bias)
+}
+
+/// x W + b on the last dimension.
+pub fn times(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    let mut shape = x.size();
+    if let Some(last) = shape.last_mut() {
+        *last = weight.size2()?.1;
+    }
+    Ok(product(&rows(x)?, weight, bias)?.f_view(&shape[..])?)
+}
+
 /// x W^T + b on the last dimension; the weight stands at `param`, the bias behind it.
 pub fn linear_forward(weights: &Weights, param: usize, x: &Tensor) -> Result<Tensor> {
-    Ok(x.f_linear(&weights.compute[param], Some(&weights.compute[param + 1]))?)
+    linear(x, &weights.compute[param], Some(&weights.compute[param + 1]))
 }
 
 /// Gradients of [`linear_forward`]: the input's is returned, the layer's added to `grads`. `x` is read for the latter only.
@@ -183,13 +198,19 @@ pub fn linear_backward(
 ) -> Result<Tensor> {
     if grads.wanted() {
         let dy_rows = rows(dy)?;
-        grads.add(param, &dy_rows.f_transpose(0, 1)?.f_matmul(&rows(kept(x)?)?)?)?;
+        grads.add(param, &product(&dy_rows.f_transpose(0, 1)?, &rows(kept(x)?)?, None)?)?;
         grads.add(param + 1, &sum_rows(&dy_rows)?)?;
     }
-    Ok(dy.f_matmul(&weights.compute[param])?)
+    times(dy, &weights.compute[param], None)
 }
 
 /// The sum over the rows of a matrix, in float32.
 pub fn sum_rows(x: &Tensor) -> Result<Tensor> {
-    Ok(x.f_sum_dim_intlist([0i64].as_slice(), false, Kind::Float)?)
+    let mut sums = Tensor::f_empty([x.size2()?.1], (Kind::Float, x.device()))?;
+    let out = slice_mut::<f32>(&mut sums)?;
+    match x.f_kind()? {
+        Kind::BFloat16 => sum::rows(&TorchPool, slice::<bf16>(x)?, out)?,
+        _ => sum::rows(&TorchPool, slice::<f32>(x)?, out)?,
+    }
+    Ok(sums)
 }

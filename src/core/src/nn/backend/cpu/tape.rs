@@ -7,7 +7,7 @@ use super::ops::{nchw, nhwc, norm_backward, After, Input, InputGradient, WeightG
 use super::weights::Weights;
 use super::{attention, block, time};
 use crate::error::{Error, Result};
-use crate::libtorch::AutocastOff;
+use crate::libtorch::{add_in_place, AutocastOff};
 use crate::nn::blueprint::{Conv, Norm};
 
 /// Which gradients a tape is made for; what only the others need is not kept.
@@ -50,12 +50,12 @@ struct Table(Vec<Option<Tensor>>);
 impl Table {
     fn add(&mut self, id: Id, gradient: Tensor) -> Result<()> {
         match &mut self.0[id] {
-            Some(sum) => {
-                let _ = sum.f_add_(&gradient)?;
+            Some(sum) => add_in_place(sum, &gradient),
+            empty => {
+                *empty = Some(gradient);
+                Ok(())
             }
-            empty => *empty = Some(gradient),
         }
-        Ok(())
     }
 
     fn take(&mut self, id: Id) -> Result<Tensor> {

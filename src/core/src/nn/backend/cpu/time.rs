@@ -2,9 +2,10 @@
 
 use tch::Tensor;
 
-use super::ops::{sum_rows, WeightGradients};
+use super::ops::{linear, sum_rows, times, WeightGradients};
 use super::weights::Weights;
 use crate::error::Result;
+use crate::libtorch::product;
 use crate::nn::blueprint::TimeEmbedding;
 use crate::nn::embedding::sinusoidal;
 
@@ -17,10 +18,10 @@ pub struct Saved {
 
 /// silu of the time embedding, (B, time_dim): what every block's projection reads.
 pub fn forward(weights: &Weights, time: &TimeEmbedding, t: &Tensor) -> Result<(Tensor, Saved)> {
-    let linear = |param: usize, x: &Tensor| x.f_linear(&weights.params[param], Some(&weights.params[param + 1]));
+    let layer = |param: usize, x: &Tensor| linear(x, &weights.params[param], Some(&weights.params[param + 1]));
     let sinusoids = sinusoidal(time, t)?;
-    let hidden = linear(time.first.param, &sinusoids)?;
-    let out = linear(time.second.param, &hidden.f_silu()?)?;
+    let hidden = layer(time.first.param, &sinusoids)?;
+    let out = layer(time.second.param, &hidden.f_silu()?)?;
     Ok((out.f_silu()?, Saved { sinusoids, hidden, out }))
 }
 
@@ -33,11 +34,11 @@ pub fn backward(
     grads: &mut WeightGradients,
 ) -> Result<()> {
     let mut layer = |param: usize, x: &Tensor, dy: &Tensor| -> Result<()> {
-        grads.add(param, &dy.f_transpose(0, 1)?.f_matmul(x)?)?;
+        grads.add(param, &product(&dy.f_transpose(0, 1)?, x, None)?)?;
         grads.add(param + 1, &sum_rows(dy)?)
     };
     let d_out = saved.out.f_silu_backward(dy)?;
     layer(time.second.param, &saved.hidden.f_silu()?, &d_out)?;
-    let d_hidden = saved.hidden.f_silu_backward(&d_out.f_matmul(&weights.params[time.second.param])?)?;
+    let d_hidden = saved.hidden.f_silu_backward(&times(&d_out, &weights.params[time.second.param], None)?)?;
     layer(time.first.param, &saved.sinusoids, &d_hidden)
 }

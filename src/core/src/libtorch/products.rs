@@ -1,0 +1,121 @@
+//! Matrix products by libtorch, their rows shared out among our threads.
+
+use std::ffi::{c_char, c_int};
+use std::sync::Mutex;
+
+use diffusion_kernels::pool::Pool;
+use tch::Tensor;
+use torch_sys::C_tensor;
+
+use super::{checked, TorchPool, MESSAGE_SIZE};
+use crate::error::{ensure, Result};
+
+extern "C" {
+    fn shim_product_of_rows(
+        out: *const C_tensor,
+        a: *const C_tensor,
+        b: *const C_tensor,
+        bias: *const C_tensor,
+        add: u8,
+        first: i64,
+        count: i64,
+        message: *mut c_char,
+        size: usize,
+    ) -> c_int;
+}
+
+/// a b + bias; `a` is (rows, n), `b` (n, columns), bias (columns).
+pub fn product(a: &Tensor, b: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    let out = Tensor::f_empty([a.size2()?.0, b.size2()?.1], (a.f_kind()?, a.device()))?;
+    shared_out(&out, a, b, bias, false)?;
+    Ok(out)
+}
+
+/// to += a b
+pub fn add_product(to: &mut Tensor, a: &Tensor, b: &Tensor) -> Result<()> {
+    shared_out(to, a, b, None, true)
+}
+
+fn shared_out(to: &Tensor, a: &Tensor, b: &Tensor, bias: Option<&Tensor>, add: bool) -> Result<()> {
+    let ((rows, depth), (_, columns)) = (a.size2()?, b.size2()?);
+    ensure!(to.size() == [rows, columns], Value, "a product of {rows} x {columns} cannot go into {:?}", to.size());
+    let tasks = pieces(rows as usize, rows * depth * columns, TorchPool.threads());
+    let operands = Operands {
+        to: to.as_ptr(),
+        a: a.as_ptr(),
+        b: b.as_ptr(),
+        bias: bias.map_or(std::ptr::null(), |bias| bias.as_ptr() as *const _),
+        add,
+    };
+    let failure = Mutex::new(Ok(()));
+    TorchPool.run(tasks, &|i| {
+        let end = |i: usize| (i * rows as usize / tasks) as i64;
+        if let Err(error) = operands.some_rows(end(i), end(i + 1)) {
+            *failure.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Err(error);
+        }
+    })?;
+    failure.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// In how many pieces a product is shared out: several for each thread where they stay large.
+fn pieces(rows: usize, operations: i64, threads: usize) -> usize {
+    const WORTHWHILE: i64 = 1 << 18;
+    const MANY_ROWS: usize = 64;
+    const FEW_ROWS: usize = 16;
+    if operations < WORTHWHILE {
+        1
+    } else if rows >= 4 * threads * MANY_ROWS {
+        4 * threads
+    } else {
+        threads.min(rows / FEW_ROWS).max(1)
+    }
+}
+
+struct Operands {
+    to: *const C_tensor,
+    a: *const C_tensor,
+    b: *const C_tensor,
+    bias: *const C_tensor,
+    add: bool,
+}
+
+// SAFETY: the tensors live until all tasks have ended; these read handles, which libtorch allows on any thread, and write to
+// rows of `to` that are theirs alone.
+unsafe impl Sync for Operands {}
+
+impl Operands {
+    fn some_rows(&self, start: i64, end: i64) -> Result<()> {
+        let Self { to, a, b, bias, add } = *self;
+        // SAFETY: pointers to tensors that live through the call, and null for no bias.
+        checked(|message| unsafe {
+            shim_product_of_rows(to, a, b, bias, u8::from(add), start, end - start, message, MESSAGE_SIZE)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tch::{Device, Kind};
+
+    #[test]
+    fn pieces_give_what_the_whole_gives() {
+        for (rows, depth, columns) in [(1, 3, 2), (3000, 64, 96), (40, 700, 64), (0, 3, 2)] {
+            let random = |size: [i64; 2]| Tensor::randn(size, (Kind::Float, Device::Cpu));
+            let (a, b, bias) = (random([rows, depth]), random([depth, columns]), random([1, columns]).view([columns]));
+            let want = a.matmul(&b) + &bias;
+            let mut got = product(&a, &b, Some(&bias)).expect("a product");
+            assert!(got.allclose(&want, 1e-5, 1e-4, false));
+            let transposed = a.tr().contiguous().tr();
+            add_product(&mut got, &transposed, &b).expect("a product");
+            assert!(got.allclose(&(want + a.matmul(&b)), 1e-5, 1e-4, false));
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_is_an_error() {
+        let zeros = |rows, columns| Tensor::zeros([rows, columns], (Kind::Float, Device::Cpu));
+        assert!(product(&zeros(300, 300), &zeros(299, 300), None).is_err());
+        assert!(add_product(&mut zeros(2, 2), &zeros(2, 3), &zeros(3, 3)).is_err());
+    }
+}
