@@ -79,6 +79,8 @@ bench: $(INSTALLED)  ## speed against the peers, into bench-output/
 	$(BIN)/python -m benchmarks --out bench-output
 	$(say) "A network of diffusers' beside its own"
 	$(BIN)/python -m benchmarks.unet2d
+	$(say) "Beside processes that are never done"
+	$(BIN)/python -m benchmarks.busy
 
 bench-inverse: $(INSTALLED)  ## restoration: quality, calibration and speed of every method (hours)
 	$(say) 'Restoration; the tables and the plot go to bench-output/inverse/'

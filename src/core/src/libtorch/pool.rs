@@ -42,7 +42,7 @@ mod tests {
             seen.lock().expect("a set").insert(thread::current().id());
             thread::sleep(Duration::from_millis(2));
         };
-        TorchPool.run(100, &task).expect("all tasks");
+        TorchPool.run(10 * TorchPool.threads(), &task).expect("all tasks");
         assert_eq!(seen.into_inner().expect("a set").len(), TorchPool.threads());
     }
 }

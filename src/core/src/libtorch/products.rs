@@ -62,7 +62,8 @@ fn pieces(rows: usize, operations: i64, threads: usize) -> usize {
     const WORTHWHILE: i64 = 1 << 18;
     const MANY_ROWS: usize = 64;
     const FEW_ROWS: usize = 16;
-    if operations < WORTHWHILE {
+    // Elsewhere than on Linux an operation does not stay on its thread.
+    if operations < WORTHWHILE || !cfg!(target_os = "linux") {
         1
     } else if rows >= 4 * threads * MANY_ROWS {
         4 * threads

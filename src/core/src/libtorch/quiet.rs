@@ -29,7 +29,9 @@ pub fn working() {
         LAST.store(microseconds(), Ordering::Relaxed);
         if !HELD.load(Ordering::Relaxed) && !HELD.swap(true, Ordering::Relaxed) {
             let started = thread::Builder::new().name("rust_diffusion".into()).spawn(hold);
-            HELD.store(started.is_ok(), Ordering::Relaxed);
+            if started.is_err() {
+                HELD.store(false, Ordering::Relaxed);
+            }
         }
     }
 }
@@ -50,9 +52,6 @@ mod tests {
 
     #[test]
     fn openmp_has_threads_without_work_as_long_as_the_engine_works_and_a_little_longer() {
-        // SAFETY: as in `hold`; the thread ends with the test.
-        let held = thread::spawn(|| unsafe { shim_hold_idle_threads() }).join().expect("a number");
-        assert!(held >= 2, "{held}");
         working();
         assert!(HELD.load(Ordering::Relaxed));
         let over = || !HELD.load(Ordering::Relaxed);

@@ -28,6 +28,7 @@
 
 #ifdef _OPENMP
 #include <omp.h>
+#include <sched.h>
 // torch brings it for processors of Intel's kind only.
 extern "C" __attribute__((weak)) int MKL_Set_Num_Threads_Local(int);
 #endif
@@ -80,7 +81,7 @@ class OnThisThread {
  public:
   OnThisThread() {
 #ifdef _OPENMP
-    openmp = omp_get_max_threads();
+    openmp = at::get_num_threads();  // torch sets a thread's number when it is first asked for: before ours, not after
     omp_set_num_threads(1);
     if (MKL_Set_Num_Threads_Local != nullptr) mkl = MKL_Set_Num_Threads_Local(1);
 #endif
@@ -115,18 +116,39 @@ uint8_t shim_is_alone(const at::Tensor *tensor) {
   return tensor->storage().use_count() == handles;
 }
 
-// OpenMP has more threads than there are cores from now until the calling thread ends. Tells how many are held for that.
+// OpenMP has more threads than there are cores from now until the calling thread ends. Tells how many are held for that:
+// none where torch has one thread, or so few that idle ones are in nobody's way.
 int64_t shim_hold_idle_threads() {
   int64_t held = 0;
 #ifdef _OPENMP
-  const int without_work = omp_get_num_procs() - at::get_num_threads();
-#pragma omp parallel num_threads((without_work > 0 ? without_work : 0) + 2)
+  const int threads = at::get_num_threads(), cores = omp_get_num_procs();
+  if (threads < 2 || 2 * threads < cores) return 0;
+  omp_set_dynamic(0);
+#pragma omp parallel num_threads((cores > threads ? cores - threads : 0) + 2)
   {
 #pragma omp atomic
     ++held;
   }
 #endif
   return held;
+}
+
+// The calling thread may run wherever OpenMP's may. Where the environment gives each of those a core (OMP_PROC_BIND, OMP_PLACES),
+// the thread that imported torch has one already, and threads that it starts would share it.
+void shim_go_anywhere() {
+#ifdef _OPENMP
+  cpu_set_t all;
+  CPU_ZERO(&all);
+  std::vector<int> cores;
+  for (int place = 0; place < omp_get_num_places(); ++place) {
+    cores.resize(omp_get_place_num_procs(place));
+    omp_get_place_proc_ids(place, cores.data());
+    for (const int core : cores) {
+      if (core >= 0 && core < CPU_SETSIZE) CPU_SET(core, &all);
+    }
+  }
+  if (CPU_COUNT(&all) > 0) sched_setaffinity(0, sizeof(all), &all);
+#endif
 }
 
 // Switches the CPU's autocast of this thread on or off and tells what it was.

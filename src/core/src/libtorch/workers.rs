@@ -25,6 +25,10 @@ const SHARED: u64 = 1_000;
 /// How long that is taken for granted then: waiting threads sleep at once. Microseconds, as above.
 const REMEMBERED: u64 = 100_000;
 
+extern "C" {
+    fn shim_go_anywhere();
+}
+
 type Body<'a> = dyn Fn(usize) + Sync + 'a;
 
 /// Calls `body(0)` .. `body(tasks - 1)` on up to `threads` threads, this one among them. `Err` has the words of a panic.
@@ -176,11 +180,14 @@ impl Crew {
 
     /// The life of a worker.
     fn serve(&self) {
+        // SAFETY: no arguments; it says where this thread may run.
+        unsafe { shim_go_anywhere() };
         loop {
             let seen = self.count.load(Ordering::Acquire);
+            let core = open(&lock(&self.board)).and_then(|work| work.core);
+            place::leave(core); // before it enters: its owner waits for those inside
             let found = enter(&lock(&self.board));
             if let Some(work) = found {
-                place::leave(work.core);
                 work.take_tasks();
                 work.leave();
             } else if !patiently(|| self.count.load(Ordering::Acquire) != seen) {
@@ -199,10 +206,14 @@ impl Crew {
     }
 }
 
-/// A piece of open work with tasks and a seat left, which is taken.
+/// A piece of open work with tasks and a seat left.
+fn open(board: &Board) -> Option<&Arc<Work>> {
+    board.open.iter().find(|work| work.has_tasks() && work.seats.load(Ordering::Relaxed) > 0)
+}
+
+/// The same; the seat is taken.
 fn enter(board: &Board) -> Option<Arc<Work>> {
-    let free = |work: &&Arc<Work>| work.has_tasks() && work.seats.load(Ordering::Relaxed) > 0;
-    let work = board.open.iter().find(free)?;
+    let work = open(board)?;
     work.seats.fetch_sub(1, Ordering::Relaxed);
     work.inside.fetch_add(1, Ordering::Relaxed);
     Some(Arc::clone(work))
@@ -234,7 +245,7 @@ fn has_the_core_alone() -> bool {
     }
     thread::yield_now();
     let after = microseconds();
-    let alone = after - before < SHARED;
+    let alone = after.saturating_sub(before) < SHARED;
     if !alone {
         SHARED_UNTIL.store(after + REMEMBERED, Ordering::Relaxed);
     }
