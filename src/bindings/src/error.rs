@@ -6,6 +6,9 @@ use pyo3::exceptions::{
 };
 use pyo3::{PyErr, Python};
 
+/// How libtorch, and C++ below it, say that there is no memory.
+const LACKS_MEMORY: [&str; 3] = ["DefaultCPUAllocator", "out of memory", "bad_alloc"];
+
 pub fn to_py(err: Error) -> PyErr {
     if let Error::Torch(_) = err {
         // What libtorch refused may be what Python code inside it raised (a hook, a tensor subclass): that one counts.
@@ -20,9 +23,7 @@ pub fn to_py(err: Error) -> PyErr {
         Error::Io(text) => PyOSError::new_err(text),
         Error::Runtime(text) => PyRuntimeError::new_err(text),
         Error::Memory(text) => PyMemoryError::new_err(text),
-        Error::Torch(text) if text.contains("DefaultCPUAllocator") || text.contains("out of memory") => {
-            PyMemoryError::new_err(text)
-        }
+        Error::Torch(text) if LACKS_MEMORY.iter().any(|words| text.contains(words)) => PyMemoryError::new_err(text),
         Error::Torch(text) => PyRuntimeError::new_err(text),
         Error::Interrupted => PyKeyboardInterrupt::new_err(()),
         Error::Callback(payload) => match payload.downcast::<PyErr>() {

@@ -20,9 +20,11 @@ impl Pool for TorchPool {
     }
 
     fn run(&self, tasks: usize, body: &(dyn Fn(usize) + Sync)) -> Result {
-        quiet::working();
-        let done = workers::run(self.threads(), tasks, body).map_err(Error::Pool);
-        quiet::working();
+        let threads = self.threads();
+        let say_so = || (threads > 1).then(quiet::working);
+        say_so();
+        let done = workers::run(threads, tasks, body).map_err(Error::Pool);
+        say_so();
         done
     }
 }

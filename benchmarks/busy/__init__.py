@@ -1,0 +1,1 @@
+"""Beside a busy neighbour: who works, and how long it takes."""
