@@ -101,6 +101,22 @@ def test_output_without_gradients_is_the_courses(rd, oracle, configuration, shap
     assert out.is_inference() == expected.is_inference()
 
 
+def test_weights_may_change_after_a_prediction_in_inference_mode(rd, oracle):
+    """bfloat16 weights are copies; torch lets nobody write to one that was made in inference mode."""
+    ours, _ = pair(rd, oracle, TINY)
+    ours.eval()
+    x, t = torch.randn(2, 1, 16, 16), torch.tensor([3, 250])
+    with torch.autocast("cpu", torch.bfloat16):
+        with torch.inference_mode():
+            before = ours(x, t).clone()
+        with torch.no_grad():
+            for parameter in ours.parameters():
+                parameter.mul_(1.5)
+            after = ours(x, t)
+            assert torch.equal(after, copy.deepcopy(ours)(x, t))
+    assert not torch.equal(after, before)
+
+
 def test_float64_is_computed_in_float64(rd, oracle):
     ours, theirs = (model.double() for model in pair(rd, oracle, TINY))
     x, weight = torch.randn(2, 2, 1, 16, 16, dtype=torch.float64)

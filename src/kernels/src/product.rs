@@ -1,6 +1,6 @@
 //! The matrix products between the transforms, with all operands in lines of 16 floats.
 //!
-//! Tiles' points are `v[point][channel block][tile]`, a line holding 16 input channels; weights are
+//! Tiles' points are `v[point][channel block][tile]`, a line holding 16 input channels, or with blocks outermost; weights are
 //! `u[panel][point][input channel]`, a line holding the 16 output channels of the panel; products are
 //! `m[point][panel][tile]`, a line holding the panel's output channels.
 
@@ -11,17 +11,21 @@ use crate::simd::{dispatch, Kernel, Line, Simd, LANES};
 /// Panels of output channels that are worked on together, at most (what the widest register file takes).
 pub const PANELS: usize = 2;
 
-/// m = v u for all points and one or two panels.
+/// m = v u, or m += v u, for all points and one or two panels. A sum goes on as if it had never been interrupted.
 pub struct Products<'a> {
     pub points: usize,
     pub blocks: usize,
     pub tiles: usize,
-    /// Lines from one point to the next in `v` and in `m`.
-    pub strides: [usize; 2],
+    /// Lines from one point to the next in `v`, in `u` and in `m`.
+    pub strides: [usize; 3],
+    /// Lines from one block to the next in `v`.
+    pub pitch: usize,
     pub v: &'a [Line],
     /// One panel, or two of the same length.
     pub u: [Option<&'a [Line]>; PANELS],
     pub m: &'a mut [Line],
+    /// Whether m is written, and not added to.
+    pub first: bool,
 }
 
 impl Kernel for Products<'_> {
@@ -34,17 +38,18 @@ impl Kernel for Products<'_> {
         let groups = self.tiles.div_ceil(S::ROWS);
         for point in 0..self.points {
             let v = &self.v[point * self.strides[0]..];
-            let u = self.u.map(|u| u.map_or(&[] as &[Line], |u| &u[point * depth..(point + 1) * depth]));
-            let m = &mut self.m[point * self.strides[1]..];
+            let u = self.u.map(|u| u.map_or(&[] as &[Line], |u| &u[point * self.strides[1]..][..depth]));
+            let m = &mut self.m[point * self.strides[2]..];
             for group in 0..groups {
                 // Rows are shared out evenly: 64 tiles are six groups of 10 or 11, not five of 12 and one of 4.
                 let rows = group * self.tiles / groups..(group + 1) * self.tiles / groups;
+                let v = (&v[rows.start..], self.pitch);
                 if panels == PANELS && S::COLS == PANELS {
-                    some_rows(s, rows.len(), &v[rows.start..], self.tiles, u, m, [rows.start, self.tiles + rows.start]);
+                    some_rows(s, rows.len(), v, u, m, [rows.start, self.tiles + rows.start], self.first);
                 } else {
                     for (k, u) in u.into_iter().take(panels).enumerate() {
                         let to = k * self.tiles + rows.start;
-                        some_rows(s, rows.len(), &v[rows.start..], self.tiles, [u], m, [to]);
+                        some_rows(s, rows.len(), v, [u], m, [to], self.first);
                     }
                 }
             }
@@ -70,7 +75,17 @@ pub fn multiply(operands: Operands) {
     let depth = blocks * LANES;
     for (u, m) in u.chunks(PANELS * depth).zip(m.chunks_mut(PANELS * tiles)) {
         let u = [u.get(..depth), u.get(depth..).filter(|u| !u.is_empty())];
-        dispatch(Products { points: 1, blocks, tiles, strides: [v.len(), m.len()], v, u, m });
+        dispatch(Products {
+            points: 1,
+            blocks,
+            tiles,
+            strides: [v.len(), depth, m.len()],
+            pitch: tiles,
+            v,
+            u,
+            m,
+            first: true,
+        });
     }
 }
 
@@ -79,16 +94,16 @@ pub fn multiply(operands: Operands) {
 fn some_rows<S: Simd, const N: usize>(
     s: S,
     count: usize,
-    v: &[Line],
-    stride: usize,
+    v: (&[Line], usize),
     u: [&[Line]; N],
     m: &mut [Line],
     to: [usize; N],
+    first: bool,
 ) {
     macro_rules! with {
         ($($rows:literal)*) => {
             match count {
-                $($rows if $rows <= S::ROWS => rows::<S, $rows, N>(s, v, stride, u, m, to),)*
+                $($rows if $rows <= S::ROWS => rows::<S, $rows, N>(s, v, u, m, to, first),)*
                 _ => {}
             }
         };
@@ -101,13 +116,22 @@ fn some_rows<S: Simd, const N: usize>(
 #[inline(always)]
 fn rows<S: Simd, const R: usize, const N: usize>(
     s: S,
-    v: &[Line],
-    stride: usize,
+    (v, stride): (&[Line], usize),
     u: [&[Line]; N],
     m: &mut [Line],
     to: [usize; N],
+    first: bool,
 ) {
     let mut sums = [[s.splat(0.0); N]; R];
+    if !first {
+        for n in 0..N {
+            if let Some(before) = m[to[n]..].first_chunk::<R>() {
+                for r in 0..R {
+                    sums[r][n] = s.load(&before[r].0);
+                }
+            }
+        }
+    }
     let blocks = u[0].len() / LANES;
     for block in 0..blocks {
         let Some(left) = v[block * stride..].first_chunk::<R>() else {

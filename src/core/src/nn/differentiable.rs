@@ -39,7 +39,7 @@ pub fn differentiable(
     dropout: f64,
 ) -> Result<Box<dyn Differentiable + Send>> {
     if let Some(weights) = precision.engine(plan, &params, dropout)? {
-        return Ok(Box::new(Engine { weights: weights.in_training(), dropout, tape: None }));
+        return Ok(Box::new(Engine { weights, dropout, tape: None }));
     }
     Ok(Box::new(Autograd::new(Arc::clone(plan), &params, precision.compute(), dropout)?))
 }

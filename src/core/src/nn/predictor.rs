@@ -134,7 +134,8 @@ mod tests {
         let place = || {
             let predictor = Predictor::new(&prepared, Precision::Bf16, 0.0).expect("a predictor");
             let weights = predictor.engine.as_ref()?;
-            Some((weights.compute[1].data_ptr() as usize, weights.compute[1].f_get(0).ok()?.double_value(&[])))
+            let copy = weights.compute(1).ok()?;
+            Some((copy.data_ptr() as usize, copy.f_get(0).ok()?.double_value(&[])))
         };
         let Some(first) = place() else { return }; // no vector code here, so no engine
         assert_eq!(place(), Some(first));

@@ -16,8 +16,11 @@ use crate::source::{Images, Source};
 use std::marker::PhantomData;
 use std::ops::Range;
 
-/// Tiles of a block: enough for the weights, which are read anew for each block, to be read at the pace of the products.
+/// Tiles of a block: enough for the filter, which is read anew for each block, to be read at the pace of the products.
 const TILES: usize = 32;
+/// Blocks of inputs that are brought to the points and multiplied at a time, where tasks share out the filter: few enough for
+/// a pair of panels to stay in the second cache, and so many that sums come and go seldom.
+const BLOCKS: usize = 4;
 
 /// y = filter applied to x, plus `addends`. `from` are the images of x, `to` those of y: by [`Method::output_size`] of one
 /// another, the other way round for a filter of the input gradient.
@@ -35,90 +38,220 @@ pub fn convolve<T: Element>(
 ) -> Result {
     check(from, x, filter, addends, to, y.len())?;
     let tiling = filter.way.tiling();
-    let grid = Grid::new(from, to, tiling);
-    let tiles = grid.tiles;
-    let outside = zeros_for(x)?;
-
-    // A task is some rows of tiles, as their outputs lie together.
-    let rows = to.batch * tiles[0];
-    let tasks = (rows * tiles[1]).div_ceil(TILES).next_multiple_of(pool.threads()).min(rows);
-    let first_pixel = |row: usize| {
-        let (image, row) = (row / tiles[0], row % tiles[0]);
-        (image * to.height + row * tiling.outputs) * to.width
+    let layer = Layer {
+        grid: Grid::new(from, to, tiling),
+        outputs: tiling.outputs,
+        x,
+        filter,
+        addends,
+        outside: &zeros_for(x)?,
     };
-    let ys = Split::new(y, tasks, |i| first_pixel((i + 1) * rows / tasks) * filter.outputs);
-    run(pool, tasks, |i| {
-        let rows = i * rows / tasks..(i + 1) * rows / tasks;
-        let task = Task { grid: &grid, x, filter, addends, outside: &outside, first: first_pixel(rows.start) };
-        let y = ys.take(i);
-        let tiles = rows.start * tiles[1]..rows.end * tiles[1];
-        let blocks = tiles.len().div_ceil(2 * TILES);
-        lend(|[v, m]| {
-            (0..blocks).try_for_each(|k| {
-                let block = tiles.start + k * tiles.len() / blocks..tiles.start + (k + 1) * tiles.len() / blocks;
-                with_scheme!(filter.way, K => task.block(PhantomData::<K>, block, y, [v, m]))
-            })
-        })
+    with_scheme!(filter.way, K => {
+        if layer.has_more_channels(pool.threads()) {
+            layer.by_channels(PhantomData::<K>, pool, y)
+        } else {
+            layer.by_tiles(PhantomData::<K>, pool, y)
+        }
     })
 }
 
-/// What the blocks of one task share.
-struct Task<'a, T> {
-    grid: &'a Grid,
+/// The layer, and what is known of it.
+struct Layer<'a, T> {
+    grid: Grid,
+    /// Of a tile, down and across.
+    outputs: usize,
     x: &'a Source<'a, T>,
-    filter: &'a Filter,
+    filter: &'a Filter<'a>,
     addends: &'a Addends<'a, T>,
     outside: &'a [T],
-    /// The first pixel of the task's output.
-    first: usize,
 }
 
-impl<T: Element> Task<'_, T> {
+/// Where the operands of some products lie: lines from one point to the next in v, u and m, from one block to the next in v,
+/// from one panel to the next in u.
+#[derive(Clone, Copy)]
+struct Places {
+    points: [usize; 3],
+    block: usize,
+    panel: usize,
+}
+
+impl<T: Element> Layer<'_, T> {
+    /// Rows of tiles in all images.
+    fn rows(&self) -> usize {
+        self.grid.to.batch * self.grid.tiles[0]
+    }
+
+    /// The tiles of some rows.
+    fn tiles_of(&self, rows: &Range<usize>) -> Range<usize> {
+        rows.start * self.grid.tiles[1]..rows.end * self.grid.tiles[1]
+    }
+
+    /// Whether the filter at the points is larger than the tiles, and gives every thread something to do.
+    fn has_more_channels(&self, threads: usize) -> bool {
+        let pairs = self.filter.panels().div_ceil(PANELS);
+        self.grid.count() <= self.filter.outputs && pairs >= threads.min(self.rows())
+    }
+
+    /// Hands tasks some rows of tiles each, whose outputs lie together, with those outputs and the first pixel of them.
+    fn share_rows(
+        &self,
+        pool: &dyn Pool,
+        tasks: usize,
+        y: &mut [T],
+        work: impl Fn(Range<usize>, &mut [T], usize) -> Result + Sync,
+    ) -> Result {
+        let (rows, to) = (self.rows(), self.grid.to);
+        let first_pixel = |row: usize| {
+            let (image, row) = (row / self.grid.tiles[0], row % self.grid.tiles[0]);
+            (image * to.height + row * self.outputs) * to.width
+        };
+        let ys = Split::new(y, tasks, |i| first_pixel((i + 1) * rows / tasks) * self.filter.outputs);
+        run(pool, tasks, |i| {
+            let rows = i * rows / tasks..(i + 1) * rows / tasks;
+            let first = first_pixel(rows.start);
+            work(rows, ys.take(i), first)
+        })
+    }
+
+    /// The whole filter is brought to the points; then tasks take tiles, a block at a time that stays in the caches.
+    fn by_tiles<K: Scheme<W, P, M>, const W: usize, const P: usize, const M: usize>(
+        &self,
+        scheme: PhantomData<K>,
+        pool: &dyn Pool,
+        y: &mut [T],
+    ) -> Result {
+        // Odd, as all strides from point to point: else their lines fall into the same few sets of a cache.
+        let pitch = self.filter.blocks() * LANES + 1;
+        let (size, panels) = (P * P * pitch, self.filter.panels());
+        lend(|[u]| {
+            let u = sized(u, panels * size)?;
+            let shares = Split::new(u, panels, |panel| (panel + 1) * size);
+            pool.run(panels, &|panel| {
+                let u = shares.take(panel);
+                for (block, inputs) in self.filter.ranges().enumerate() {
+                    self.filter.pack(panel, inputs, pitch, &mut u[block * LANES..]);
+                }
+            })?;
+            drop(shares);
+            let tasks = self.grid.count().div_ceil(TILES).next_multiple_of(pool.threads()).min(self.rows());
+            self.share_rows(pool, tasks, y, |rows, y, first| {
+                let tiles = self.tiles_of(&rows);
+                let blocks = tiles.len().div_ceil(2 * TILES);
+                lend(|[v, m]| {
+                    (0..blocks).try_for_each(|k| {
+                        let block =
+                            tiles.start + k * tiles.len() / blocks..tiles.start + (k + 1) * tiles.len() / blocks;
+                        self.block(scheme, block, (u, pitch), y, first, [v, m])
+                    })
+                })
+            })
+        })
+    }
+
     fn block<K: Scheme<W, P, M>, const W: usize, const P: usize, const M: usize>(
         &self,
         scheme: PhantomData<K>,
         tiles: Range<usize>,
+        (u, pitch): (&[Line], usize),
         y: &mut [T],
+        first: usize,
         [v, m]: [&mut Vec<Line>; 2],
     ) -> Result {
-        let (filter, count) = (self.filter, tiles.len());
-        let depth = filter.blocks() * LANES;
-        // Odd strides keep the points' lines from falling into the same few sets of a cache.
-        let strides = [(filter.blocks() * count) | 1, (PANELS * count) | 1];
-        let (v, m) = (sized(v, P * P * strides[0])?, sized(m, P * P * strides[1])?);
-        let points = ToPoints {
-            grid: self.grid,
-            source: self.x,
-            outside: self.outside,
-            tiles: tiles.clone(),
-            blocks: 0..filter.blocks(),
-            stride: strides[0],
-            v,
-            scheme,
-        };
-        dispatch(points);
-        for first in (0..filter.panels()).step_by(PANELS) {
-            let panels = first..filter.panels().min(first + PANELS);
-            let u = |panel: usize| {
-                let size = P * P * depth;
-                panels.contains(&panel).then(|| &filter.lines[panel * size..(panel + 1) * size])
-            };
-            let u = [u(first), u(first + 1)];
-            dispatch(Products { points: P * P, blocks: filter.blocks(), tiles: count, strides, v, u, m });
-            dispatch(ToImages {
-                grid: self.grid,
-                channels: filter.outputs,
-                panels,
-                tiles: tiles.clone(),
-                stride: strides[1],
-                m,
-                addends: self.addends,
-                y,
-                first: self.first,
-                scheme,
-            });
+        let (count, blocks, size) = (tiles.len(), self.filter.blocks(), P * P * pitch);
+        let points = [(blocks * count) | 1, pitch, (PANELS * count) | 1];
+        let places = Places { points, block: count, panel: size };
+        let (v, m) = (sized(v, P * P * points[0])?, sized(m, P * P * points[2])?);
+        self.to_points(scheme, tiles.clone(), 0..blocks, points[0], v);
+        for (pair, u) in u.chunks(PANELS * size).enumerate() {
+            places.products([P * P, blocks, count], v, u, m, true);
+            self.to_images(scheme, tiles.clone(), pair, [points[2], count], m, y, first);
         }
         Ok(())
+    }
+
+    /// All tiles are brought to the points; then tasks take two panels of outputs each, bring one block of inputs after the
+    /// other to the points and multiply; and then some rows of the images.
+    fn by_channels<K: Scheme<W, P, M>, const W: usize, const P: usize, const M: usize>(
+        &self,
+        scheme: PhantomData<K>,
+        pool: &dyn Pool,
+        y: &mut [T],
+    ) -> Result {
+        let (filter, count) = (self.filter, self.grid.count());
+        let (blocks, pairs) = (filter.blocks(), filter.panels().div_ceil(PANELS));
+        let points = [count | 1, BLOCKS * LANES + 1, (PANELS * count) | 1];
+        let [of_block, of_panel, of_pair] = points.map(|stride| P * P * stride);
+        let places = Places { points, block: of_block, panel: of_panel };
+        let ranges: Vec<_> = filter.ranges().collect();
+        lend(|[v, m]| {
+            let (v, m) = (sized(v, blocks * of_block)?, sized(m, pairs * of_pair)?);
+            let shares = Split::new(v, blocks, |block| (block + 1) * of_block);
+            pool.run(blocks, &|block| {
+                self.to_points(scheme, 0..count, block..block + 1, points[0], shares.take(block));
+            })?;
+            drop(shares);
+            let shares = Split::new(m, pairs, |pair| (pair + 1) * of_pair);
+            run(pool, pairs, |pair| {
+                let m = shares.take(pair);
+                let panels = pair * PANELS..filter.panels().min((pair + 1) * PANELS);
+                lend(|[u]| {
+                    let u = sized(u, panels.len() * of_panel)?;
+                    for (k, ranges) in ranges.chunks(BLOCKS).enumerate() {
+                        for (panel, u) in panels.clone().zip(u.chunks_mut(of_panel)) {
+                            for (block, inputs) in ranges.iter().enumerate() {
+                                filter.pack(panel, inputs.clone(), points[1], &mut u[block * LANES..]);
+                            }
+                        }
+                        places.products([P * P, ranges.len(), count], &v[k * BLOCKS * of_block..], u, m, k == 0);
+                    }
+                    Ok(())
+                })
+            })?;
+            drop(shares);
+            self.share_rows(pool, self.rows().min(pool.threads()), y, |rows, y, first| {
+                let tiles = self.tiles_of(&rows);
+                for (pair, m) in m.chunks(of_pair).enumerate() {
+                    self.to_images(scheme, tiles.clone(), pair, [points[2], count], &m[tiles.start..], y, first);
+                }
+                Ok(())
+            })
+        })
+    }
+
+    fn to_points<K: Scheme<W, P, M>, const W: usize, const P: usize, const M: usize>(
+        &self,
+        scheme: PhantomData<K>,
+        tiles: Range<usize>,
+        blocks: Range<usize>,
+        stride: usize,
+        v: &mut [Line],
+    ) {
+        let (grid, source, outside) = (&self.grid, self.x, self.outside);
+        dispatch(ToPoints { grid, source, outside, tiles, blocks, stride, v, scheme });
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn to_images<K: Scheme<W, P, M>, const W: usize, const P: usize, const M: usize>(
+        &self,
+        scheme: PhantomData<K>,
+        tiles: Range<usize>,
+        pair: usize,
+        [stride, pitch]: [usize; 2],
+        m: &[Line],
+        y: &mut [T],
+        first: usize,
+    ) {
+        let (grid, addends, channels) = (&self.grid, self.addends, self.filter.outputs);
+        let panels = pair * PANELS..self.filter.panels().min((pair + 1) * PANELS);
+        dispatch(ToImages { grid, channels, panels, tiles, stride, pitch, m, addends, y, first, scheme });
+    }
+}
+
+impl Places {
+    /// Of so many points, blocks and tiles with one or two panels; the first products, or more that are added to them.
+    fn products(self, [points, blocks, tiles]: [usize; 3], v: &[Line], u: &[Line], m: &mut [Line], first: bool) {
+        let u = [u.get(..self.panel), u.get(self.panel..).filter(|u| !u.is_empty())];
+        dispatch(Products { points, blocks, tiles, strides: self.points, pitch: self.block, v, u, m, first });
     }
 }
 

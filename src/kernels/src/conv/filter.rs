@@ -1,4 +1,4 @@
-//! Filters brought to the points of a scheme, packed as the products read them; and gradients brought back from there.
+//! Filters, brought to the points of a scheme and packed as the products read them; and gradients brought back from there.
 
 #![allow(clippy::needless_range_loop)] // the indices are the formulas'
 
@@ -6,35 +6,34 @@ use super::method::{with_scheme, Method, Way};
 use super::scheme::Scheme;
 use super::unroll;
 use crate::error::{check_len, Error, Result};
-use crate::pool::scratch::filled;
-use crate::pool::split::Split;
-use crate::pool::{Pool, Serial};
-use crate::simd::{dispatch, Kernel, Line, Simd, LANES};
+use crate::simd::element::load;
+use crate::simd::{dispatch, transposed, Kernel, Line, Simd, LANES};
 use std::marker::PhantomData;
+use std::ops::Range;
 
-/// A filter ready for [`super::convolve`].
-pub struct Filter {
+/// A filter: weights, and how a scheme reads them. They are brought to its points anew for each use, which takes less time
+/// than to read from memory what was kept of it: at the points a filter is up to four times as large as its weights.
+#[derive(Clone, Copy)]
+pub struct Filter<'a> {
     pub(super) method: Method,
     pub(super) way: Way,
     pub(super) inputs: [usize; 2],
     pub(super) outputs: usize,
-    /// `[panel][point][input channel]`, input channels padded to whole lines within each part.
-    pub(super) lines: Vec<Line>,
-    /// Where the weights of the first output and input begin, from one output to the next and from one input to the next.
-    places: [usize; 2],
-    /// Whether the taps are taken in reverse.
+    weights: &'a [f32],
+    /// Whether the weights of an input, and not those of an output, lie together; and whether their taps are taken in reverse
+    /// then.
+    turned: bool,
     flipped: bool,
 }
 
-impl Filter {
+impl<'a> Filter<'a> {
     /// From weights (outputs, inputs, 3, 3). `inputs` are the channels of the source's two parts, the second may be 0.
     ///
     /// # Errors
     /// When the weights' length is not that of their shape, or a channel count is 0.
-    pub fn new(method: Method, weights: &[f32], outputs: usize, inputs: [usize; 2]) -> Result<Self> {
-        let places = [(inputs[0] + inputs[1]) * 9, 9];
-        let (lines, flipped, way) = (Vec::new(), false, method.forward());
-        Filter { method, way, inputs, outputs, lines, places, flipped }.filled(weights)
+    pub fn new(method: Method, weights: &'a [f32], outputs: usize, inputs: [usize; 2]) -> Result<Self> {
+        let (turned, flipped, way) = (false, false, method.forward());
+        Filter { method, way, inputs, outputs, weights, turned, flipped }.checked()
     }
 
     /// From the same weights (outputs, inputs, 3, 3) the filter that takes the gradient of the output to that of the
@@ -42,41 +41,17 @@ impl Filter {
     ///
     /// # Errors
     /// As for `new`.
-    pub fn of_input_gradient(method: Method, weights: &[f32], outputs: usize, inputs: usize) -> Result<Self> {
-        let places = [9, inputs * 9];
-        let (lines, flipped, way) = (Vec::new(), matches!(method, Method::F2 | Method::F4), method.gradient());
-        Filter { method, way, inputs: [outputs, 0], outputs: inputs, lines, places, flipped }.filled(weights)
+    pub fn of_input_gradient(method: Method, weights: &'a [f32], outputs: usize, inputs: usize) -> Result<Self> {
+        let (turned, flipped, way) = (true, matches!(method, Method::F2 | Method::F4), method.gradient());
+        Filter { method, way, inputs: [outputs, 0], outputs: inputs, weights, turned, flipped }.checked()
     }
 
-    fn filled(mut self, weights: &[f32]) -> Result<Self> {
+    fn checked(self) -> Result<Self> {
         if self.outputs == 0 || self.inputs[0] == 0 {
             return Err(Error::misfit("a convolution needs at least one channel on either side"));
         }
-        let points = self.way.tiling().points;
-        self.lines = filled(Line::ZERO, self.panels() * points * points * self.blocks() * LANES)?;
-        self.update(&Serial, weights)?;
+        check_len("weights", self.weights.len(), self.outputs * (self.inputs[0] + self.inputs[1]) * TAPS * TAPS)?;
         Ok(self)
-    }
-
-    /// Takes new weights of the same shape.
-    ///
-    /// # Errors
-    /// When their length is not that of the shape.
-    pub fn update(&mut self, pool: &dyn Pool, weights: &[f32]) -> Result {
-        check_len("weights", weights.len(), self.outputs * (self.inputs[0] + self.inputs[1]) * 9)?;
-        let (panels, size) = (self.panels(), self.lines.len() / self.panels());
-        let mut lines = std::mem::take(&mut self.lines);
-        let shares = Split::new(&mut lines, panels, |panel| (panel + 1) * size);
-        let filter = &*self;
-        let done = pool.run(panels, &|panel| {
-            with_scheme!(filter.way, K => {
-                let (lines, scheme) = (shares.take(panel), PhantomData::<K>);
-                dispatch(Pack { filter, weights, panel, lines, scheme });
-            });
-        });
-        drop(shares);
-        self.lines = lines;
-        done
     }
 
     /// Lines of input channels.
@@ -88,13 +63,90 @@ impl Filter {
     pub(super) fn panels(&self) -> usize {
         self.outputs.div_ceil(LANES)
     }
+
+    /// Brings the filters from one block of inputs to one panel of outputs to the points: `lines[point * pitch + i]`, zero for
+    /// inputs that are missing to sixteen.
+    pub(super) fn pack(&self, panel: usize, inputs: Range<usize>, pitch: usize, lines: &mut [Line]) {
+        let outputs = panel * LANES..self.outputs.min((panel + 1) * LANES);
+        with_scheme!(self.way, K => {
+            dispatch(Pack { filter: self, outputs, inputs, pitch, lines, scheme: PhantomData::<K> })
+        });
+    }
+
+    /// The inputs of each block.
+    pub(super) fn ranges(&self) -> impl Iterator<Item = Range<usize>> {
+        let [first, second] = self.inputs;
+        [0..first, first..first + second].into_iter().flat_map(|part| {
+            let end = part.end;
+            part.step_by(LANES).map(move |start| start..end.min(start + LANES))
+        })
+    }
+
+    /// `taps[9 * i + tap]` is the line of the outputs for the i-th of the inputs; what is missing to sixteen is zero.
+    #[inline(always)]
+    fn read<S: Simd>(&self, s: S, outputs: Range<usize>, inputs: Range<usize>, taps: &mut Taps) {
+        if self.turned {
+            let mut turned = [Line::ZERO; TAPS * TAPS * LANES];
+            self.gather(s, inputs, outputs, &mut turned);
+            for tap in 0..TAPS * TAPS {
+                let to = if self.flipped { 8 - tap } else { tap };
+                transpose(s, std::array::from_fn(|o| s.load(&turned[9 * o + tap].0)), |i| 9 * i + to, taps);
+            }
+        } else {
+            self.gather(s, outputs, inputs, taps);
+        }
+    }
+
+    /// `taps[9 * c + tap]` is the line of `rows` for the c-th of the columns.
+    #[inline(always)]
+    fn gather<S: Simd>(&self, s: S, rows: Range<usize>, columns: Range<usize>, taps: &mut Taps) {
+        let width = self.weights.len() / if self.turned { self.inputs[0] } else { self.outputs };
+        let own = |k: usize| match rows.start + k {
+            row if row < rows.end => &self.weights[row * width..][9 * columns.start..9 * columns.end],
+            _ => &[],
+        };
+        let padded;
+        let mut whole = [&[0.0; 9 * LANES]; LANES];
+        if rows.len() == LANES && columns.len() == LANES {
+            for (k, whole) in whole.iter_mut().enumerate() {
+                *whole = own(k).first_chunk().unwrap_or(whole);
+            }
+        } else {
+            padded = std::array::from_fn(|k| pad(own(k)));
+            whole = padded.each_ref();
+        }
+        for line in 0..TAPS * TAPS {
+            let values = std::array::from_fn(|k| load(s, &whole[k][line * LANES..][..LANES]));
+            transpose(s, values, |k| line * LANES + k, taps);
+        }
+    }
 }
 
-/// Brings the filters of one panel to the points: G g G^T.
+/// With zeros up to the weights of sixteen channels.
+#[cold]
+#[inline(never)]
+fn pad(row: &[f32]) -> [f32; 9 * LANES] {
+    let mut whole = [0.0; 9 * LANES];
+    whole.iter_mut().zip(row).for_each(|(to, from)| *to = *from);
+    whole
+}
+
+/// Nine lines for each of sixteen channels.
+type Taps = [Line; TAPS * TAPS * LANES];
+
+#[inline(always)]
+fn transpose<S: Simd>(s: S, rows: [S::V; LANES], place: impl Fn(usize) -> usize, taps: &mut Taps) {
+    for (k, column) in transposed(s, rows).into_iter().enumerate() {
+        s.store(&mut taps[place(k)].0, column);
+    }
+}
+
+/// G g G^T for 16 inputs and 16 outputs.
 struct Pack<'a, K, const W: usize, const P: usize, const M: usize> {
-    filter: &'a Filter,
-    weights: &'a [f32],
-    panel: usize,
+    filter: &'a Filter<'a>,
+    outputs: Range<usize>,
+    inputs: Range<usize>,
+    pitch: usize,
     lines: &'a mut [Line],
     scheme: PhantomData<K>,
 }
@@ -104,28 +156,20 @@ impl<K: Scheme<W, P, M>, const W: usize, const P: usize, const M: usize> Kernel 
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Filter { inputs, places, flipped, .. } = *self.filter;
-        let outputs = self.panel * LANES..self.filter.outputs.min((self.panel + 1) * LANES);
-        let depth = self.lines.len() / (P * P);
-        for i in 0..inputs[0] + inputs[1] {
-            let row = if i < inputs[0] { i } else { inputs[0].next_multiple_of(LANES) + i - inputs[0] };
-            let mut taps = [Line::ZERO; 9];
-            for (lane, o) in outputs.clone().enumerate() {
-                let own = &self.weights[o * places[0] + i * places[1]..][..9];
-                for k in 0..9 {
-                    taps[if flipped { 8 - k } else { k }].0[lane] = own[k];
-                }
-            }
+        let mut taps = [Line::ZERO; TAPS * TAPS * LANES];
+        self.filter.read(s, self.outputs, self.inputs, &mut taps);
+        for (i, own) in taps.chunks_exact(TAPS * TAPS).enumerate() {
+            let tap = |k: usize| s.load(&own[k].0);
             let mut columns = [[s.splat(0.0); P]; TAPS];
             unroll!(j < TAPS {
-                let tap = [s.load(&taps[j].0), s.load(&taps[3 + j].0), s.load(&taps[6 + j].0)];
-                unroll!(p < P { columns[j][p] = combine(s, K::FILTER[p], tap); });
+                let column = [tap(j), tap(3 + j), tap(6 + j)];
+                unroll!(p < P { columns[j][p] = combine(s, K::FILTER[p], column); });
             });
             unroll!(p < P {
-                let row_of_points = [columns[0][p], columns[1][p], columns[2][p]];
+                let row = [columns[0][p], columns[1][p], columns[2][p]];
                 unroll!(q < P {
-                    let value = combine(s, K::FILTER[q], row_of_points);
-                    s.store(&mut self.lines[(p * P + q) * depth + row].0, value);
+                    let value = combine(s, K::FILTER[q], row);
+                    s.store(&mut self.lines[(p * P + q) * self.pitch + i].0, value);
                 });
             });
         }
@@ -174,12 +218,12 @@ impl<K: Scheme<W, P, M>, const W: usize, const P: usize, const M: usize> Kernel 
             unroll!(q < P {
                 let mut sums = [s.splat(0.0); P];
                 unroll!(p < P { sums[p] = s.load(&self.u[(p * P + q) * self.stride + i].0); });
-                unroll!(a < TAPS { columns[a][q] = combine(s, transposed::<K, W, P, M>(a), sums); });
+                unroll!(a < TAPS { columns[a][q] = combine(s, column_of::<K, W, P, M>(a), sums); });
             });
             let mut taps = [Line::ZERO; TAPS * TAPS];
             unroll!(a < TAPS {
                 unroll!(b < TAPS {
-                    s.store(&mut taps[a * TAPS + b].0, combine(s, transposed::<K, W, P, M>(b), columns[a]));
+                    s.store(&mut taps[a * TAPS + b].0, combine(s, column_of::<K, W, P, M>(b), columns[a]));
                 });
             });
             for (lane, row) in self.rows.iter_mut().enumerate() {
@@ -194,7 +238,7 @@ impl<K: Scheme<W, P, M>, const W: usize, const P: usize, const M: usize> Kernel 
 
 /// Column `tap` of G.
 #[inline(always)]
-fn transposed<K: Scheme<W, P, M>, const W: usize, const P: usize, const M: usize>(tap: usize) -> [f64; P] {
+fn column_of<K: Scheme<W, P, M>, const W: usize, const P: usize, const M: usize>(tap: usize) -> [f64; P] {
     let mut weights = [0.0; P];
     unroll!(p < P { weights[p] = K::FILTER[p][tap]; });
     weights

@@ -9,7 +9,7 @@ use crate::simd::Simd;
 use std::f32::consts::{FRAC_1_SQRT_2, SQRT_2};
 
 /// A one-dimensional scheme: windows of `W` inputs, `P` points, `M` outputs.
-pub trait Scheme<const W: usize, const P: usize, const M: usize> {
+pub trait Scheme<const W: usize, const P: usize, const M: usize>: Sync {
     /// Inputs from one window to the next.
     const STEP: usize;
     /// Inputs before the first window's tile that the window starts at (zero padding).

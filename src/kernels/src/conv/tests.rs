@@ -193,15 +193,3 @@ fn misfits_of_weight_gradients_are_errors() {
     assert!(attempt(from, &x[1..], 54, 2).is_err());
     assert!(attempt(images(1, 2, 8), &x, 54, 2).is_err());
 }
-
-#[test]
-fn updated_filters_are_those_of_the_new_weights() {
-    for method in METHODS {
-        let (old, new) = (weights(21, 35), normal(21 * 35 * 9, 9));
-        let fresh = Filter::new(method, &new, 35, [9, 12]).unwrap();
-        let mut updated = Filter::new(method, &old, 35, [9, 12]).unwrap();
-        updated.update(&Scoped(2), &new).unwrap();
-        assert!(fresh.lines.iter().zip(&updated.lines).all(|(a, b)| a.0 == b.0));
-        assert!(updated.update(&Serial, &new[1..]).is_err());
-    }
-}

@@ -28,6 +28,11 @@ impl Grid {
         Grid { from, to, tiles, step: tiling.step, before: tiling.before }
     }
 
+    /// All tiles.
+    pub fn count(&self) -> usize {
+        self.to.batch * self.tiles[0] * self.tiles[1]
+    }
+
     /// Image, row and column of a tile.
     fn locate(&self, tile: usize) -> [usize; 3] {
         let [rows, columns] = self.tiles;
@@ -107,13 +112,14 @@ pub struct Addends<'a, T> {
     pub residual: Option<&'a [T]>,
 }
 
-/// Writes the outputs of tiles `tiles` for the channels of some panels from `m[point * stride + panel * count + tile]`.
+/// Writes the outputs of tiles `tiles` for the channels of some panels from `m[point * stride + panel * pitch + tile]`.
 pub struct ToImages<'a, T, K, const W: usize, const P: usize, const M: usize> {
     pub grid: &'a Grid,
     pub channels: usize,
     pub panels: Range<usize>,
     pub tiles: Range<usize>,
     pub stride: usize,
+    pub pitch: usize,
     pub m: &'a [Line],
     pub addends: &'a Addends<'a, T>,
     /// The output from pixel `first` (counted over the batch) on.
@@ -129,7 +135,7 @@ impl<T: Element, K: Scheme<W, P, M>, const W: usize, const P: usize, const M: us
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let (grid, count, channels) = (self.grid, self.tiles.len(), self.channels);
+        let (grid, channels) = (self.grid, self.channels);
         let [height, width] = [grid.to.height, grid.to.width];
         for (t, tile) in self.tiles.enumerate() {
             let [image, row, column] = grid.locate(tile);
@@ -139,7 +145,7 @@ impl<T: Element, K: Scheme<W, P, M>, const W: usize, const P: usize, const M: us
                 if let Some(bias) = self.addends.bias {
                     base = load(s, &bias[own.clone()]);
                 }
-                let products = &self.m[k * count + t..];
+                let products = &self.m[k * self.pitch + t..];
                 let mut columns = [[s.splat(0.0); M]; P];
                 unroll!(q < P {
                     let mut column = [s.splat(0.0); P];

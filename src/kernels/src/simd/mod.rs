@@ -58,6 +58,22 @@ pub trait Simd: Copy {
     fn pow2(self, n: Self::V) -> Self::V;
     /// table[index - less] of each lane, modulo 32.
     fn lookup(self, table: &[f32; 2 * LANES], index: &[u32; LANES], less: u32) -> Self::V;
+    /// The lanes of both in turn: a0 b0 a1 b1 ...
+    fn zip(self, a: Self::V, b: Self::V) -> [Self::V; 2];
+}
+
+/// Rows to columns: a zip of every row with the one 8 further on moves one bit of the row's number into the lane's, and four
+/// move all of them.
+#[inline(always)]
+pub fn transposed<S: Simd>(s: S, mut rows: [S::V; LANES]) -> [S::V; LANES] {
+    for _ in 0..LANES.ilog2() {
+        let mut zipped = rows;
+        for i in 0..LANES / 2 {
+            [zipped[2 * i], zipped[2 * i + 1]] = s.zip(rows[i], rows[i + LANES / 2]);
+        }
+        rows = zipped;
+    }
+    rows
 }
 
 /// Work that can run on any instruction set: `run` must be `#[inline(always)]`, as must all it calls.
@@ -124,4 +140,33 @@ pub fn dispatch<K: Kernel>(kernel: K) -> K::Out {
         _ => {}
     }
     kernel.run(Portable)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{with_isa, ALL_ISAS};
+
+    struct Transpose<'a>(&'a mut [Line; LANES]);
+    impl Kernel for Transpose<'_> {
+        type Out = ();
+        #[inline(always)]
+        fn run<S: Simd>(self, s: S) {
+            let columns = transposed(s, self.0.map(|row| s.load(&row.0)));
+            self.0.iter_mut().zip(columns).for_each(|(line, column)| s.store(&mut line.0, column));
+        }
+    }
+
+    #[test]
+    fn rows_become_columns_on_every_instruction_set() {
+        for isa in ALL_ISAS {
+            with_isa(isa, || {
+                let mut lines = std::array::from_fn(|row| Line(std::array::from_fn(|lane| (100 * row + lane) as f32)));
+                dispatch(Transpose(&mut lines));
+                for (row, line) in lines.iter().enumerate() {
+                    assert_eq!(line.0, std::array::from_fn(|lane| (100 * lane + row) as f32), "{isa:?}");
+                }
+            });
+        }
+    }
 }

@@ -53,6 +53,11 @@ impl Simd for Portable {
     fn lookup(self, table: &[f32; 2 * LANES], index: &[u32; LANES], less: u32) -> Self::V {
         index.map(|i| table[i.wrapping_sub(less) as usize % (2 * LANES)])
     }
+    #[inline(always)]
+    fn zip(self, a: Self::V, b: Self::V) -> [Self::V; 2] {
+        let of = |half: usize| std::array::from_fn(|i| if i % 2 == 0 { a[half + i / 2] } else { b[half + i / 2] });
+        [of(0), of(LANES / 2)]
+    }
     portable! {
         add(a, b) = a + b;
         sub(a, b) = a - b;

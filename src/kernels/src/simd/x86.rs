@@ -31,6 +31,17 @@ macro_rules! lanewise {
     };
 }
 
+/// Where the lanes of two zipped registers come from: below 16 from the first, from there on from the second.
+const ZIP: [[u32; LANES]; 2] = {
+    let mut index = [[0; LANES]; 2];
+    let mut i = 0;
+    while i < LANES {
+        (index[0][i], index[1][i]) = ((i / 2 + i % 2 * LANES) as u32, ((LANES + i) / 2 + i % 2 * LANES) as u32);
+        i += 1;
+    }
+    index
+};
+
 impl Simd for V4 {
     type V = __m512;
     const ROWS: usize = 12;
@@ -70,6 +81,7 @@ impl Simd for V4 {
             let index = s.avx512f._mm512_sub_epi32(cast(*index), s.avx512f._mm512_set1_epi32(less as i32));
             s.avx512f._mm512_permutex2var_ps(low, index, high)
         };
+        zip(a: __m512, b: __m512) -> [__m512; 2] = |s| ZIP.map(|index| s.avx512f._mm512_permutex2var_ps(a, cast(index), b));
     }
 }
 
@@ -133,6 +145,14 @@ impl Simd for V3 {
             *out = self.avx._mm256_blendv_ps(low, high, bit4);
         }
         out
+    }
+    #[inline(always)]
+    fn zip(self, a: Self::V, b: Self::V) -> [Self::V; 2] {
+        [0, 1].map(|half| {
+            let (low, high) =
+                (self.avx._mm256_unpacklo_ps(a[half], b[half]), self.avx._mm256_unpackhi_ps(a[half], b[half]));
+            [self.avx._mm256_permute2f128_ps::<0x20>(low, high), self.avx._mm256_permute2f128_ps::<0x31>(low, high)]
+        })
     }
     halves! {
         add(a, b) = |s| s.avx._mm256_add_ps(a, b);

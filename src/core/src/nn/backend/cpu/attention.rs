@@ -60,8 +60,8 @@ fn mix_backward<T: Stored>(heads: Heads, qkv: &Tensor, out: &Tensor, sums: &Tens
 
 /// Weight and bias of the three projections as one: (3 C, C) and (3 C).
 fn joined(weights: &Weights, places: [usize; 3]) -> Result<(Tensor, Tensor)> {
-    let of = |step: usize| places.map(|param| weights.compute[param + step].shallow_clone());
-    Ok((Tensor::f_cat(&of(0), 0)?, Tensor::f_cat(&of(1), 0)?))
+    let of = |step: usize| places.iter().map(|param| weights.compute(param + step)).collect::<Result<Vec<_>>>();
+    Ok((Tensor::f_cat(&of(0)?, 0)?, Tensor::f_cat(&of(1)?, 0)?))
 }
 
 /// Queries, keys and values side by side, (B, H, W, 3 C).

@@ -76,7 +76,7 @@ fn second_norm(
 fn project(weights: &Weights, conv: &Conv, x: &Tensor, skip: Option<&Tensor>) -> Result<Tensor> {
     let (w1, w2) = halves(weights, conv, x, skip)?;
     let (b, h, w, _) = x.size4()?;
-    let mut y = product(&rows(x)?, &w1.f_transpose(0, 1)?, Some(&weights.compute[conv.param + 1]))?;
+    let mut y = product(&rows(x)?, &w1.f_transpose(0, 1)?, Some(weights.compute(conv.param + 1)?))?;
     if let (Some(skip), Some(w2)) = (skip, w2) {
         add_product(&mut y, &rows(skip)?, &w2.f_transpose(0, 1)?)?;
     }
@@ -85,7 +85,7 @@ fn project(weights: &Weights, conv: &Conv, x: &Tensor, skip: Option<&Tensor>) ->
 
 /// The weight of a 1x1 convolution as matrices (cout, channels of x) and (cout, channels of skip).
 fn halves(weights: &Weights, conv: &Conv, x: &Tensor, skip: Option<&Tensor>) -> Result<(Tensor, Option<Tensor>)> {
-    let whole = weights.compute[conv.param].f_view([conv.cout, conv.cin])?;
+    let whole = weights.compute(conv.param)?.f_view([conv.cout, conv.cin])?;
     let own = x.size4()?.3;
     let second = skip.map(|_| whole.f_narrow(1, own, conv.cin - own)).transpose()?;
     Ok((whole.f_narrow(1, 0, own)?, second))

@@ -2,13 +2,13 @@
 //!
 //! Fast filtering multiplies in float32 whatever it reads and writes; it is still ahead of libtorch's bfloat16.
 
-use diffusion_kernels::conv::{self as kernel, Addends, Method};
+use diffusion_kernels::conv::{self as kernel, Addends, Filter, Method};
 use diffusion_kernels::source::Source;
 use half::bf16;
 use tch::{Kind, Tensor};
 
 use super::ops::{images, kept, nchw, nhwc, WeightGradients};
-use super::weights::{Direction, Weights};
+use super::weights::Weights;
 use crate::error::{Error, Result};
 use crate::libtorch::{add_in_place, convolution_backward, slice, slice_mut, ConvolutionGradients, Stored, TorchPool};
 use crate::nn::blueprint::{Conv, Padding};
@@ -107,7 +107,7 @@ pub fn conv_forward(
             _ => fast_forward::<f32>(weights, conv, resize, x, residual),
         };
     }
-    let (weight, bias) = (&weights.compute[conv.param], &weights.compute[conv.param + 1]);
+    let (weight, bias) = (weights.compute(conv.param)?, weights.compute(conv.param + 1)?);
     let (x, padding) = as_libtorch_reads(conv, resize, x)?;
     let y = nhwc(&x.f_conv2d(weight, Some(bias), [conv.stride; 2], [padding; 2], [1, 1], 1)?)?;
     if let Some(residual) = residual {
@@ -133,9 +133,9 @@ fn fast_forward<T: Stored>(
     let source = Source::new(slice::<T>(x)?, conv.cin as usize);
     let (from, to) = (images(x)?, images(&y)?);
     let out = slice_mut::<T>(&mut y)?;
-    weights.with_filter(conv, method, Direction::Forward, |filter| {
-        Ok(kernel::convolve(&TorchPool, from, &source, filter, &addends, to, out)?)
-    })?;
+    let taps = slice::<f32>(&weights.params[conv.param])?;
+    let filter = Filter::new(method, taps, conv.cout as usize, [conv.cin as usize, 0])?;
+    kernel::convolve(&TorchPool, from, &source, &filter, &addends, to, out)?;
     Ok(y)
 }
 
@@ -176,7 +176,7 @@ fn libtorch_backward(
         false => Tensor::f_zeros(input_shape(conv, resize, dy)?, (weights.kind, dy.device()))?,
     };
     let (read, padding) = as_libtorch_reads(conv, resize, &input)?;
-    let weight = &weights.compute[conv.param];
+    let weight = weights.compute(conv.param)?;
     let [dx, dw, db] = convolution_backward(&nchw(dy)?, &read, weight, conv.stride, padding, wanted)?;
     for (index, gradient) in [(conv.param, dw), (conv.param + 1, db)] {
         if let Some(gradient) = gradient {
@@ -242,9 +242,9 @@ fn fast_input_gradient<T: Stored>(weights: &Weights, conv: &Conv, resize: Resize
     let source = Source::new(slice::<T>(dy)?, conv.cout as usize);
     let (from, to) = (images(dy)?, images(&dx)?);
     let out = slice_mut::<T>(&mut dx)?;
-    weights.with_filter(conv, method, Direction::InputGradient, |filter| {
-        Ok(kernel::convolve(&TorchPool, from, &source, filter, &Addends::default(), to, out)?)
-    })?;
+    let taps = slice::<f32>(&weights.params[conv.param])?;
+    let filter = Filter::of_input_gradient(method, taps, conv.cout as usize, conv.cin as usize)?;
+    kernel::convolve(&TorchPool, from, &source, &filter, &Addends::default(), to, out)?;
     Ok(dx)
 }
 

@@ -185,7 +185,7 @@ pub fn times(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tenso
 
 /// x W^T + b on the last dimension; the weight stands at `param`, the bias behind it.
 pub fn linear_forward(weights: &Weights, param: usize, x: &Tensor) -> Result<Tensor> {
-    linear(x, &weights.compute[param], Some(&weights.compute[param + 1]))
+    linear(x, weights.compute(param)?, Some(weights.compute(param + 1)?))
 }
 
 /// Gradients of [`linear_forward`]: the input's is returned, the layer's added to `grads`. `x` is read for the latter only.
@@ -201,7 +201,7 @@ pub fn linear_backward(
         grads.add(param, &product(&dy_rows.f_transpose(0, 1)?, &rows(kept(x)?)?, None)?)?;
         grads.add(param + 1, &sum_rows(&dy_rows)?)?;
     }
-    times(dy, &weights.compute[param], None)
+    times(dy, weights.compute(param)?, None)
 }
 
 /// The sum over the rows of a matrix, in float32.

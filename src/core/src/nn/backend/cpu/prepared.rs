@@ -146,7 +146,7 @@ mod tests {
 
     /// The biases of the first layer stand for all weights; bfloat16 is a copy, so a stale one would show.
     fn first_bias(prepared: &Prepared) -> f64 {
-        let read = |weights: &Weights, _| Ok(f64::try_from(weights.compute[1].f_get(0)?)?);
+        let read = |weights: &Weights, _| Ok(f64::try_from(weights.compute(1)?.f_get(0)?)?);
         prepared.with(Kind::BFloat16, read).expect("a number")
     }
 
