@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 from benchmarks import scaling
 from benchmarks.harness import report
 from benchmarks.harness.files import generate
+from benchmarks.harness.limit import limits, paces
 from benchmarks.harness.measure import Timing, alternate, import_time, peak_memory, wait
 from benchmarks.peers.contender import COURSE, Contender
 from benchmarks.peers.contenders import contenders
@@ -70,14 +71,17 @@ def main(
     }
     # Written after each piece of work: what is done is not lost if the rest fails.
     results = report.Results(folder, about)
+    found = paces() if device == "cpu" and {"forward", "train", "ddim", "ddpm"} & set(chosen) else None
     if "forward" in chosen:
         pieces: dict[str, Callable[[], Any]] = {c.name: _forward(c, x, t) for c in field}
         pieces["floor fp32"] = floor(device, batch, size, torch.float32)
         pieces["floor bf16"] = floor(device, batch, size, torch.bfloat16)
-        results.add_row(f"forward, batch {batch}", alternate(pieces, rounds, device, "forward"))
+        timings = alternate(pieces, rounds, device, "forward")
+        results.add_row(f"forward, batch {batch}", timings, limits(batch, size, found) if found else None)
     if "train" in chosen:
         timings = _steps(field, x.clamp(-1, 1), betas, rounds, device)
-        results.add_row(f"training step, batch {batch}", timings)
+        least = limits(batch, size, found, training=True) if found else None
+        results.add_row(f"training step, batch {batch}", timings, least)
     if "epoch" in chosen and importlib.util.find_spec("torchvision") is None:
         click.echo("The epoch from PNG files is left out: the course reads them with torchvision.")
     elif "epoch" in chosen:
@@ -93,7 +97,10 @@ def main(
                 contender.sample(SAMPLES, betas, WARM_STEPS)
             pieces = {c.name: _sampling(c, betas, steps) for c in field}
             # Long in themselves: one round says enough.
-            results.add_row(f"{title}, {SAMPLES} samples", alternate(pieces, 1, device, title, warm=True))
+            least = limits(SAMPLES, size, found) if found else {}
+            least = {name: (steps or T) * seconds for name, seconds in least.items()}
+            timings = alternate(pieces, 1, device, title, warm=True)
+            results.add_row(f"{title}, {SAMPLES} samples", timings, least)
     if "memory" in chosen and device == "cpu":
         results.memory = _memory(field, batch, size)
     if "import" in chosen:

@@ -40,17 +40,27 @@ class Results:
     #: Seconds.
     imports: dict[str, float] = field(default_factory=dict)
     scaling: str = ""
+    #: The least seconds that the machine would need for a piece of work, by precision.
+    limits: dict[str, dict[str, float]] = field(default_factory=dict)
 
-    def add_row(self, work: str, timings: dict[str, Timing]) -> None:
+    def add_row(self, work: str, timings: dict[str, Timing], limits: dict[str, float] | None = None) -> None:
         """Keep the timings of a piece of work, and write what there is."""
         self.rows[work] = timings
+        if limits:
+            self.limits[work] = limits
         self.write()
 
     def write(self) -> None:
         """Write table, plot and raw seconds."""
         (self.folder / "table.md").write_text(self.table(), encoding="utf-8")
         seconds = {work: {n: t.seconds for n, t in timings.items()} for work, timings in self.rows.items()}
-        raw = {"about": self.about, "seconds": seconds, "peak MiB": self.memory, "import": self.imports}
+        raw = {
+            "about": self.about,
+            "seconds": seconds,
+            "limits": self.limits,
+            "peak MiB": self.memory,
+            "import": self.imports,
+        }
         (self.folder / "seconds.json").write_text(json.dumps(raw, indent=1), encoding="utf-8")
         plot(self.rows, self.folder / "speed.png")
 
@@ -58,13 +68,22 @@ class Results:
         """Everything as Markdown: seconds, spread, and how many times faster than the course module."""
         lines = [", ".join(f"{key}: {value}" for key, value in self.about.items()), ""]
         for work, timings in self.rows.items():
-            lines += [f"### {work}", "", "| | median | spread | times faster than the course module |"]
-            lines += ["|---|---|---|---|"]
+            limits = self.limits.get(work)
+            heads = [
+                "",
+                "median",
+                "spread",
+                "times faster than the course module",
+                *(["limit"] if limits else []),
+            ]
+            lines += [f"### {work}", "", f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
             for name, timing in timings.items():
                 ratio = timings[BASELINE].median / timing.median
-                lines.append(
-                    f"| {name} | {timing.median:.3f} s | {100 * timing.spread:.0f} % | {ratio:.2f} |"
-                )
+                cells = [name, f"{timing.median:.3f} s", f"{100 * timing.spread:.0f} %", f"{ratio:.2f}"]
+                if limits:
+                    least = limits["bf16" if "bf16" in name else "fp32"]
+                    cells.append(f"{100 * least / timing.median:.0f} %")
+                lines.append(f"| {' | '.join(cells)} |")
             lines.append("")
         if self.memory:
             lines += ["### Peak memory of a training step", "", "| | MiB | of the course module's |"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -13,12 +13,40 @@ from benchmarks.peers import course
 from benchmarks.peers.contender import COURSE
 
 
-def layers(batch: int, size: int, **config: Any) -> list[tuple[nn.Module, torch.Size]]:
-    """List the layers of the course network that multiply, with the shapes of their inputs in a forward pass."""
+class Layer(NamedTuple):
+    """A layer that multiplies, as a forward pass calls it."""
+
+    module: Any
+    #: Of its input.
+    shape: torch.Size
+    #: Whether it convolves images that were doubled just before.
+    doubled: bool
+
+    @property
+    def inputs(self) -> float:
+        """Numbers that it reads, weights not counted."""
+        return self.shape.numel() / (4 if self.doubled else 1)
+
+    @property
+    def outputs(self) -> float:
+        """Numbers that it writes."""
+        if isinstance(self.module, nn.Conv2d):
+            pixels = self.shape[0] * self.shape[2] * self.shape[3] / self.module.stride[0] ** 2
+            return pixels * self.module.out_channels
+        if isinstance(self.module, nn.Linear):
+            return self.shape[:-1].numel() * self.module.out_features
+        return self.shape.numel()
+
+
+def layers(batch: int, size: int, **config: Any) -> list[Layer]:
+    """List the layers of the course network that multiply, as they are called in a forward pass."""
     network = course.DiffusionUNet(**{**COURSE, **config}).eval()
-    calls: list[tuple[nn.Module, torch.Size]] = []
+    doubled = {module.conv for module in network.modules() if isinstance(module, course.Upsample)}
+    calls: list[Layer] = []
     hooks = [
-        module.register_forward_pre_hook(lambda module, inputs: calls.append((module, inputs[0].shape)))
+        module.register_forward_pre_hook(
+            lambda module, inputs: calls.append(Layer(module, inputs[0].shape, module in doubled))
+        )
         for module in network.modules()
         if isinstance(module, (nn.Conv2d, nn.Linear, nn.MultiheadAttention))
     ]
@@ -31,19 +59,20 @@ def layers(batch: int, size: int, **config: Any) -> list[tuple[nn.Module, torch.
     return calls
 
 
+def multiplications(layer: Layer) -> float:
+    """Count the multiplications of a layer by its definition."""
+    module, shape = layer.module, layer.shape
+    if isinstance(module, nn.Conv2d):
+        return layer.outputs * module.weight[0].numel()
+    if isinstance(module, nn.Linear):
+        return layer.outputs * module.in_features
+    b, n, c = shape
+    return 4 * b * n * c * c + 2 * b * n * n * c
+
+
 def flops(batch: int, size: int, **config: Any) -> float:
     """Count multiplications and additions of a forward pass's convolutions and matrix products."""
-    total = 0.0
-    for module, shape in layers(batch, size, **config):
-        if isinstance(module, nn.Conv2d):
-            outputs = shape[0] * shape[2] * shape[3] / module.stride[0] ** 2
-            total += 2 * outputs * module.weight.numel()
-        elif isinstance(module, nn.Linear):
-            total += 2 * shape[:-1].numel() * module.weight.numel()
-        else:
-            b, n, c = shape
-            total += 8 * b * n * c * c + 4 * b * n * n * c
-    return total
+    return 2 * sum(multiplications(layer) for layer in layers(batch, size, **config))
 
 
 def floor(device: str, batch: int, size: int, dtype: torch.dtype) -> Callable[[], None]:
@@ -52,7 +81,7 @@ def floor(device: str, batch: int, size: int, dtype: torch.dtype) -> Callable[[]
     Inputs and weights are made beforehand, in `dtype`.
     """
     work: list[Callable[[], Tensor]] = []
-    for module, shape in layers(batch, size):
+    for module, shape, _ in layers(batch, size):
         x = torch.randn(shape, device=device, dtype=dtype)
         if isinstance(module, nn.Conv2d):
             work.append(_convolution(module, x))

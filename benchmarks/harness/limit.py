@@ -1,0 +1,136 @@
+"""What the machine could do at best: the arithmetic and the memory of the course's network at measured paces.
+
+`python -m benchmarks.harness.limit` prints the machine's paces and what bounds each kind of layer.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import click
+import torch
+from torch import nn
+
+from benchmarks.harness.report import machine
+from benchmarks.peers.floor import Layer, layers, multiplications
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+#: Side of the square matrices, and numbers that are copied: 8 MiB each, which the last cache holds, and 256 MiB.
+SIDE, NUMBERS = 1440, 2**26
+TRIES = 7
+
+
+@dataclass(frozen=True)
+class Paces:
+    """What was measured of the machine."""
+
+    #: Multiplications and additions a second of a large matrix product, by name of the dtype.
+    operations: dict[str, float]
+    #: Bytes a second that a copy reads and writes.
+    memory: float
+
+
+def paces() -> Paces:
+    """Measure the machine, best of some tries."""
+    square = {name: torch.randn(SIDE, SIDE).to(dtype) for name, dtype in DTYPES.items()}
+    operations = {name: 2 * SIDE**3 / _best(partial(torch.mm, a, a)) for name, a in square.items()}
+    source = torch.zeros(NUMBERS)
+    target = torch.ones(NUMBERS)
+    return Paces(operations, 2 * source.nbytes / _best(partial(target.copy_, source)))
+
+
+def _best(work: Callable[[], object]) -> float:
+    seconds = []
+    for _ in range(TRIES):
+        start = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
+
+
+def fewest(layer: Layer, precision: str, *, backward: bool = False) -> float:
+    """Multiplications of one pass through a layer, by minimal filtering where the engine computes so.
+
+    F(2x2, 3x3) has 4 / 9 of the definition's, F(4x4, 3x3) a fourth (Lavin and Gray 2016); so has a filter
+    after doubling, and one of stride 2 has 25 / 36. Float32 takes F(4x4, 3x3) for gradients only.
+    """
+    module = layer.module
+    share = 1.0
+    if isinstance(module, nn.Conv2d) and module.kernel_size == (3, 3) and min(module.weight.shape[:2]) >= 16:
+        if module.stride == (2, 2):
+            share = 25 / 36
+        elif layer.doubled or backward or precision == "bf16":
+            share = 1 / 4
+        else:
+            share = 4 / 9
+    return share * multiplications(layer)
+
+
+def seconds(layer: Layer, precision: str, paces: Paces, *, training: bool = False) -> tuple[float, float]:
+    """Return the least seconds for the arithmetic of a layer, and for its memory.
+
+    Weights, inputs and outputs are read or written once. A training step has two more products of the same size: the
+    gradients of the inputs and of the weights.
+    """
+    count = fewest(layer, precision)
+    if training:
+        count += 2 * fewest(layer, precision, backward=True)
+    size = DTYPES[precision].itemsize
+    moved = 4 * sum(p.numel() for p in layer.module.parameters()) + size * (layer.inputs + layer.outputs)
+    return 2 * count / paces.operations[precision], (3 if training else 1) * moved / paces.memory
+
+
+def limits(batch: int, size: int, paces: Paces, *, training: bool = False) -> dict[str, float]:
+    """Return the least seconds of a forward pass, or of a training step, by precision.
+
+    Of each layer what takes longer, its arithmetic or its memory.
+    """
+    every = layers(batch, size)
+    return {
+        precision: sum(max(seconds(layer, precision, paces, training=training)) for layer in every)
+        for precision in DTYPES
+    }
+
+
+def _kind(layer: Layer) -> str:
+    module = layer.module
+    side = round(layer.shape[2]) if len(layer.shape) == 4 else None
+    if isinstance(module, nn.Conv2d):
+        outputs, inputs, kernel = module.weight.shape[:3]
+        what = " after doubling" if layer.doubled else " of stride 2" if module.stride == (2, 2) else ""
+        return f"{kernel} x {kernel}{what}, {inputs} to {outputs}, {side} x {side}"
+    return "linear" if isinstance(module, nn.Linear) else f"attention, {layer.shape[1]} positions"
+
+
+@click.command(epilog="Example: python -m benchmarks.harness.limit --batch 1")
+@click.option("--batch", default=8, show_default=True, help="Images of a forward pass.")
+@click.option("--size", default=64, show_default=True, help="Height and width of the images.")
+def main(batch: int, size: int) -> None:
+    """Print the paces of this machine, and the least time for each kind of layer of a forward pass."""
+    found = paces()
+    click.echo(machine("cpu"))
+    for precision, pace in found.operations.items():
+        click.echo(f"products in {precision}: {pace / 1e9:.0f} GFLOP a second")
+    click.echo(f"memory, read and written: {found.memory / 1e9:.1f} GB a second\n")
+    click.echo(
+        "| layers of a forward pass | number | arithmetic, ms: fp32 | bf16 | memory, ms: fp32 | bf16 |"
+    )
+    click.echo("|---|---|---|---|---|---|")
+    groups: dict[str, list[Layer]] = {}
+    for layer in layers(batch, size):
+        groups.setdefault(_kind(layer), []).append(layer)
+    for kind, group in groups.items():
+        of = {name: [seconds(layer, name, found) for layer in group] for name in DTYPES}
+        cells = [1e3 * sum(pair[k] for pair in of[name]) for k in (0, 1) for name in DTYPES]
+        click.echo(f"| {kind} | {len(group)} | " + " | ".join(f"{cell:.2f}" for cell in cells) + " |")
+    for title, training in (("forward pass", False), ("training step", True)):
+        least = limits(batch, size, found, training=training)
+        text = ", ".join(f"{1e3 * value:.0f} ms in {name}" for name, value in least.items())
+        click.echo(f"\n{title}, batch {batch}: at least {text}")
+
+
+if __name__ == "__main__":
+    main()
