@@ -9,17 +9,21 @@ use crate::simd::{Line, Simd, LANES};
 pub trait Real: Scalar {
     /// One image.
     type Single: Cell<Number = Self>;
-    /// Several.
+    /// Some.
+    type Few: Cell<Number = Self>;
+    /// Many.
     type Batch: Cell<Number = Self>;
 }
 
 impl Real for f32 {
     type Single = f32;
+    type Few = HalfLine;
     type Batch = Line;
 }
 
 impl Real for f64 {
     type Single = f64;
+    type Few = f64;
     type Batch = f64;
 }
 
@@ -91,6 +95,40 @@ impl Cell for Line {
     #[inline(always)]
     fn plus<S: Simd>(s: S, sum: S::V, weight: f32, x: &Self) -> S::V {
         s.fma(s.splat(weight), s.load(&x.0), sum)
+    }
+}
+
+/// Half of a line.
+#[derive(Clone, Copy)]
+#[repr(C, align(32))]
+pub struct HalfLine([f32; LANES / 2]);
+
+/// 8 images in float32.
+impl Cell for HalfLine {
+    type Number = f32;
+    type Sum<S: Simd> = [f32; LANES / 2];
+    const IMAGES: usize = LANES / 2;
+    const ZERO: Self = HalfLine([0.0; LANES / 2]);
+    const BEHIND: usize = 1;
+    #[inline(always)]
+    fn numbers(&self) -> &[f32] {
+        &self.0
+    }
+    #[inline(always)]
+    fn numbers_mut(&mut self) -> &mut [f32] {
+        &mut self.0
+    }
+    #[inline(always)]
+    fn load<S: Simd>(_s: S, from: &Self) -> [f32; LANES / 2] {
+        from.0
+    }
+    #[inline(always)]
+    fn store<S: Simd>(_s: S, to: &mut Self, sum: [f32; LANES / 2]) {
+        to.0 = sum;
+    }
+    #[inline(always)]
+    fn plus<S: Simd>(s: S, sum: [f32; LANES / 2], weight: f32, x: &Self) -> [f32; LANES / 2] {
+        s.fma_half(weight, x.0, sum)
     }
 }
 

@@ -18,6 +18,7 @@ mod weights;
 
 use crate::error::{check_len, Error, Result};
 use crate::pool::Pool;
+use cell::Cell;
 pub use cell::Real;
 use view::{Axis, View};
 use weights::{Table, MARGIN};
@@ -83,6 +84,7 @@ impl Projector {
         self.check(images, x.len(), y.len())?;
         match images {
             1 => forward::run::<T::Single>(self, pool, images, x, y),
+            images if images <= T::Few::IMAGES => forward::run::<T::Few>(self, pool, images, x, y),
             _ => forward::run::<T::Batch>(self, pool, images, x, y),
         }
     }
@@ -95,6 +97,7 @@ impl Projector {
         self.check(images, x.len(), y.len())?;
         match images {
             1 => adjoint::run::<T::Single>(self, pool, images, y, x),
+            images if images <= T::Few::IMAGES => adjoint::run::<T::Few>(self, pool, images, y, x),
             _ => adjoint::run::<T::Batch>(self, pool, images, y, x),
         }
     }

@@ -58,6 +58,8 @@ pub trait Simd: Copy {
     fn pow2(self, n: Self::V) -> Self::V;
     /// table[index - less] of each lane, modulo 32.
     fn lookup(self, table: &[f32; 2 * LANES], index: &[u32; LANES], less: u32) -> Self::V;
+    /// a * b + c of half a register, rounded as `fma` rounds.
+    fn fma_half(self, a: f32, b: [f32; LANES / 2], c: [f32; LANES / 2]) -> [f32; LANES / 2];
     /// The lanes of both in turn: a0 b0 a1 b1 ...
     fn zip(self, a: Self::V, b: Self::V) -> [Self::V; 2];
 }

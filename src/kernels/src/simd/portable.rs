@@ -54,6 +54,10 @@ impl Simd for Portable {
         index.map(|i| table[i.wrapping_sub(less) as usize % (2 * LANES)])
     }
     #[inline(always)]
+    fn fma_half(self, a: f32, b: [f32; LANES / 2], c: [f32; LANES / 2]) -> [f32; LANES / 2] {
+        std::array::from_fn(|i| a * b[i] + c[i])
+    }
+    #[inline(always)]
     fn zip(self, a: Self::V, b: Self::V) -> [Self::V; 2] {
         let of = |half: usize| std::array::from_fn(|i| if i % 2 == 0 { a[half + i / 2] } else { b[half + i / 2] });
         [of(0), of(LANES / 2)]

@@ -81,6 +81,9 @@ impl Simd for V4 {
             let index = s.avx512f._mm512_sub_epi32(cast(*index), s.avx512f._mm512_set1_epi32(less as i32));
             s.avx512f._mm512_permutex2var_ps(low, index, high)
         };
+        fma_half(a: f32, b: [f32; LANES / 2], c: [f32; LANES / 2]) -> [f32; LANES / 2] = |s| {
+            cast(s.fma._mm256_fmadd_ps(s.avx._mm256_set1_ps(a), cast(b), cast(c)))
+        };
         zip(a: __m512, b: __m512) -> [__m512; 2] = |s| ZIP.map(|index| s.avx512f._mm512_permutex2var_ps(a, cast(index), b));
     }
 }
@@ -145,6 +148,10 @@ impl Simd for V3 {
             *out = self.avx._mm256_blendv_ps(low, high, bit4);
         }
         out
+    }
+    #[inline(always)]
+    fn fma_half(self, a: f32, b: [f32; LANES / 2], c: [f32; LANES / 2]) -> [f32; LANES / 2] {
+        cast(self.fma._mm256_fmadd_ps(self.avx._mm256_set1_ps(a), cast(b), cast(c)))
     }
     #[inline(always)]
     fn zip(self, a: Self::V, b: Self::V) -> [Self::V; 2] {
