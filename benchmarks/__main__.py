@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import platform
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,17 +71,16 @@ def main(
     }
     # Written after each piece of work: what is done is not lost if the rest fails.
     results = report.Results(folder, about)
-    found = paces() if device == "cpu" and {"forward", "train", "ddim", "ddpm"} & set(chosen) else None
+    least = _limits(field, batch, size, chosen) if device == "cpu" else {}
     if "forward" in chosen:
         pieces: dict[str, Callable[[], Any]] = {c.name: _forward(c, x, t) for c in field}
         pieces["floor fp32"] = floor(device, batch, size, torch.float32)
         pieces["floor bf16"] = floor(device, batch, size, torch.bfloat16)
         timings = alternate(pieces, rounds, device, "forward")
-        results.add_row(f"forward, batch {batch}", timings, limits(batch, size, found) if found else None)
+        results.add_row(f"forward, batch {batch}", timings, least.get("forward"))
     if "train" in chosen:
         timings = _steps(field, x.clamp(-1, 1), betas, rounds, device)
-        least = limits(batch, size, found, training=True) if found else None
-        results.add_row(f"training step, batch {batch}", timings, least)
+        results.add_row(f"training step, batch {batch}", timings, least.get("train"))
     if "epoch" in chosen and importlib.util.find_spec("torchvision") is None:
         click.echo("The epoch from PNG files is left out: the course reads them with torchvision.")
     elif "epoch" in chosen:
@@ -97,10 +96,8 @@ def main(
                 contender.sample(SAMPLES, betas, WARM_STEPS)
             pieces = {c.name: _sampling(c, betas, steps) for c in field}
             # Long in themselves: one round says enough.
-            least = limits(SAMPLES, size, found) if found else {}
-            least = {name: (steps or T) * seconds for name, seconds in least.items()}
             timings = alternate(pieces, 1, device, title, warm=True)
-            results.add_row(f"{title}, {SAMPLES} samples", timings, least)
+            results.add_row(f"{title}, {SAMPLES} samples", timings, least.get(name))
     if "memory" in chosen and device == "cpu":
         results.memory = _memory(field, batch, size)
     if "import" in chosen:
@@ -112,6 +109,22 @@ def main(
     results.write()
     click.echo(results.table())
     click.echo(f"Table, plots and raw seconds are in {folder}")
+
+
+def _limits(
+    field: list[Contender], batch: int, size: int, chosen: Sequence[str]
+) -> dict[str, dict[str, float]]:
+    """Return the least seconds of each piece of work that is chosen, for those who compute the course's network."""
+    known = [contender for contender in field if contender.is_course]
+    if not {"forward", "train", "ddim", "ddpm"} & set(chosen):
+        return {}
+    found = paces()
+    one, step = limits(batch, size, found), limits(batch, size, found, training=True)
+    sample = limits(SAMPLES, size, found)
+    calls = {"forward": (one, 1), "train": (step, 1), "ddim": (sample, DDIM_STEPS), "ddpm": (sample, T)}
+    return {
+        work: {c.name: times * least[c.precision] for c in known} for work, (least, times) in calls.items()
+    }
 
 
 def _forward(contender: Contender, x: torch.Tensor, t: torch.Tensor) -> Callable[[], Any]:

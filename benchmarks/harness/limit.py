@@ -18,8 +18,10 @@ from benchmarks.harness.report import machine
 from benchmarks.peers.floor import Layer, layers, multiplications
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-#: Side of the square matrices, and numbers that are copied: 8 MiB each, which the last cache holds, and 256 MiB.
+#: Side of the square matrices, which the last cache holds, and numbers that are copied, which it does not.
 SIDE, NUMBERS = 1440, 2**26
+#: Channels below which a convolution is left to libtorch.
+NARROW = 16
 TRIES = 7
 
 
@@ -37,6 +39,8 @@ def paces() -> Paces:
     """Measure the machine, best of some tries."""
     square = {name: torch.randn(SIDE, SIDE).to(dtype) for name, dtype in DTYPES.items()}
     operations = {name: 2 * SIDE**3 / _best(partial(torch.mm, a, a)) for name, a in square.items()}
+    # where the processor has no products of bfloat16, they are slower than the same in float32
+    operations["bf16"] = max(operations.values())
     source = torch.zeros(NUMBERS)
     target = torch.ones(NUMBERS)
     return Paces(operations, 2 * source.nbytes / _best(partial(target.copy_, source)))
@@ -51,36 +55,43 @@ def _best(work: Callable[[], object]) -> float:
     return min(seconds)
 
 
-def fewest(layer: Layer, precision: str, *, backward: bool = False) -> float:
-    """Multiplications of one pass through a layer, by minimal filtering where the engine computes so.
+def _fewest(layer: Layer, precision: str, *, backward: bool) -> float | None:
+    """Share of the definition's multiplications that minimal filtering needs, where the engine computes so.
 
-    F(2x2, 3x3) has 4 / 9 of the definition's, F(4x4, 3x3) a fourth (Lavin and Gray 2016); so has a filter
-    after doubling, and one of stride 2 has 25 / 36. Float32 takes F(4x4, 3x3) for gradients only.
+    F(2x2, 3x3) needs 4 / 9, F(4x4, 3x3) a fourth (Lavin and Gray 2016); so does a filter after doubling, and
+    one of stride 2 needs 25 / 36. Float32 takes F(4x4, 3x3) for gradients only.
     """
     module = layer.module
-    share = 1.0
-    if isinstance(module, nn.Conv2d) and module.kernel_size == (3, 3) and min(module.weight.shape[:2]) >= 16:
-        if module.stride == (2, 2):
-            share = 25 / 36
-        elif layer.doubled or backward or precision == "bf16":
-            share = 1 / 4
-        else:
-            share = 4 / 9
-    return share * multiplications(layer)
+    narrow = isinstance(module, nn.Conv2d) and min(module.weight.shape[:2]) < NARROW
+    if not isinstance(module, nn.Conv2d) or module.kernel_size != (3, 3) or narrow:
+        return None
+    if module.stride == (2, 2):
+        return 25 / 36
+    return 1 / 4 if layer.doubled or backward or precision == "bf16" else 4 / 9
+
+
+def _arithmetic(layer: Layer, precision: str, paces: Paces, *, backward: bool = False) -> float:
+    """Seconds of one product, by its definition or, in float32, by minimal filtering: what takes less."""
+    operations = 2 * multiplications(layer)
+    share = _fewest(layer, precision, backward=backward)
+    by_definition = operations / paces.operations[precision]
+    return (
+        by_definition if share is None else min(by_definition, share * operations / paces.operations["fp32"])
+    )
 
 
 def seconds(layer: Layer, precision: str, paces: Paces, *, training: bool = False) -> tuple[float, float]:
-    """Return the least seconds for the arithmetic of a layer, and for its memory.
+    """Return the least seconds for the arithmetic of a layer, and for its memory as if no cache held anything.
 
-    Weights, inputs and outputs are read or written once. A training step has two more products of the same size: the
-    gradients of the inputs and of the weights.
+    Weights, inputs and outputs are read or written once. A training step has two more products of the same
+    size: the gradients of the inputs and of the weights.
     """
-    count = fewest(layer, precision)
+    count = _arithmetic(layer, precision, paces)
     if training:
-        count += 2 * fewest(layer, precision, backward=True)
+        count += 2 * _arithmetic(layer, precision, paces, backward=True)
     size = DTYPES[precision].itemsize
     moved = 4 * sum(p.numel() for p in layer.module.parameters()) + size * (layer.inputs + layer.outputs)
-    return 2 * count / paces.operations[precision], (3 if training else 1) * moved / paces.memory
+    return count, (3 if training else 1) * moved / paces.memory
 
 
 def limits(batch: int, size: int, paces: Paces, *, training: bool = False) -> dict[str, float]:
@@ -97,8 +108,8 @@ def limits(batch: int, size: int, paces: Paces, *, training: bool = False) -> di
 
 def _kind(layer: Layer) -> str:
     module = layer.module
-    side = round(layer.shape[2]) if len(layer.shape) == 4 else None
     if isinstance(module, nn.Conv2d):
+        side = layer.shape[2]
         outputs, inputs, kernel = module.weight.shape[:3]
         what = " after doubling" if layer.doubled else " of stride 2" if module.stride == (2, 2) else ""
         return f"{kernel} x {kernel}{what}, {inputs} to {outputs}, {side} x {side}"

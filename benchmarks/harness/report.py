@@ -40,7 +40,7 @@ class Results:
     #: Seconds.
     imports: dict[str, float] = field(default_factory=dict)
     scaling: str = ""
-    #: The least seconds that the machine would need for a piece of work, by precision.
+    #: The least seconds that the machine would need, of those who compute the course's network.
     limits: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def add_row(self, work: str, timings: dict[str, Timing], limits: dict[str, float] | None = None) -> None:
@@ -65,7 +65,10 @@ class Results:
         plot(self.rows, self.folder / "speed.png")
 
     def table(self) -> str:
-        """Everything as Markdown: seconds, spread, and how many times faster than the course module."""
+        """Everything as Markdown: seconds, spread, and how many times faster than the course module.
+
+        Under "limit" stands the share of the measured time that the machine would need at best.
+        """
         lines = [", ".join(f"{key}: {value}" for key, value in self.about.items()), ""]
         for work, timings in self.rows.items():
             limits = self.limits.get(work)
@@ -81,8 +84,7 @@ class Results:
                 ratio = timings[BASELINE].median / timing.median
                 cells = [name, f"{timing.median:.3f} s", f"{100 * timing.spread:.0f} %", f"{ratio:.2f}"]
                 if limits:
-                    least = limits["bf16" if "bf16" in name else "fp32"]
-                    cells.append(f"{100 * least / timing.median:.0f} %")
+                    cells.append(f"{100 * limits[name] / timing.median:.0f} %" if name in limits else "")
                 lines.append(f"| {' | '.join(cells)} |")
             lines.append("")
         if self.memory:

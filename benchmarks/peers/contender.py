@@ -22,6 +22,9 @@ LEARNING_RATE, WEIGHT_DECAY, GRAD_CLIP, EMA_DECAY = 2e-4, 1e-4, 1.0, 0.9995
 class Contender(ABC):
     """A name, a precision, and the pieces of work that are timed."""
 
+    #: Whether its network has the course's layers.
+    is_course = True
+
     def __init__(self, name: str, precision: str) -> None:
         self.name = name
         self.precision = precision

@@ -81,6 +81,8 @@ def _installed_peers(device: str, size: int) -> list[Contender]:
         out.append(
             Plain("denoising-diffusion-pytorch", Unet(64, dim_mults=(1, 2, 4), channels=1), device, size)
         )
+    for contender in out:
+        contender.is_course = False
     return out
 
 

@@ -46,7 +46,7 @@ impl Predictor {
         Ok(Self { plan: Arc::clone(&prepared.plan), source, params, engine, home, compute, dropout })
     }
 
-    /// Whether it was made of these weights and settings (and not for the CPU's engine, which repacks weights).
+    /// Whether it was made of these weights and settings (and not for the CPU's engine, whose weights are on loan).
     pub fn is_of(&self, params: &[Tensor], precision: Precision, dropout: f64) -> bool {
         let same = |a: &Tensor, b: &Tensor| a.data_ptr() == b.data_ptr() && a.kind() == b.kind();
         self.engine.is_none()

@@ -1,4 +1,4 @@
-//! The convolution itself: points, products and images, block after block of tiles.
+//! The convolution itself: points, products and images, shared out among tasks by tiles or by channels.
 
 use super::filter::Filter;
 use super::method::{with_scheme, Way};
@@ -38,14 +38,8 @@ pub fn convolve<T: Element>(
 ) -> Result {
     check(from, x, filter, addends, to, y.len())?;
     let tiling = filter.way.tiling();
-    let layer = Layer {
-        grid: Grid::new(from, to, tiling),
-        outputs: tiling.outputs,
-        x,
-        filter,
-        addends,
-        outside: &zeros_for(x)?,
-    };
+    let layer =
+        Layer { grid: Grid::new(from, to, tiling), side: tiling.outputs, x, filter, addends, outside: &zeros_for(x)? };
     with_scheme!(filter.way, K => {
         if layer.has_more_channels(pool.threads()) {
             layer.by_channels(PhantomData::<K>, pool, y)
@@ -58,8 +52,8 @@ pub fn convolve<T: Element>(
 /// The layer, and what is known of it.
 struct Layer<'a, T> {
     grid: Grid,
-    /// Of a tile, down and across.
-    outputs: usize,
+    /// Of a tile: pixels down and across.
+    side: usize,
     x: &'a Source<'a, T>,
     filter: &'a Filter<'a>,
     addends: &'a Addends<'a, T>,
@@ -86,7 +80,7 @@ impl<T: Element> Layer<'_, T> {
         rows.start * self.grid.tiles[1]..rows.end * self.grid.tiles[1]
     }
 
-    /// Whether the filter at the points is larger than the tiles, and gives every thread something to do.
+    /// Whether the filter takes as much room at the points as the tiles or more, and can be shared out as well as their rows.
     fn has_more_channels(&self, threads: usize) -> bool {
         let pairs = self.filter.panels().div_ceil(PANELS);
         self.grid.count() <= self.filter.outputs && pairs >= threads.min(self.rows())
@@ -103,7 +97,7 @@ impl<T: Element> Layer<'_, T> {
         let (rows, to) = (self.rows(), self.grid.to);
         let first_pixel = |row: usize| {
             let (image, row) = (row / self.grid.tiles[0], row % self.grid.tiles[0]);
-            (image * to.height + row * self.outputs) * to.width
+            (image * to.height + row * self.side) * to.width
         };
         let ys = Split::new(y, tasks, |i| first_pixel((i + 1) * rows / tasks) * self.filter.outputs);
         run(pool, tasks, |i| {
@@ -230,7 +224,6 @@ impl<T: Element> Layer<'_, T> {
         dispatch(ToPoints { grid, source, outside, tiles, blocks, stride, v, scheme });
     }
 
-    #[allow(clippy::too_many_arguments)]
     fn to_images<K: Scheme<W, P, M>, const W: usize, const P: usize, const M: usize>(
         &self,
         scheme: PhantomData<K>,

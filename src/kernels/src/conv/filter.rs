@@ -11,8 +11,8 @@ use crate::simd::{dispatch, transposed, Kernel, Line, Simd, LANES};
 use std::marker::PhantomData;
 use std::ops::Range;
 
-/// A filter: weights, and how a scheme reads them. They are brought to its points anew for each use, which takes less time
-/// than to read from memory what was kept of it: at the points a filter is up to four times as large as its weights.
+/// A filter: weights, and how a scheme reads them. They are brought to its points anew for each use, in scratch memory: there a
+/// filter is up to four times as large as its weights, and kept for all layers that is more than anything else takes.
 #[derive(Clone, Copy)]
 pub struct Filter<'a> {
     pub(super) method: Method,
@@ -122,7 +122,7 @@ impl<'a> Filter<'a> {
     }
 }
 
-/// With zeros up to the weights of sixteen channels.
+/// With zeros up to the weights of sixteen channels. Out of line, as it is rare and holds no registers.
 #[cold]
 #[inline(never)]
 fn pad(row: &[f32]) -> [f32; 9 * LANES] {

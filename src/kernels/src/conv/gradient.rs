@@ -176,7 +176,7 @@ impl<T: Element> Layer<'_, T> {
         sums: &mut [Line],
         totals: &mut [f64],
     ) -> Result {
-        let all = self.grid.from.batch * self.grid.tiles[0] * self.grid.tiles[1];
+        let all = self.grid.count();
         let mut biases = filled(Line::ZERO, slice.panels.len())?;
         lend(|[v, d]| {
             for start in (0..all).step_by(TILES) {

@@ -1,5 +1,6 @@
 //! 3 x 3 convolutions by minimal filtering (Winograd 1980; Lavin and Gray 2016): images to points, one matrix product per
-//! point, products to images, for a block of tiles at a time that stays in the caches.
+//! point, products to images: for a block of tiles at a time that stays in the caches, or, where there are more channels than
+//! tiles, for two panels of channels.
 
 mod convolve;
 pub mod correlate;

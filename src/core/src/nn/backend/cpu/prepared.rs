@@ -19,7 +19,7 @@ pub struct Prepared {
     pub plan: Arc<Blueprint>,
     /// The module's own, in state-dict order.
     params: Mutex<Vec<Tensor>>,
-    /// What was derived last, for each of the two dtypes.
+    /// What was derived last, for each of the two dtypes: copies for bfloat16, handles alone for float32.
     slots: [Mutex<Option<Slot>>; 2],
 }
 

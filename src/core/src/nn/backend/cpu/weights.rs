@@ -1,6 +1,7 @@
 //! A network's weights as the engine reads them.
 
-use std::sync::{Arc, OnceLock};
+use std::cell::OnceCell;
+use std::sync::Arc;
 
 use tch::{Kind, Tensor};
 
@@ -17,7 +18,7 @@ pub struct Weights {
     /// The dtype of convolutions and matrix products, Float or BFloat16. Activations have it too.
     pub kind: Kind,
     /// In that dtype, if it is another; made when first asked for and good until the weights change.
-    copies: Vec<OnceLock<Tensor>>,
+    copies: Vec<OnceCell<Tensor>>,
 }
 
 /// Narrower convolutions gain nothing from fast filtering.
@@ -30,7 +31,7 @@ fn dense(params: &[Tensor]) -> Result<Vec<Tensor>> {
 impl Weights {
     pub fn new(plan: Arc<Blueprint>, params: &[Tensor], kind: Kind) -> Result<Self> {
         let params = dense(params)?;
-        let copies = params.iter().map(|_| OnceLock::new()).collect();
+        let copies = params.iter().map(|_| OnceCell::new()).collect();
         Ok(Self { plan, params, kind, copies })
     }
 
@@ -41,7 +42,6 @@ impl Weights {
         }
         let copy = &self.copies[param];
         if copy.get().is_none() {
-            // another thread may have been faster: then theirs, which is the same
             let _ = copy.set(self.params[param].f_to_kind(self.kind)?);
         }
         copy.get().ok_or_else(|| Error::Runtime("internal error: a copy of the weights was not kept".into()))
@@ -61,7 +61,7 @@ impl Weights {
     pub fn replace(&mut self, params: &[Tensor]) -> Result<()> {
         self.params = dense(params)?;
         // anew: torch refuses to write to what was made in inference mode
-        self.copies.iter_mut().for_each(|copy| *copy = OnceLock::new());
+        self.copies.iter_mut().for_each(|copy| *copy = OnceCell::new());
         Ok(())
     }
 
