@@ -163,8 +163,8 @@ impl<T: Element> Layer<'_, T> {
         Ok(())
     }
 
-    /// All tiles are brought to the points; then tasks take two panels of outputs each, bring one block of inputs after the
-    /// other to the points and multiply; and then some rows of the images.
+    /// All tiles are brought to the points; then tasks take two panels of outputs each, bring some blocks of inputs after
+    /// others to the points and multiply; and then some rows of the images.
     fn by_channels<K: Scheme<W, P, M>, const W: usize, const P: usize, const M: usize>(
         &self,
         scheme: PhantomData<K>,

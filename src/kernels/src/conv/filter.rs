@@ -4,7 +4,7 @@
 
 use super::method::{with_scheme, Method, Way};
 use super::scheme::Scheme;
-use super::unroll;
+use super::{blocks_of, unroll};
 use crate::error::{check_len, Error, Result};
 use crate::simd::element::load;
 use crate::simd::{dispatch, transposed, Kernel, Line, Simd, LANES};
@@ -56,7 +56,7 @@ impl<'a> Filter<'a> {
 
     /// Lines of input channels.
     pub(super) fn blocks(&self) -> usize {
-        self.inputs.iter().map(|c| c.div_ceil(LANES)).sum()
+        self.ranges().count()
     }
 
     /// Lines of output channels.
@@ -75,11 +75,7 @@ impl<'a> Filter<'a> {
 
     /// The inputs of each block.
     pub(super) fn ranges(&self) -> impl Iterator<Item = Range<usize>> {
-        let [first, second] = self.inputs;
-        [0..first, first..first + second].into_iter().flat_map(|part| {
-            let end = part.end;
-            part.step_by(LANES).map(move |start| start..end.min(start + LANES))
-        })
+        blocks_of(self.inputs)
     }
 
     /// `taps[9 * i + tap]` is the line of the outputs for the i-th of the inputs; what is missing to sixteen is zero.

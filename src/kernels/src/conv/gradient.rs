@@ -5,7 +5,7 @@ use super::filter::ToTaps;
 use super::method::{with_scheme, Method, Way};
 use super::scheme::Scheme;
 use super::tile::{FromGradients, Grid, ToPoints};
-use super::{check_sizes, zeros_for};
+use super::{blocks_of, check_sizes, zeros_for};
 use crate::error::{check_len, Error, Result};
 use crate::pool::scratch::{filled, lend, sized};
 use crate::pool::split::Split;
@@ -41,7 +41,12 @@ pub fn weight_gradient<T: Element>(
     let grid = Grid::new(from, to, way.tiling());
     let outside = zeros_for(x)?;
     let layer = Layer { grid: &grid, way, x, outside: &outside, dy, outputs };
-    let slices = Slices::new(pool.threads(), blocks_of(x).count(), outputs.div_ceil(LANES), layer.points());
+    let slices = Slices::new(
+        pool.threads(),
+        blocks_of(x.parts.map(|part| part.channels)).count(),
+        outputs.div_ceil(LANES),
+        layer.points(),
+    );
     let mut totals = filled(0.0, outputs)?;
     lend(|[sums]| {
         let sums = sized(sums, slices.lines())?;
@@ -235,7 +240,7 @@ impl<T: Element> Layer<'_, T> {
         pool.run(slices.panels, &|panel| {
             let own = panel * LANES..self.outputs.min((panel + 1) * LANES);
             let mut rows: Vec<&mut [f32]> = own.map(|o| rows.take(o)).collect();
-            for (block, inputs) in blocks_of(self.x).enumerate() {
+            for (block, inputs) in blocks_of(self.x.parts.map(|part| part.channels)).enumerate() {
                 let found = (0..ends.len()).find_map(|i| Some((i, slices.get(i).find(block, panel)?)));
                 let Some((i, at)) = found else { continue };
                 let stride = slices.get(i).stride();
@@ -245,12 +250,4 @@ impl<T: Element> Layer<'_, T> {
             }
         })
     }
-}
-
-/// The inputs of each block.
-fn blocks_of<'a, T>(x: &'a Source<T>) -> impl Iterator<Item = Range<usize>> + 'a {
-    x.placed().flat_map(|(offset, part)| {
-        let end = offset + part.channels;
-        (offset..end).step_by(LANES).map(move |start| start..end.min(start + LANES))
-    })
 }

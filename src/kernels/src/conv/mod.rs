@@ -23,7 +23,9 @@ pub use tile::Addends;
 use crate::error::{Error, Result};
 use crate::pool::scratch::filled;
 use crate::simd::element::Element;
+use crate::simd::LANES;
 use crate::source::{Images, Source};
+use std::ops::Range;
 
 /// Repeats a body for an index known at compile time, below 6: only then do arrays of registers stay in registers.
 macro_rules! unroll {
@@ -38,6 +40,14 @@ macro_rules! unroll {
     };
 }
 use unroll;
+
+/// The channels of each block: up to 16, of one of the two parts.
+fn blocks_of([first, second]: [usize; 2]) -> impl Iterator<Item = Range<usize>> {
+    [0..first, first..first + second].into_iter().flat_map(|part| {
+        let end = part.end;
+        part.step_by(LANES).map(move |start| start..end.min(start + LANES))
+    })
+}
 
 /// As many zeros as the wider part of the source has channels.
 fn zeros_for<T: Element>(x: &Source<T>) -> Result<Vec<T>> {

@@ -69,21 +69,28 @@ fn gather_images<S: Simd, C: Cell>(s: S, table: &Table<C::Number>, taps: usize, 
     }
 }
 
+/// An array of numbers as the cell of as many images; how they are added up is left to say.
+macro_rules! several_images {
+    ($count:expr) => {
+        type Number = f32;
+        const IMAGES: usize = $count;
+        const ZERO: Self = Self([0.0; $count]);
+        const BEHIND: usize = 1;
+        #[inline(always)]
+        fn numbers(&self) -> &[f32] {
+            &self.0
+        }
+        #[inline(always)]
+        fn numbers_mut(&mut self) -> &mut [f32] {
+            &mut self.0
+        }
+    };
+}
+
 /// 16 images in float32.
 impl Cell for Line {
-    type Number = f32;
+    several_images!(LANES);
     type Sum<S: Simd> = S::V;
-    const IMAGES: usize = LANES;
-    const ZERO: Self = Line::ZERO;
-    const BEHIND: usize = 1;
-    #[inline(always)]
-    fn numbers(&self) -> &[f32] {
-        &self.0
-    }
-    #[inline(always)]
-    fn numbers_mut(&mut self) -> &mut [f32] {
-        &mut self.0
-    }
     #[inline(always)]
     fn load<S: Simd>(s: S, from: &Self) -> S::V {
         s.load(&from.0)
@@ -105,19 +112,8 @@ pub struct HalfLine([f32; LANES / 2]);
 
 /// 8 images in float32.
 impl Cell for HalfLine {
-    type Number = f32;
+    several_images!(LANES / 2);
     type Sum<S: Simd> = [f32; LANES / 2];
-    const IMAGES: usize = LANES / 2;
-    const ZERO: Self = HalfLine([0.0; LANES / 2]);
-    const BEHIND: usize = 1;
-    #[inline(always)]
-    fn numbers(&self) -> &[f32] {
-        &self.0
-    }
-    #[inline(always)]
-    fn numbers_mut(&mut self) -> &mut [f32] {
-        &mut self.0
-    }
     #[inline(always)]
     fn load<S: Simd>(_s: S, from: &Self) -> [f32; LANES / 2] {
         from.0
