@@ -64,6 +64,12 @@ pub trait LinearOperator: Send + Sync {
         None
     }
 
+    /// Whether K'K takes so much longer than a Fourier transform that saved iterations are worth one each: systems with it are
+    /// then solved near the circulant matrix that is next to it.
+    fn costly(&self) -> bool {
+        false
+    }
+
     /// The dtype that it is looked at in, by [`adjoint_error`] and by [`super::solve::norm`].
     fn precision(&self) -> Kind {
         Kind::Double

@@ -23,12 +23,12 @@ impl Correction for Daps {
     fn denoised(&mut self, at: &At, _: &Tensor, said: Denoised, means: &mut Means) -> Result<Denoised> {
         let x0_hat = match &self.spread {
             Known::Even(r2) => evenly_spread(&self.problem, *at_step(r2, at)?, &said.x0_hat, means.noise)?,
-            Known::Modes { planes, near } => {
+            Known::Modes(planes) => {
                 let modes = at_step(planes, at)?;
                 let mut root = |eps: &Tensor, _: &mut Means| modes.root_times(eps);
                 let Perturbed { z, misfit } = perturbed(&self.problem, &said.x0_hat, &mut root, means)?;
                 // an error of a step is drowned in the noise of the next one
-                z.f_add(&modes.towards(&misfit, &self.problem, near, 1e-4)?)?
+                z.f_add(&modes.towards(&misfit, &self.problem, 1e-4)?)?
             }
         };
         Ok(Denoised { x0_hat, ..said })
@@ -39,7 +39,8 @@ impl Correction for Daps {
 fn evenly_spread(problem: &Problem, r2: f64, x0_hat: &Tensor, noise: &mut dyn Noise) -> Result<Tensor> {
     let Problem { operator, y, sigma, .. } = problem;
     let r = sigma.f_zeros_like()?.f_add_scalar(r2.sqrt())?;
-    draw(operator.as_ref(), &Gaussian { z: x0_hat, y, sigma, r: &r }, noise, problem.limits())
+    let of = Gaussian { z: x0_hat, y, sigma, r: &r };
+    draw(operator.as_ref(), &of, noise, problem.near_if_costly()?, problem.limits())
 }
 
 /// x0 ~ N(x0_hat, C) given y, with the network's own covariance C: exact for every Gaussian prior.

@@ -17,8 +17,9 @@ impl Correction for Diffpir {
     fn denoised(&mut self, at: &At, x_t: &Tensor, said: Denoised, _: &mut Means) -> Result<Denoised> {
         let ratio = (at.level.signal / at.level.spread).powi(2);
         let gamma = self.problem.sigma.f_square()?.f_mul_scalar(self.lambda * ratio)?.f_reciprocal()?;
-        let x0_hat =
-            prox(self.problem.operator.as_ref(), &said.x0_hat, &self.problem.y, &gamma, self.problem.limits())?;
+        let Problem { operator, y, .. } = &self.problem;
+        let (near, limits) = (self.problem.near_if_costly()?, self.problem.limits());
+        let x0_hat = prox(operator.as_ref(), &said.x0_hat, y, &gamma, near, limits)?;
         Ok(Denoised { eps_hat: Mixing::of(at.level)?.eps(x_t, &x0_hat)?, x0_hat })
     }
 }

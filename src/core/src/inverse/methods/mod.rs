@@ -10,13 +10,17 @@ mod pigdm;
 mod rows;
 mod spread;
 
+use std::sync::OnceLock;
+
 use tch::{Kind, Tensor};
 
 use super::operator::{check, forward};
 use super::solve::cg::{inner, Limits, Watch};
+use super::solve::circulant::Circulant;
+use super::solve::nearest::nearest;
 use super::Shared;
 use crate::diffusion::process::Denoised;
-use crate::error::{ensure, Result};
+use crate::error::{ensure, Error, Result};
 use crate::sampler::{At, Correction};
 pub use dps::Norm;
 pub use rows::{course_pairs, renoised, travelling, Travel};
@@ -32,6 +36,7 @@ pub struct Problem {
     pub sigma: Tensor,
     /// Asked during long solutions.
     pub watch: Watch,
+    near: OnceLock<Circulant>,
 }
 
 impl Problem {
@@ -41,7 +46,7 @@ impl Problem {
         check(y, operator.out_shape(), "y", "the operator's measurements")?;
         let (images, measurements) = (x.size()[0], y.size()[0]);
         ensure!(images == measurements, Value, "y has {measurements} measurements, x_T {images} images");
-        Ok(Self { operator, y: y.f_detach()?.f_to_kind(Kind::Float)?, sigma, watch })
+        Ok(Self { operator, y: y.f_detach()?.f_to_kind(Kind::Float)?, sigma, watch, near: OnceLock::new() })
     }
 
     /// y - K x0.
@@ -57,6 +62,19 @@ impl Problem {
     /// sigma^2 in the dtype of images.
     fn noise_square(&self) -> Result<Tensor> {
         Ok(self.sigma.f_square()?.f_to_kind(Kind::Float)?)
+    }
+
+    /// What K'K does to Fourier modes, all but; made when first asked for.
+    fn near(&self) -> Result<&Circulant> {
+        if self.near.get().is_none() {
+            let _ = self.near.set(nearest(self.operator.as_ref(), self.y.device())?);
+        }
+        self.near.get().ok_or_else(|| Error::Runtime("internal error: a preconditioner was not kept".into()))
+    }
+
+    /// The same where it saves more iterations than it costs, for systems with one number for the spread.
+    fn near_if_costly(&self) -> Result<Option<&Circulant>> {
+        self.operator.costly().then(|| self.near()).transpose()
     }
 
     /// How accurately systems are solved within a step: well below the noise that is drawn in it.

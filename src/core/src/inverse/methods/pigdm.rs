@@ -27,13 +27,14 @@ impl Correction for Pigdm {
             Known::Even(r2) => {
                 let r2 = *at_step(r2, at)?;
                 let odds = sigma.f_square()?.f_reciprocal()?.f_mul_scalar(r2)?;
-                way(operator.as_ref(), &said.x0_hat, y, &odds, self.problem.limits())?.f_div_scalar(r2)?
+                let (near, limits) = (self.problem.near_if_costly()?, self.problem.limits());
+                way(operator.as_ref(), &said.x0_hat, y, &odds, near, limits)?.f_div_scalar(r2)?
             }
-            Known::Modes { planes, near } => {
+            Known::Modes(planes) => {
                 let modes = at_step(planes, at)?;
                 let misfit = self.problem.misfit(&said.x0_hat)?;
                 // K' w is C^-1 x; from the misfit that x leaves it would come with the solver's error over sigma^2
-                modes.over(&modes.towards(&misfit, &self.problem, near, 1e-5)?)?
+                modes.over(&modes.towards(&misfit, &self.problem, 1e-5)?)?
             }
         };
         let q = means.x0_vjp(&back)?;

@@ -9,7 +9,6 @@ use crate::error::{ensure, Error, Result};
 use crate::inverse::operator::{normal, Shape};
 use crate::inverse::solve::cg::{solve_near, Limits};
 use crate::inverse::solve::circulant::Circulant;
-use crate::inverse::solve::nearest::nearest;
 use crate::inverse::solve::spectrum::{precise, Spectrum};
 use crate::sampler::At;
 
@@ -42,24 +41,19 @@ impl Spread {
     }
 }
 
-/// The covariance, beside what the operator does to it.
+/// The covariance, once it is checked.
 pub enum Known {
     Even(Vec<f64>),
-    Modes {
-        planes: Arc<[Modes]>,
-        /// What K'K does to them, all but.
-        near: Circulant,
-    },
+    Modes(Arc<[Modes]>),
 }
 
 impl Known {
     /// Checked against the operator's images.
     pub fn beside(spread: Spread, problem: &Problem) -> Result<Self> {
-        let operator = problem.operator.as_ref();
-        spread.check(operator.img_shape())?;
+        spread.check(problem.operator.img_shape())?;
         Ok(match spread {
             Spread::Even(r2) => Self::Even(r2),
-            Spread::Modes(planes) => Self::Modes { planes, near: nearest(operator, problem.y.device())? },
+            Spread::Modes(planes) => Self::Modes(planes),
         })
     }
 }
@@ -73,12 +67,13 @@ pub fn at_step<'a, T>(all: &'a [T], at: &At) -> Result<&'a T> {
 pub struct Modes(Circulant);
 
 impl Modes {
-    /// C K' (K C K' + sigma^2)^-1 r, from (K'K + sigma^2 C^-1) x = K' r, whose matrix is all but `near` + sigma^2 C^-1, with
-    /// `near` what K'K does to modes. What K hardly sees is a small part of the misfit: `tolerance` is to be far below the noise's.
-    pub fn towards(&self, r: &Tensor, problem: &Problem, near: &Circulant, tolerance: f64) -> Result<Tensor> {
+    /// C K' (K C K' + sigma^2)^-1 r, from (K'K + sigma^2 C^-1) x = K' r, solved near what K'K does to
+    /// modes. What K hardly sees is a small part of the misfit: `tolerance` is to be far below the noise's.
+    pub fn towards(&self, r: &Tensor, problem: &Problem, tolerance: f64) -> Result<Tensor> {
         let operator = problem.operator.as_ref();
         let kind = precise(r);
-        let [seen, known] = [near, &self.0].map(|modes| modes.values().f_to_device(r.device())?.f_to_kind(kind));
+        let [seen, known] =
+            [problem.near()?, &self.0].map(|modes| modes.values().f_to_device(r.device())?.f_to_kind(kind));
         let stiffness = problem.sigma.f_square()?.f_to_kind(kind)?.f_div(&known?)?;
         let compliance = seen?.f_add(&stiffness)?.f_reciprocal()?;
         let filtered = |v: &Tensor, factors: &Tensor| self.0.filter(v, &|_| Ok(factors.shallow_clone()));

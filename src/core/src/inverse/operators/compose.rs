@@ -49,6 +49,9 @@ impl LinearOperator for Composed {
     fn measured(&self) -> Option<Tensor> {
         self.outer.measured()
     }
+    fn costly(&self) -> bool {
+        self.outer.costly() || self.inner.costly()
+    }
     fn precision(&self) -> Kind {
         lowest([&self.outer, &self.inner])
     }
@@ -85,6 +88,9 @@ impl LinearOperator for Scaled {
     }
     fn measured(&self) -> Option<Tensor> {
         self.of.measured()
+    }
+    fn costly(&self) -> bool {
+        self.of.costly()
     }
     fn precision(&self) -> Kind {
         self.of.precision()
@@ -193,6 +199,10 @@ impl LinearOperator for Stack {
             start = end;
         }
         sum.ok_or_else(|| crate::Error::Runtime("internal error: an empty stack".into()))
+    }
+
+    fn costly(&self) -> bool {
+        self.parts.iter().any(|part| part.costly())
     }
 
     fn precision(&self) -> Kind {

@@ -176,6 +176,9 @@ impl LinearOperator for CtProjector {
     fn adjoint(&self, y: &Tensor) -> Result<Tensor> {
         self.run(y, Direction::Adjoint)
     }
+    fn costly(&self) -> bool {
+        true
+    }
 }
 
 #[derive(Clone, Copy)]
