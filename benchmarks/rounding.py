@@ -1,7 +1,8 @@
-"""What the products of one 3x3 convolution on bfloat16 images may be made of: errors against float64.
+"""What is rounded: predictions in float32, and the products of one 3x3 convolution on bfloat16 images.
 
-`python -m benchmarks.rounding`; seconds. The schemes are emulated in float64 with each number rounded as the kernels,
-or what was tried in their place, round it; the result is rounded to bfloat16, as it is written.
+`python -m benchmarks.rounding`; a minute. Errors are those against float64. The schemes for bfloat16 are emulated in
+float64 with each number rounded as the kernels, or what was tried in their place, round it; the result is rounded to
+bfloat16, as it is written.
 """
 
 from __future__ import annotations
@@ -10,12 +11,26 @@ import math
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import click
+import rust_diffusion as rd
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from benchmarks.peers.course import DiffusionUNet as CourseUNet
+
+#: Networks whose predictions are compared: a name, keywords, the height and width of the images.
+NETWORKS: list[tuple[str, dict[str, Any], int]] = [
+    ("course", {}, 64),
+    ("course", {}, 32),
+    ("course", {}, 128),
+    ("`base_ch=32`", {"base_ch": 32}, 64),
+    ("`base_ch=128`", {"base_ch": 128}, 64),
+]
+#: Untrained networks each, and images in a batch.
+DRAWN, BATCH = 4, 2
 OUTPUTS, SIZE = 64, 16
 #: Input channels whose sum is made in whole numbers before it is added up in float32.
 STRETCH = 128
@@ -98,10 +113,44 @@ def _images(channels: int) -> Tensor:
     return bfloat16(F.silu(torch.randn(2, channels, SIZE, SIZE).double()))
 
 
+def _predictions(network: dict[str, Any], size: int, seed: int) -> tuple[float, float, float]:
+    """Largest error of one untrained network's predictions: ours, the course module's, and its in channels last."""
+    torch.manual_seed(seed)
+    course = CourseUNet(**network).eval()
+    ours = rd.DiffusionUNet(**network).eval()
+    ours.load_state_dict(course.state_dict())
+    x, t = torch.randn(BATCH, 1, size, size), torch.randint(400, (BATCH,))
+    with torch.no_grad():
+        want = course.double()(x.double(), t)
+        said = [ours(x, t), course.float()(x, t)]
+        for p in course.parameters():
+            if p.dim() == 4:
+                p.data = p.data.contiguous(memory_format=torch.channels_last)
+        said.append(course(x.contiguous(memory_format=torch.channels_last), t))
+    first, second, third = (((y - want).abs().max() / want.abs().max()).item() for y in said)
+    return first, second, third
+
+
+def _print_predictions(seed: int) -> None:
+    click.echo("| network | images | rust_diffusion | course module | the same in channels last |")
+    click.echo("|---|---|---|---|---|")
+    for name, network, size in NETWORKS:
+        drawn = [_predictions(network, size, seed + k) for k in range(DRAWN)]
+        worst = (f"{max(errors):.1e}" for errors in zip(*drawn, strict=True))
+        click.echo(f"| {name} | {size} x {size} | " + " | ".join(worst) + " |")
+
+
 @click.command()
 @click.option("--seed", default=0, show_default=True)
 def main(seed: int) -> None:
-    """Print the error of each kind of product, relative to the result, for some numbers of input channels."""
+    """Print the largest errors of predictions in float32, then those of each kind of product in bfloat16."""
+    _print_predictions(seed)
+    click.echo()
+    _print_products(seed)
+
+
+def _print_products(seed: int) -> None:
+    """Of each kind, relative to the result, for some numbers of input channels."""
     kinds: dict[str, tuple[str, Products] | None] = {
         "PyTorch, autocast to bfloat16": None,
         "F(4x4), float32": ("F(4x4)", exact),

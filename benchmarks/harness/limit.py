@@ -1,6 +1,7 @@
 """What the machine could do at best: the arithmetic and the memory of the course's network at measured paces.
 
-`python -m benchmarks.harness.limit` prints the machine's paces and what bounds each kind of layer.
+`python -m benchmarks.harness.limit` prints the machine's paces, what bounds each kind of layer, and how near libtorch's
+products come to the pace.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 SIDE, NUMBERS = 1440, 2**26
 #: Channels below which a convolution is left to libtorch.
 NARROW = 16
-TRIES = 7
+TRIES = 50
+#: Multiplications that are timed at once, at least.
+WORK = 1e9
 
 
 @dataclass(frozen=True)
@@ -55,25 +58,23 @@ def _best(work: Callable[[], object]) -> float:
     return min(seconds)
 
 
-def _fewest(layer: Layer, precision: str, *, backward: bool) -> float | None:
+def _fewest(layer: Layer) -> float | None:
     """Share of the definition's multiplications that minimal filtering needs, where the engine computes so.
 
-    F(2x2, 3x3) needs 4 / 9, F(4x4, 3x3) a fourth (Lavin and Gray 2016); so does a filter after doubling, and
-    one of stride 2 needs 25 / 36. Float32 takes F(4x4, 3x3) for gradients only.
+    F(4x4, 3x3) needs a fourth (Lavin and Gray 2016); so does a filter after doubling, and one of stride 2 needs
+    25 / 36.
     """
     module = layer.module
     narrow = isinstance(module, nn.Conv2d) and min(module.weight.shape[:2]) < NARROW
     if not isinstance(module, nn.Conv2d) or module.kernel_size != (3, 3) or narrow:
         return None
-    if module.stride == (2, 2):
-        return 25 / 36
-    return 1 / 4 if layer.doubled or backward or precision == "bf16" else 4 / 9
+    return 25 / 36 if module.stride == (2, 2) else 1 / 4
 
 
-def _arithmetic(layer: Layer, precision: str, paces: Paces, *, backward: bool = False) -> float:
+def _arithmetic(layer: Layer, precision: str, paces: Paces) -> float:
     """Seconds of one product, by its definition or, in float32, by minimal filtering: what takes less."""
     operations = 2 * multiplications(layer)
-    share = _fewest(layer, precision, backward=backward)
+    share = _fewest(layer)
     by_definition = operations / paces.operations[precision]
     return (
         by_definition if share is None else min(by_definition, share * operations / paces.operations["fp32"])
@@ -86,9 +87,7 @@ def seconds(layer: Layer, precision: str, paces: Paces, *, training: bool = Fals
     Weights, inputs and outputs are read or written once. A training step has two more products of the same
     size: the gradients of the inputs and of the weights.
     """
-    count = _arithmetic(layer, precision, paces)
-    if training:
-        count += 2 * _arithmetic(layer, precision, paces, backward=True)
+    count = (3 if training else 1) * _arithmetic(layer, precision, paces)
     size = DTYPES[precision].itemsize
     moved = 4 * sum(p.numel() for p in layer.module.parameters()) + size * (layer.inputs + layer.outputs)
     return count, (3 if training else 1) * moved / paces.memory
@@ -106,7 +105,41 @@ def limits(batch: int, size: int, paces: Paces, *, training: bool = False) -> di
     }
 
 
-def _kind(layer: Layer) -> str:
+def _left_to_libtorch(layer: Layer) -> list[tuple[int, int, int]]:
+    """Rows, depth and columns of the matrix products in a layer, which the engine leaves to libtorch."""
+    module, shape = layer.module, layer.shape
+    if isinstance(module, nn.Conv2d):
+        rows = shape[0] * shape[2] * shape[3]
+        return [(rows, shape[1], module.out_channels)] if module.kernel_size == (1, 1) else []
+    rows, depth = shape[:-1].numel(), shape[-1]
+    columns = (module.out_features,) if isinstance(module, nn.Linear) else (3 * depth, depth)
+    return [(rows, depth, width) for width in columns]
+
+
+def _products(batch: int, size: int, paces: Paces) -> str:
+    """Of the network's matrix products by libtorch: how many there are, and how near each comes to the pace."""
+    every = [product for layer in layers(batch, size) for product in _left_to_libtorch(layer)]
+    lines = ["| products by libtorch | number | share of the pace: fp32 | bf16 |", "|---|---|---|---|"]
+    for product in sorted(set(every), reverse=True):
+        rows, depth, columns = product
+        shares = []
+        for name, dtype in DTYPES.items():
+            a, b = torch.randn(rows, depth).to(dtype), torch.randn(columns, depth).to(dtype).T
+            repeats = max(1, round(WORK / (rows * depth * columns)))
+            best = _best(partial(_repeat, repeats, a, b)) / repeats
+            shares.append(2 * rows * depth * columns / best / paces.operations[name])
+        cells = " | ".join(f"{100 * share:.0f} %" for share in shares)
+        lines.append(f"| {rows} x {depth} x {columns} | {every.count(product)} | {cells} |")
+    return "\n".join(lines)
+
+
+def _repeat(times: int, a: torch.Tensor, b: torch.Tensor) -> None:
+    for _ in range(times):
+        torch.mm(a, b)
+
+
+def kind(layer: Layer) -> str:
+    """Say what a layer is and how large."""
     module = layer.module
     if isinstance(module, nn.Conv2d):
         side = layer.shape[2]
@@ -132,15 +165,16 @@ def main(batch: int, size: int) -> None:
     click.echo("|---|---|---|---|---|---|")
     groups: dict[str, list[Layer]] = {}
     for layer in layers(batch, size):
-        groups.setdefault(_kind(layer), []).append(layer)
-    for kind, group in groups.items():
+        groups.setdefault(kind(layer), []).append(layer)
+    for what, group in groups.items():
         of = {name: [seconds(layer, name, found) for layer in group] for name in DTYPES}
         cells = [1e3 * sum(pair[k] for pair in of[name]) for k in (0, 1) for name in DTYPES]
-        click.echo(f"| {kind} | {len(group)} | " + " | ".join(f"{cell:.2f}" for cell in cells) + " |")
+        click.echo(f"| {what} | {len(group)} | " + " | ".join(f"{cell:.2f}" for cell in cells) + " |")
     for title, training in (("forward pass", False), ("training step", True)):
         least = limits(batch, size, found, training=training)
         text = ", ".join(f"{1e3 * value:.0f} ms in {name}" for name, value in least.items())
         click.echo(f"\n{title}, batch {batch}: at least {text}")
+    click.echo("\n" + _products(batch, size, found))
 
 
 if __name__ == "__main__":

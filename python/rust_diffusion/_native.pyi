@@ -346,6 +346,8 @@ class Parameters:
         `wanted` says which gradients will be asked for: to x, to the weights; if any, what they need comes along. With
         `bf16`, convolutions and matrix products are computed in bfloat16.
         """
+    def times(self, x: Tensor, t: Tensor, bf16: bool) -> list[tuple[str, float]]:
+        """Tell what each operation of the CPU engine's pass takes: (kind, seconds), in order. For the benchmark."""
     def runs_on_engine(self, dropout: float) -> bool:
         """Tell whether the CPU engine can compute the network with these weights and this rate of dropout."""
     def forward(self, x: Tensor, t: Tensor, dropout: float, differentiable_twice: bool) -> Tensor:

@@ -167,6 +167,23 @@ impl Parameters {
         Ok((to_python(py, out)?, recording))
     }
 
+    /// What each operation of the CPU engine's pass takes: (kind, seconds), in the order of the network. For the benchmark.
+    fn times(
+        &self,
+        py: Python<'_>,
+        x: &Bound<'_, PyAny>,
+        t: &Bound<'_, PyAny>,
+        bf16: bool,
+    ) -> PyResult<Vec<(&'static str, f64)>> {
+        let (x, t) = (from_python(x, "x")?, from_python(t, "t")?);
+        let prepared = Arc::clone(&self.inner);
+        let kind = if bf16 { Kind::BFloat16 } else { Kind::Float };
+        detached(py, move || {
+            prepared.check_inputs(&x, &t)?;
+            prepared.with(kind, |weights, _| cpu::times(weights, &x, &t))
+        })
+    }
+
     /// Whether the CPU engine can compute the network with these weights and this rate of dropout.
     fn runs_on_engine(&self, dropout: f64) -> bool {
         self.inner.runs_on_engine(dropout)

@@ -19,7 +19,7 @@
 //! | [`optim::step`] | weights, both moments and EMA shadow after one AdamW step with `scale * gradient` |
 //! | [`optim::sum_of_squares`] | sum of x^2 in f64; not finite exactly if some x is not |
 //! | [`sum::add`], [`sum::rows`] | one buffer added to another; sums over the rows of a matrix (written) |
-//! | [`conv::Filter::new`] | takes weights (O, I, 3, 3) for a [`conv::Method`]: F2 and F4 (stride 1), Upsample (nearest x2, then stride 1), Downsample (stride 2), all with padding 1 |
+//! | [`conv::Filter::new`] | takes weights (O, I, 3, 3) for a [`conv::Method`]: F4 (stride 1), Upsample (nearest x2, then stride 1), Downsample (stride 2), all with padding 1 |
 //! | [`conv::Filter::of_input_gradient`] | takes the same weights for the gradient of the output to the gradient of the (whole) input |
 //! | [`conv::convolve`] | y = filter * source + bias(C) + residual(N, H, W, C), both addends optional |
 //! | [`conv::weight_gradient`] | from the source and dy: dw (O, I, 3, 3) and, if asked for, dbias (both written) |

@@ -64,9 +64,9 @@ pub trait LinearOperator: Send + Sync {
         None
     }
 
-    /// Whether K'K takes so much longer than a Fourier transform that saved iterations are worth one each: systems with it are
-    /// then solved near the circulant matrix that is next to it.
-    fn costly(&self) -> bool {
+    /// Whether K'K does nearly the same everywhere in an image, sees most of it, and takes much longer than a Fourier transform:
+    /// with one number for the spread, samplers then solve their systems near the circulant matrix that is next to it.
+    fn nearly_circulant(&self) -> bool {
         false
     }
 

@@ -9,7 +9,7 @@ use crate::error::{check_len, Error, Result};
 use crate::pool::scratch::{lend, sized};
 use crate::pool::split::Split;
 use crate::pool::{run, Pool};
-use crate::product::{Products, PANELS};
+use crate::product::{Products, PANELS, RUN};
 use crate::simd::element::Element;
 use crate::simd::{dispatch, Line, LANES};
 use crate::source::{Images, Source};
@@ -19,8 +19,9 @@ use std::ops::Range;
 /// Tiles of a block: enough for the filter, which is read anew for each block, to be read at the pace of the products.
 const TILES: usize = 32;
 /// Blocks of inputs that are brought to the points and multiplied at a time, where tasks share out the filter: few enough for
-/// a pair of panels to stay in the second cache, and so many that sums come and go seldom.
-const BLOCKS: usize = 4;
+/// a pair of panels to stay in the second cache, and so many that sums come and go seldom. Whole runs: else the bits would
+/// depend on how the work is shared out.
+const BLOCKS: usize = 2 * RUN;
 
 /// y = filter applied to x, plus `addends`. `from` are the images of x, `to` those of y: by [`Method::output_size`] of one
 /// another, the other way round for a filter of the input gradient.

@@ -42,7 +42,7 @@ impl<'a> Filter<'a> {
     /// # Errors
     /// As for `new`.
     pub fn of_input_gradient(method: Method, weights: &'a [f32], outputs: usize, inputs: usize) -> Result<Self> {
-        let (turned, flipped, way) = (true, matches!(method, Method::F2 | Method::F4), method.gradient());
+        let (turned, flipped, way) = (true, method == Method::F4, method.gradient());
         Filter { method, way, inputs: [outputs, 0], outputs: inputs, weights, turned, flipped }.checked()
     }
 

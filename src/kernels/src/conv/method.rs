@@ -1,13 +1,11 @@
 //! What can be computed, and by which scheme.
 
-use super::scheme::{Down, DownAfterGradient, DownGradient, Scheme, Up, UpGradient, F2, F4};
+use super::scheme::{Down, DownAfterGradient, DownGradient, Scheme, Up, UpGradient, F4};
 
 /// What is computed, and in which tiles. All filters are 3 x 3, with zero padding of 1 but for one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Method {
-    /// Stride 1, by F(2x2, 3x3): 2.25 times fewer multiplications than the definition.
-    F2,
-    /// Stride 1, by F(4x4, 3x3): 4 times fewer.
+    /// Stride 1, by F(4x4, 3x3): 4 times fewer multiplications than the definition.
     F4,
     /// Nearest-neighbour doubling, then stride 1: 4 times fewer.
     Upsample,
@@ -20,7 +18,6 @@ pub enum Method {
 /// A method, or the gradient of a method with respect to its input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Way {
-    F2,
     F4,
     Up,
     UpGradient,
@@ -34,10 +31,6 @@ pub(super) enum Way {
 macro_rules! with_scheme {
     ($way:expr, $scheme:ident => $body:expr) => {
         match $way {
-            Way::F2 => {
-                type $scheme = crate::conv::scheme::F2;
-                $body
-            }
             Way::F4 => {
                 type $scheme = crate::conv::scheme::F4;
                 $body
@@ -89,7 +82,6 @@ impl Tiling {
 impl Way {
     pub fn tiling(self) -> Tiling {
         match self {
-            Way::F2 => const { Tiling::of::<F2, 4, 4, 2>() },
             Way::F4 => const { Tiling::of::<F4, 6, 6, 4>() },
             Way::Up => const { Tiling::of::<Up, 3, 3, 2>() },
             Way::UpGradient => const { Tiling::of::<UpGradient, 4, 3, 1>() },
@@ -104,7 +96,6 @@ impl Way {
 impl Method {
     pub(super) fn forward(self) -> Way {
         match self {
-            Method::F2 => Way::F2,
             Method::F4 => Way::F4,
             Method::Upsample => Way::Up,
             Method::Downsample => Way::Down,
@@ -114,7 +105,6 @@ impl Method {
 
     pub(super) fn gradient(self) -> Way {
         match self {
-            Method::F2 => Way::F2,
             Method::F4 => Way::F4,
             Method::Upsample => Way::UpGradient,
             Method::Downsample => Way::DownGradient,
@@ -125,7 +115,7 @@ impl Method {
     /// Height or width of the output for that of the input.
     pub fn output_size(self, size: usize) -> usize {
         match self {
-            Method::F2 | Method::F4 => size,
+            Method::F4 => size,
             Method::Upsample => 2 * size,
             Method::Downsample => size.div_ceil(2),
             Method::DownsampleAfter => size / 2,

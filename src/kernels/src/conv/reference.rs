@@ -45,7 +45,7 @@ pub fn direct_gradient(
 /// How much the input is enlarged first, and the stride.
 pub fn scales(method: Method) -> (usize, usize) {
     match method {
-        Method::F2 | Method::F4 => (1, 1),
+        Method::F4 => (1, 1),
         Method::Upsample => (2, 1),
         Method::Downsample | Method::DownsampleAfter => (1, 2),
     }

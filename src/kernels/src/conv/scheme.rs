@@ -22,28 +22,6 @@ pub trait Scheme<const W: usize, const P: usize, const M: usize>: Sync {
     fn spread<S: Simd>(s: S, y: [S::V; M]) -> [S::V; P];
 }
 
-/// F(2, 3): 4 products for 2 outputs. Points 0, 1, -1, infinity.
-pub struct F2;
-
-impl Scheme<4, 4, 2> for F2 {
-    const STEP: usize = 2;
-    const BEFORE: usize = 1;
-    const FILTER: [[f64; 3]; 4] = [[1.0, 0.0, 0.0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0.0, 0.0, 1.0]];
-
-    #[inline(always)]
-    fn points<S: Simd>(s: S, [d0, d1, d2, d3]: [S::V; 4]) -> [S::V; 4] {
-        [s.sub(d0, d2), s.add(d1, d2), s.sub(d2, d1), s.sub(d3, d1)]
-    }
-    #[inline(always)]
-    fn outputs<S: Simd>(s: S, [m0, m1, m2, m3]: [S::V; 4]) -> [S::V; 2] {
-        [s.add(s.add(m0, m1), m2), s.add(s.sub(m1, m2), m3)]
-    }
-    #[inline(always)]
-    fn spread<S: Simd>(s: S, [y0, y1]: [S::V; 2]) -> [S::V; 4] {
-        [y0, s.add(y0, y1), s.sub(y0, y1), y1]
-    }
-}
-
 /// F(4, 3): 6 products for 4 outputs. Points 0, +-sqrt(1/2), +-sqrt(2), infinity: with these the rounding error is about a
 /// quarter of that with the usual 0, +-1, +-2.
 pub struct F4;

@@ -12,7 +12,7 @@ mod spread;
 
 use std::sync::OnceLock;
 
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use super::operator::{check, forward};
 use super::solve::cg::{inner, Limits, Watch};
@@ -20,7 +20,7 @@ use super::solve::circulant::Circulant;
 use super::solve::nearest::nearest;
 use super::Shared;
 use crate::diffusion::process::Denoised;
-use crate::error::{ensure, Error, Result};
+use crate::error::{ensure, Result};
 use crate::sampler::{At, Correction};
 pub use dps::Norm;
 pub use rows::{course_pairs, renoised, travelling, Travel};
@@ -66,15 +66,19 @@ impl Problem {
 
     /// What K'K does to Fourier modes, all but; made when first asked for.
     fn near(&self) -> Result<&Circulant> {
-        if self.near.get().is_none() {
-            let _ = self.near.set(nearest(self.operator.as_ref(), self.y.device())?);
+        if let Some(near) = self.near.get() {
+            return Ok(near);
         }
-        self.near.get().ok_or_else(|| Error::Runtime("internal error: a preconditioner was not kept".into()))
+        let near = nearest(self.operator.as_ref(), self.y.device())?;
+        Ok(self.near.get_or_init(|| near))
     }
 
-    /// The same where it saves more iterations than it costs, for systems with one number for the spread.
-    fn near_if_costly(&self) -> Result<Option<&Circulant>> {
-        self.operator.costly().then(|| self.near()).transpose()
+    /// [`Self::near`] where it takes less time than it saves, for systems with one number for the spread. It was weighed on the
+    /// CPU alone.
+    fn near_if_it_pays(&self) -> Result<Option<&Circulant>> {
+        let near = self.operator.nearly_circulant() && self.operator.spectrum().is_none();
+        let pays = near && self.y.device() == Device::Cpu;
+        pays.then(|| self.near()).transpose()
     }
 
     /// How accurately systems are solved within a step: well below the noise that is drawn in it.

@@ -49,9 +49,6 @@ impl LinearOperator for Composed {
     fn measured(&self) -> Option<Tensor> {
         self.outer.measured()
     }
-    fn costly(&self) -> bool {
-        self.outer.costly() || self.inner.costly()
-    }
     fn precision(&self) -> Kind {
         lowest([&self.outer, &self.inner])
     }
@@ -89,8 +86,8 @@ impl LinearOperator for Scaled {
     fn measured(&self) -> Option<Tensor> {
         self.of.measured()
     }
-    fn costly(&self) -> bool {
-        self.of.costly()
+    fn nearly_circulant(&self) -> bool {
+        self.of.nearly_circulant()
     }
     fn precision(&self) -> Kind {
         self.of.precision()
@@ -201,8 +198,8 @@ impl LinearOperator for Stack {
         sum.ok_or_else(|| crate::Error::Runtime("internal error: an empty stack".into()))
     }
 
-    fn costly(&self) -> bool {
-        self.parts.iter().any(|part| part.costly())
+    fn nearly_circulant(&self) -> bool {
+        self.parts.iter().all(|part| part.nearly_circulant())
     }
 
     fn precision(&self) -> Kind {

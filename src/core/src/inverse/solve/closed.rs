@@ -44,17 +44,26 @@ pub fn way(
             Ok(spectrum.filter(&pull, &share)?.f_to_kind(z.kind())?)
         }
         None => {
+            let factors = near.map(|near| inverse_of_near(near, gamma)).transpose()?;
             let gamma = gamma.f_to_kind(z.kind())?;
             let mut system = |x: &Tensor| Ok(normal(operator, x)?.f_mul(&gamma)?.f_add(x)?);
-            let mut inverse = |r: &Tensor| match near {
-                Some(near) => {
-                    near.filter(r, &|s| Ok(gamma.f_to_kind(s.kind())?.f_mul(s)?.f_add_scalar(1.0)?.f_reciprocal()?))
-                }
+            let mut inverse = |r: &Tensor| match near.zip(factors.as_ref()) {
+                Some((near, factors)) => near.filter(r, &|s| Ok(factors.f_to_kind(s.kind())?)),
                 None => Ok(r.shallow_clone()),
             };
             cg::solve_near(&mut system, &mut inverse, &pull(z, y)?.f_mul(&gamma)?, limits)
         }
     }
+}
+
+/// (I + gamma `near`)^-1 for each mode, on the CPU: (N, 1, H, W / 2 + 1).
+///
+/// What K hardly sees, `near` is too far off to tell; taken for nothing, it would slow iterations down instead.
+fn inverse_of_near(near: &Circulant, gamma: &Tensor) -> Result<Tensor> {
+    const LEAST: f64 = 0.3;
+    let modes = near.values();
+    let modes = modes.f_maximum(&modes.f_mean(Kind::Double)?.f_mul_scalar(LEAST)?)?;
+    Ok(gamma.f_to_device(Device::Cpu)?.f_mul(&modes)?.f_add_scalar(1.0)?.f_reciprocal()?)
 }
 
 /// K^+ y. Singular values up to `cutoff` times the largest count as zero where the spectrum is known; elsewhere they are

@@ -25,14 +25,6 @@ pub enum Resize {
     Double,
 }
 
-/// What is computed: the samplers amplify the rounding of predictions by thousands in their first steps, gradients bear
-/// some more of it.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Pass {
-    Forward,
-    Backward,
-}
-
 impl Resize {
     /// What a convolution that stands by itself does.
     pub fn of(conv: &Conv) -> Self {
@@ -43,10 +35,10 @@ impl Resize {
         }
     }
 
-    /// F2 rounds as a direct convolution does, F4 twice as much, which bfloat16 hides.
-    fn method(self, pass: Pass, kind: Kind) -> Method {
+    /// F4 and its products in short sums round little more than a direct convolution does; samplers amplify the rounding of
+    /// predictions by thousands in their first steps.
+    fn method(self) -> Method {
         match self {
-            Resize::Keep if pass == Pass::Forward && kind == Kind::Float => Method::F2,
             Resize::Keep => Method::F4,
             Resize::Halve => Method::Downsample,
             Resize::HalveAfter => Method::DownsampleAfter,
@@ -124,7 +116,7 @@ fn fast_forward<T: Stored>(
     residual: Option<&Tensor>,
 ) -> Result<Tensor> {
     let (b, h, w, _) = x.size4()?;
-    let method = resize.method(Pass::Forward, T::KIND);
+    let method = resize.method();
     let (h, w) = (method.output_size(h as usize) as i64, method.output_size(w as usize) as i64);
     let mut y = Tensor::f_empty([b, h, w, conv.cout], (T::KIND, x.device()))?;
     let bias = Some(slice::<f32>(&weights.params[conv.param + 1])?);
@@ -224,7 +216,7 @@ fn fast_layer_gradients<T: Stored>(
     let mut db = Tensor::f_empty([conv.cout], float)?;
     kernel::weight_gradient(
         &TorchPool,
-        resize.method(Pass::Backward, T::KIND),
+        resize.method(),
         images(x)?,
         &Source::new(slice::<T>(x)?, conv.cin as usize),
         images(dy)?,
@@ -238,7 +230,7 @@ fn fast_layer_gradients<T: Stored>(
 
 fn fast_input_gradient<T: Stored>(weights: &Weights, conv: &Conv, resize: Resize, dy: &Tensor) -> Result<Tensor> {
     let mut dx = Tensor::f_empty(input_shape(conv, resize, dy)?, (T::KIND, dy.device()))?;
-    let method = resize.method(Pass::Backward, T::KIND);
+    let method = resize.method();
     let source = Source::new(slice::<T>(dy)?, conv.cout as usize);
     let (from, to) = (images(dy)?, images(&dx)?);
     let out = slice_mut::<T>(&mut dx)?;

@@ -19,6 +19,7 @@ pub use weights::Weights;
 
 use crate::error::Result;
 use crate::libtorch::AutocastOff;
+use crate::nn::backend::clock::Clock;
 use crate::nn::blueprint::{Attention, Conv, Norm, ResBlock, TimeEmbedding};
 use crate::nn::wiring::{self, Backend};
 use crate::switches::Kernels;
@@ -76,6 +77,15 @@ pub fn predict(weights: &Weights, x: &Tensor, t: &Tensor, dropout: f64) -> Resul
     let (x, t) = (x.f_split(most, 0)?, t.f_split(most, 0)?);
     let parts = x.iter().zip(&t).map(|(x, t)| part(x, t)).collect::<Result<Vec<_>>>()?;
     Ok(Tensor::f_cat(&parts, 0)?)
+}
+
+/// What each operation of a prediction takes, in seconds and by kind, in the order of the network; all images at once.
+pub fn times(weights: &Weights, x: &Tensor, t: &Tensor) -> Result<Vec<(&'static str, f64)>> {
+    let _modes = (tch::no_grad_guard(), AutocastOff::new());
+    let mut engine = Engine { weights, dropout: 0.0, keep: false, activations: 0, tape: None };
+    let mut clock = Clock::beside(&mut engine);
+    wiring::forward(&weights.plan, &mut clock, x, t)?;
+    Ok(clock.took)
 }
 
 /// Whether the engine computes a network: float32 weights on a CPU that there are kernels for, dropout that leaves something.
