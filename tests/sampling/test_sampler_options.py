@@ -252,7 +252,8 @@ def test_more_images_than_the_engine_takes_at_once_are_drawn_in_parts(rd, alpha_
         return rd.ddim_sample(model, len(x_T), TINY_SHAPE, alpha_bars, "cpu", 2, x_T=x_T, progress=False)
 
     parts = torch.cat([draw(part) for part in start.split(300)])
-    assert torch.allclose(draw(start), parts, atol=1e-4)
+    # the last bit may differ, which an untrained network amplifies a thousand times in one image of a thousand
+    assert torch.allclose(draw(start), parts, atol=1e-2)
 
 
 @pytest.mark.parametrize("kind", ["ours", "the course's"])

@@ -21,7 +21,7 @@ pub struct Weights {
     copies: Vec<OnceCell<Tensor>>,
 }
 
-/// Narrower convolutions gain nothing from fast filtering.
+/// Convolutions narrower than this on both sides gain nothing from fast filtering.
 const MIN_CHANNELS: i64 = 16;
 
 fn dense(params: &[Tensor]) -> Result<Vec<Tensor>> {
@@ -54,7 +54,7 @@ impl Weights {
             return false;
         }
         let padded = conv.padding == Padding::even(1) || (conv.padding == Padding::AFTER && conv.stride == 2);
-        conv.kernel == 3 && padded && conv.cin >= MIN_CHANNELS && conv.cout >= MIN_CHANNELS
+        conv.kernel == 3 && padded && conv.cin.max(conv.cout) >= MIN_CHANNELS
     }
 
     /// The same network with other weights.
