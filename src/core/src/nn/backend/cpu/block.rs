@@ -27,9 +27,6 @@ pub struct Saved {
     active: Option<[Tensor; 2]>,
 }
 
-/// What a block reads and writes of the images taken at a time by [`predict`], at most: with what lies between, some MiB.
-const MOST_NUMBERS: i64 = 1 << 20;
-
 const SILU: After = After { silu: true, dropout: None };
 
 /// `time` is silu of the time embedding, (B, time_dim), float32; `dropout` a probability. `keep` says that the gradients of
@@ -56,28 +53,6 @@ pub fn forward(
     let y = conv_forward(weights, &layer.conv2, Resize::Keep, &active2, Some(residual))?;
     let active = active1.map(|active1| [active1, active2]);
     Ok((y, Saved { layer: layer.clone(), x, skip, dropout, numbers, stats1, hidden, stats2, active }))
-}
-
-/// The output alone, some images at a time: what its layers hand on stays in the caches.
-pub fn predict(
-    weights: &Weights,
-    layer: &ResBlock,
-    x: &Tensor,
-    skip: Option<&Tensor>,
-    time: &Tensor,
-) -> Result<Tensor> {
-    let part =
-        |x: Tensor, skip: Option<Tensor>, time: &Tensor| Ok(forward(weights, layer, x, skip, time, 0.0, false)?.0);
-    let (images, h, w, _) = x.size4()?;
-    let most = (MOST_NUMBERS / (h * w * (layer.conv1.cin + layer.conv1.cout))).max(1);
-    if images <= most {
-        return part(x.shallow_clone(), skip.map(Tensor::shallow_clone), time);
-    }
-    let parts = (0..images).step_by(most as usize).map(|start| {
-        let some = |all: &Tensor| all.f_narrow(0, start, most.min(images - start));
-        part(some(x)?, skip.map(some).transpose()?, &some(time)?)
-    });
-    Ok(Tensor::f_cat(&parts.collect::<Result<Vec<_>>>()?, 0)?)
 }
 
 /// The second normalisation with the time embedding, SiLU and dropout; also the groups' statistics.
