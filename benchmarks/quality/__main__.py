@@ -39,7 +39,7 @@ SAMPLES = 64
     "--minutes", multiple=True, type=float, default=BUDGETS, show_default=True, help="Time of training."
 )
 @click.option("--row", "chosen", multiple=True, type=click.Choice(ROWS), default=ROWS, help="All by default.")
-@click.option("--slices", type=click.Path(exists=True), help="Real slices instead of phantoms.")
+@click.option("--slices", help="Folder or pattern of real slices, instead of phantoms.")
 @click.option("--size", default=64, show_default=True, help="Height and width of the images.")
 @click.option("--seed", "seeds", multiple=True, type=int, default=(0,), show_default=True)
 @click.option("--samples", default=SAMPLES, show_default=True, help="Images drawn.")

@@ -26,9 +26,10 @@ class Images(NamedTuple):
 
 
 def read(slices: str | None, size: int) -> Images:
-    """Phantoms, or the slices of a folder."""
+    """Phantoms, or the slices of a folder or pattern."""
     if slices is None:
         return Images("phantoms", rd.phantoms(TRAINED, size=size, seed=0), held_out(HELD_OUT, size))
     everything = rd.load_images(slices, size=size, progress=False)
     chosen = torch.arange(len(everything)) % _NINTH == _NINTH - 1
-    return Images(Path(slices).name, everything[~chosen], everything[chosen])
+    name = Path(slices.partition("*")[0]).name or "slices"
+    return Images(name, everything[~chosen], everything[chosen])

@@ -19,7 +19,7 @@ _ATTENTION_SIDE = 16
 #: The coarsest level is no smaller.
 _COARSEST = 8
 #: Width of the first level for a budget: (minutes up to which it is taken, width).
-_WIDTHS = ((15.0, 16), (45.0, 24), (float("inf"), 32))
+_WIDTHS = ((45.0, 16), (float("inf"), 32))
 
 
 @dataclass
