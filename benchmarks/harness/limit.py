@@ -21,7 +21,7 @@ from benchmarks.peers.floor import Layer, layers, multiplications
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 #: Side of the square matrices, which the last cache holds, and numbers that are copied, which it does not.
 SIDE, NUMBERS = 1440, 2**26
-#: Channels below which a convolution is left to libtorch.
+#: Channels below which, on both sides, a convolution is left to libtorch.
 NARROW = 16
 TRIES = 50
 #: Multiplications that are timed at once, at least.
@@ -65,7 +65,7 @@ def _fewest(layer: Layer) -> float | None:
     25 / 36.
     """
     module = layer.module
-    narrow = isinstance(module, nn.Conv2d) and min(module.weight.shape[:2]) < NARROW
+    narrow = isinstance(module, nn.Conv2d) and max(module.weight.shape[:2]) < NARROW
     if not isinstance(module, nn.Conv2d) or module.kernel_size != (3, 3) or narrow:
         return None
     return 25 / 36 if module.stride == (2, 2) else 1 / 4

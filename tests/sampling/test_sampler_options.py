@@ -249,11 +249,12 @@ def test_more_images_than_the_engine_takes_at_once_are_drawn_in_parts(rd, alpha_
     start = torch.randn(1100, *TINY_SHAPE)
 
     def draw(x_T):
-        return rd.ddim_sample(model, len(x_T), TINY_SHAPE, alpha_bars, "cpu", 2, x_T=x_T, progress=False)
+        # not from nearly pure noise: there an untrained network amplifies the last bit a thousand times
+        options = dict(timesteps=[len(alpha_bars) // 2, 0], x_T=x_T, progress=False)
+        return rd.ddim_sample(model, len(x_T), TINY_SHAPE, alpha_bars, "cpu", **options)
 
     parts = torch.cat([draw(part) for part in start.split(300)])
-    # the last bit may differ, which an untrained network amplifies a thousand times in one image of a thousand
-    assert torch.allclose(draw(start), parts, atol=1e-2)
+    assert torch.allclose(draw(start), parts, atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["ours", "the course's"])

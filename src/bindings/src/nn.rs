@@ -149,7 +149,7 @@ impl Parameters {
     ) -> PyResult<(Bound<'py, PyAny>, Option<Recording>)> {
         let (x, t) = (from_python(x, "x")?, from_python(t, "t")?);
         let prepared = Arc::clone(&self.inner);
-        let kind = if bf16 { Kind::BFloat16 } else { Kind::Float };
+        let kind = kind(bf16);
         let (out, recording) = detached(py, move || {
             prepared.check_inputs(&x, &t)?;
             if wanted == (false, false) {
@@ -177,7 +177,7 @@ impl Parameters {
     ) -> PyResult<Vec<(&'static str, f64)>> {
         let (x, t) = (from_python(x, "x")?, from_python(t, "t")?);
         let prepared = Arc::clone(&self.inner);
-        let kind = if bf16 { Kind::BFloat16 } else { Kind::Float };
+        let kind = kind(bf16);
         detached(py, move || {
             prepared.check_inputs(&x, &t)?;
             prepared.with(kind, |weights, _| cpu::times(weights, &x, &t))
@@ -202,6 +202,15 @@ impl Parameters {
         let own = Arc::clone(&self.inner);
         let out = detached(py, move || forward_aten(&own.plan, &own.handles(), &x, &t, dropout, differentiable_twice))?;
         to_python(py, out)
+    }
+}
+
+/// What convolutions and matrix products are computed in.
+fn kind(bf16: bool) -> Kind {
+    if bf16 {
+        Kind::BFloat16
+    } else {
+        Kind::Float
     }
 }
 

@@ -210,7 +210,7 @@ impl Operator {
         let (z, y, gamma) = (from_python(z, "z")?, from_python(y, "y")?, from_python(gamma, "gamma")?);
         self.compute(py, move |operator| {
             check_pair(operator, &z, &y)?;
-            solve::prox(operator, &z, &y, &gamma, None, Limits::of(&z, check_signals))
+            solve::prox(operator, &z, &y, &gamma, Limits::of(&z, check_signals).into())
         })
     }
 
@@ -238,7 +238,7 @@ impl Operator {
         self.compute(py, move |operator| {
             check_pair(operator, &z, &y)?;
             let of = Gaussian { z: &z, y: &y, sigma: &sigma, r: &r };
-            solve::draw(operator, &of, noise.as_mut(), None, Limits::of(&z, check_signals))
+            solve::draw(operator, &of, noise.as_mut(), Limits::of(&z, check_signals).into())
         })
     }
 

@@ -39,8 +39,7 @@ impl Correction for Daps {
 fn evenly_spread(problem: &Problem, r2: f64, x0_hat: &Tensor, noise: &mut dyn Noise) -> Result<Tensor> {
     let Problem { operator, y, sigma, .. } = problem;
     let r = sigma.f_zeros_like()?.f_add_scalar(r2.sqrt())?;
-    let of = Gaussian { z: x0_hat, y, sigma, r: &r };
-    draw(operator.as_ref(), &of, noise, problem.near_if_it_pays()?, problem.limits())
+    draw(operator.as_ref(), &Gaussian { z: x0_hat, y, sigma, r: &r }, noise, problem.iterations()?)
 }
 
 /// x0 ~ N(x0_hat, C) given y, with the network's own covariance C: exact for every Gaussian prior.

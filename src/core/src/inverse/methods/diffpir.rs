@@ -18,8 +18,7 @@ impl Correction for Diffpir {
         let ratio = (at.level.signal / at.level.spread).powi(2);
         let gamma = self.problem.sigma.f_square()?.f_mul_scalar(self.lambda * ratio)?.f_reciprocal()?;
         let Problem { operator, y, .. } = &self.problem;
-        let (near, limits) = (self.problem.near_if_it_pays()?, self.problem.limits());
-        let x0_hat = prox(operator.as_ref(), &said.x0_hat, y, &gamma, near, limits)?;
+        let x0_hat = prox(operator.as_ref(), &said.x0_hat, y, &gamma, self.problem.iterations()?)?;
         Ok(Denoised { eps_hat: Mixing::of(at.level)?.eps(x_t, &x0_hat)?, x0_hat })
     }
 }

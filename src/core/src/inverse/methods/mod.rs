@@ -18,6 +18,7 @@ use super::operator::{check, forward};
 use super::solve::cg::{inner, Limits, Watch};
 use super::solve::circulant::Circulant;
 use super::solve::nearest::nearest;
+use super::solve::Iterations;
 use super::Shared;
 use crate::diffusion::process::Denoised;
 use crate::error::{ensure, Result};
@@ -73,12 +74,11 @@ impl Problem {
         Ok(self.near.get_or_init(|| near))
     }
 
-    /// [`Self::near`] where it takes less time than it saves, for systems with one number for the spread. It was weighed on the
-    /// CPU alone.
-    fn near_if_it_pays(&self) -> Result<Option<&Circulant>> {
+    /// How systems with one number for the spread are solved. Whether it pays to be near K'K was weighed on the CPU alone.
+    fn iterations(&self) -> Result<Iterations<'_>> {
         let near = self.operator.nearly_circulant() && self.operator.spectrum().is_none();
         let pays = near && self.y.device() == Device::Cpu;
-        pays.then(|| self.near()).transpose()
+        Ok(Iterations { limits: self.limits(), near: pays.then(|| self.near()).transpose()? })
     }
 
     /// How accurately systems are solved within a step: well below the noise that is drawn in it.

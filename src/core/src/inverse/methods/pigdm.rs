@@ -27,8 +27,7 @@ impl Correction for Pigdm {
             Known::Even(r2) => {
                 let r2 = *at_step(r2, at)?;
                 let odds = sigma.f_square()?.f_reciprocal()?.f_mul_scalar(r2)?;
-                let (near, limits) = (self.problem.near_if_it_pays()?, self.problem.limits());
-                way(operator.as_ref(), &said.x0_hat, y, &odds, near, limits)?.f_div_scalar(r2)?
+                way(operator.as_ref(), &said.x0_hat, y, &odds, self.problem.iterations()?)?.f_div_scalar(r2)?
             }
             Known::Modes(planes) => {
                 let modes = at_step(planes, at)?;

@@ -10,30 +10,29 @@ use crate::diffusion::Noise;
 use crate::error::{ensure, Result};
 use crate::inverse::operator::{normal, waves, LinearOperator, Shape};
 
+/// How systems without a closed form are solved.
+#[derive(Clone, Copy)]
+pub struct Iterations<'a> {
+    pub limits: Limits,
+    /// The circulant matrix next to K'K, where solving near it saves more time than it takes.
+    pub near: Option<&'a Circulant>,
+}
+
+impl From<Limits> for Iterations<'_> {
+    fn from(limits: Limits) -> Self {
+        Self { limits, near: None }
+    }
+}
+
 /// argmin_x 1/2 |K x - y|^2 + 1/(2 gamma) |x - z|^2.
 ///
-/// `gamma` is one number, or one for each image: (N, 1, 1, 1), float64. With `near`, the circulant matrix next to K'K, iterations
-/// are fewer where there are any.
-pub fn prox(
-    operator: &dyn LinearOperator,
-    z: &Tensor,
-    y: &Tensor,
-    gamma: &Tensor,
-    near: Option<&Circulant>,
-    limits: Limits,
-) -> Result<Tensor> {
-    Ok(z.f_add(&way(operator, z, y, gamma, near, limits)?)?)
+/// `gamma` is one number, or one for each image: (N, 1, 1, 1), float64.
+pub fn prox(operator: &dyn LinearOperator, z: &Tensor, y: &Tensor, gamma: &Tensor, by: Iterations) -> Result<Tensor> {
+    Ok(z.f_add(&way(operator, z, y, gamma, by)?)?)
 }
 
 /// From z to there: gamma (I + gamma K'K)^-1 K' (y - K z).
-pub fn way(
-    operator: &dyn LinearOperator,
-    z: &Tensor,
-    y: &Tensor,
-    gamma: &Tensor,
-    near: Option<&Circulant>,
-    limits: Limits,
-) -> Result<Tensor> {
+pub fn way(operator: &dyn LinearOperator, z: &Tensor, y: &Tensor, gamma: &Tensor, by: Iterations) -> Result<Tensor> {
     let pull = |z: &Tensor, y: &Tensor| operator.adjoint(&y.f_sub(&operator.apply(z)?)?);
     match operator.spectrum() {
         Some(spectrum) => {
@@ -44,14 +43,14 @@ pub fn way(
             Ok(spectrum.filter(&pull, &share)?.f_to_kind(z.kind())?)
         }
         None => {
-            let factors = near.map(|near| inverse_of_near(near, gamma)).transpose()?;
+            let factors = by.near.map(|near| inverse_of_near(near, gamma)).transpose()?;
             let gamma = gamma.f_to_kind(z.kind())?;
             let mut system = |x: &Tensor| Ok(normal(operator, x)?.f_mul(&gamma)?.f_add(x)?);
-            let mut inverse = |r: &Tensor| match near.zip(factors.as_ref()) {
+            let mut inverse = |r: &Tensor| match by.near.zip(factors.as_ref()) {
                 Some((near, factors)) => near.filter(r, &|s| Ok(factors.f_to_kind(s.kind())?)),
                 None => Ok(r.shallow_clone()),
             };
-            cg::solve_near(&mut system, &mut inverse, &pull(z, y)?.f_mul(&gamma)?, limits)
+            cg::solve_near(&mut system, &mut inverse, &pull(z, y)?.f_mul(&gamma)?, by.limits)
         }
     }
 }
@@ -96,18 +95,12 @@ pub struct Gaussian<'a> {
 
 /// One draw per image. With a known spectrum one draw of noise; elsewhere the least squares of perturbed z and y (Papandreou
 /// and Yuille 2010), which need two.
-pub fn draw(
-    operator: &dyn LinearOperator,
-    of: &Gaussian,
-    noise: &mut dyn Noise,
-    near: Option<&Circulant>,
-    limits: Limits,
-) -> Result<Tensor> {
+pub fn draw(operator: &dyn LinearOperator, of: &Gaussian, noise: &mut dyn Noise, by: Iterations) -> Result<Tensor> {
     let Gaussian { z, y, sigma, r } = *of;
     let odds = r.f_div(sigma)?.f_square()?;
     let mut normal = |like: &Tensor| Result::Ok(noise.normal(&like.size(), like.device())?.f_to_kind(like.kind())?);
     if let Some(spectrum) = operator.spectrum() {
-        let mean = prox(operator, z, y, &odds, None, limits)?;
+        let mean = prox(operator, z, y, &odds, by)?;
         let spread = |s: &Tensor| {
             let shrinks = s.f_mul(&odds.f_to_kind(s.kind())?)?.f_add_scalar(1.0)?.f_sqrt()?;
             Ok(r.f_to_kind(s.kind())?.f_div(&shrinks)?)
@@ -116,7 +109,7 @@ pub fn draw(
     }
     let z = z.f_add(&normal(z)?.f_mul(&r.f_to_kind(z.kind())?)?)?;
     let y = y.f_add(&normal(y)?.f_mul(&sigma.f_to_kind(y.kind())?)?)?;
-    prox(operator, &z, &y, &odds, near, limits)
+    prox(operator, &z, &y, &odds, by)
 }
 
 const LANCZOS_STEPS: usize = 60;

@@ -8,4 +8,4 @@ pub mod lanczos;
 pub mod nearest;
 pub mod spectrum;
 
-pub use closed::{draw, inverse, norm, pinv, prox, way, Gaussian};
+pub use closed::{draw, inverse, norm, pinv, prox, way, Gaussian, Iterations};

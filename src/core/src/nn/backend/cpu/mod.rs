@@ -52,9 +52,7 @@ pub fn forward(
     wanted: Option<Wanted>,
 ) -> Result<(Tensor, Option<Tape>)> {
     let _modes = (tch::no_grad_guard(), AutocastOff::new());
-    let keep = wanted.is_some_and(|wanted| wanted.weights);
-    let tape = wanted.map(|_| Tape::default());
-    let mut engine = Engine { weights, dropout, keep, activations: 0, tape };
+    let mut engine = Engine::new(weights, dropout, wanted);
     let out = wiring::forward(&weights.plan, &mut engine, x, t)?;
     let prediction = nchw(&out.data)?.f_to_kind(Kind::Float)?.f_contiguous()?;
     let activations = engine.activations;
@@ -82,7 +80,7 @@ pub fn predict(weights: &Weights, x: &Tensor, t: &Tensor, dropout: f64) -> Resul
 /// What each operation of a prediction takes, in seconds and by kind, in the order of the network; all images at once.
 pub fn times(weights: &Weights, x: &Tensor, t: &Tensor) -> Result<Vec<(&'static str, f64)>> {
     let _modes = (tch::no_grad_guard(), AutocastOff::new());
-    let mut engine = Engine { weights, dropout: 0.0, keep: false, activations: 0, tape: None };
+    let mut engine = Engine::new(weights, 0.0, None);
     let mut clock = Clock::beside(&mut engine);
     wiring::forward(&weights.plan, &mut clock, x, t)?;
     Ok(clock.took)
@@ -98,7 +96,12 @@ fn supports_on(kernels: Kernels, params: &[Tensor], dropout: f64) -> bool {
     kernels != Kernels::Libtorch && dropout < 1.0 && params.iter().all(plain)
 }
 
-impl Engine<'_> {
+impl<'a> Engine<'a> {
+    fn new(weights: &'a Weights, dropout: f64, wanted: Option<Wanted>) -> Self {
+        let keep = wanted.is_some_and(|wanted| wanted.weights);
+        Self { weights, dropout, keep, activations: 0, tape: wanted.map(|_| Tape::default()) }
+    }
+
     fn act(&mut self, data: Tensor) -> Act {
         let id = self.activations;
         self.activations += 1;
