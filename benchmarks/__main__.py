@@ -59,6 +59,7 @@ def main(
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     field = contenders(device, size, compiled=compiled)
+    trainers = [contender for contender in field if contender.trains]
     betas = rd.cosine_beta_schedule(T)
     x = torch.randn(batch, COURSE["in_ch"], size, size, device=device)
     t = torch.randint(0, T, (batch,), device=device)
@@ -79,7 +80,7 @@ def main(
         timings = alternate(pieces, rounds, device, "forward")
         results.add_row(f"forward, batch {batch}", timings, least.get("forward"))
     if "train" in chosen:
-        timings = _steps(field, x.clamp(-1, 1), betas, rounds, device)
+        timings = _steps(trainers, x.clamp(-1, 1), betas, rounds, device)
         results.add_row(f"training step, batch {batch}", timings, least.get("train"))
     if "epoch" in chosen and importlib.util.find_spec("torchvision") is None:
         click.echo("The epoch from PNG files is left out: the course reads them with torchvision.")
@@ -87,7 +88,7 @@ def main(
         with tempfile.TemporaryDirectory() as scratch:
             count = FILES.get(device, FILES["cpu"])
             folder_of_files = generate(Path(scratch) / "files", count, 512, "RGBA")
-            pieces = {c.name: _epoch(c, folder_of_files, betas, batch) for c in field}
+            pieces = {c.name: _epoch(c, folder_of_files, betas, batch) for c in trainers}
             title = f"epoch from {count} PNG files, batch {batch}"
             results.add_row(title, alternate(pieces, 1, device, "epoch"))
     for name, title, steps in (("ddim", f"DDIM-{DDIM_STEPS}", DDIM_STEPS), ("ddpm", f"DDPM-{T}", None)):
@@ -99,7 +100,7 @@ def main(
             timings = alternate(pieces, 1, device, title, warm=True)
             results.add_row(f"{title}, {SAMPLES} samples", timings, least.get(name))
     if "memory" in chosen and device == "cpu":
-        results.memory = _memory(field, batch, size)
+        results.memory = _memory(trainers, batch, size)
     if "import" in chosen:
         results.imports = {m: import_time(m, rounds).median for m in ("rust_diffusion", "torch")}
     if "scaling" in chosen:

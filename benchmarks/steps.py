@@ -1,7 +1,8 @@
 """Steps against quality: what each sampler draws with few calls of the network, on the demonstration's model.
 
-`python -m benchmarks.steps` trains that model once, draws with every sampler at each number of calls, and writes table,
-plot and raw numbers. Model and numbers are kept in the output folder: a run that was stopped goes on from them.
+`python -m benchmarks.steps` trains that model, and another one for "flow", with T = 1000; draws with every sampler at
+each number of calls; and writes table, plot and raw numbers. Models and numbers are kept in the output folder: a run
+that was stopped goes on from them.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from benchmarks.harness.steps_report import Compared, Row, plot, table
 
 CALLS = (5, 8, 10, 15, 20, 30, 50, 100)
 NOISE_SEED, DDPM_SEED = 0, 1
+OURS, FLOW = rd.recipe("demo").training["objective"], "flow"
 
 
 @dataclass(frozen=True)
@@ -36,12 +38,17 @@ class Way:
     name: str
     sampler: str
     options: dict[str, Any] = field(default_factory=dict)
-    #: It follows the probability flow: one starting noise gives one image.
-    follows_flow: bool = True
+    #: It solves an ordinary differential equation: one starting noise gives one image.
+    solves: bool = True
+
+    @property
+    def objective(self) -> str:
+        """Which of the two networks it draws with."""
+        return FLOW if self.sampler == "flow" else OURS
 
     def steps(self, calls: int) -> int:
         """How many steps make about so many calls: Heun's make two each, but for the last."""
-        return (calls + 1) // 2 if self.sampler == "heun" else calls
+        return (calls + 1) // 2 if "heun" in (self.sampler, self.options.get("solver")) else calls
 
 
 WAYS = (
@@ -52,13 +59,15 @@ WAYS = (
     Way("DPM-Solver++ 3", "dpmpp", {"order": 3}),
     Way("UniPC", "unipc"),
     Way("Heun", "heun"),
-    Way("DDPM, strided (DDIM, eta = 1)", "ddim", {"eta": 1.0}, follows_flow=False),
-    Way("Euler, ancestral", "euler", {"ancestral": True}, follows_flow=False),
-    Way("DPM-Solver++ 2, SDE", "dpmpp", {"order": 2, "sde": True}, follows_flow=False),
+    Way("DDPM, strided (DDIM, eta = 1)", "ddim", {"eta": 1.0}, solves=False),
+    Way("Euler, ancestral", "euler", {"ancestral": True}, solves=False),
+    Way("DPM-Solver++ 2, SDE", "dpmpp", {"order": 2, "sde": True}, solves=False),
+    Way("Flow, Euler", "flow"),
+    Way("Flow, Heun", "flow", {"solver": "heun"}),
 )
-DDPM = Way("DDPM", "ddpm", follows_flow=False)
-#: With T steps, what the others are compared with.
-SOLVED_BY = WAYS[2]
+DDPM = Way("DDPM", "ddpm", solves=False)
+#: With T steps, what the others of the same network are compared with.
+SOLVED_BY = {OURS: WAYS[2], FLOW: WAYS[-1]}
 
 
 def row_of(saved: dict[str, Any]) -> Row:
@@ -74,18 +83,21 @@ def row_of(saved: dict[str, Any]) -> Row:
 @click.option("--out", default="steps-output", show_default=True, help="Folder for model, table and plot.")
 @click.option("--samples", default=64, show_default=True, help="Images drawn each time.")
 @click.option("--precision", default="fp32", show_default=True, type=click.Choice(["fp32", "bf16"]))
+@click.option("--num-steps", default=1000, show_default=True, help="T, which DDPM's calls are as many as.")
 @click.option("--quick", is_flag=True, help="Seconds instead of minutes: tries the program only.")
-def main(out: str, samples: int, precision: str, quick: bool) -> None:
+def main(out: str, samples: int, precision: str, num_steps: int, quick: bool) -> None:
     """Draw with every sampler at each number of network calls, and compare with held-out images and with DDPM."""
     setting, folder = (small(), Path(out) / "quick") if quick else (usual(), Path(out))
-    model = trained(setting, folder)
+    if not quick:
+        setting.recipe.num_steps = num_steps
+    models = {objective: trained(setting, objective, folder) for objective in (OURS, FLOW)}
     counts = [calls for calls in CALLS if calls < setting.recipe.num_steps]
     about = (
         f"{samples} images of {setting.size} x {setting.size} each, T = {setting.recipe.num_steps}, {precision}; "
         f"{report.machine('cpu')}, torch {torch.__version__}"
     )
     kept = Kept(folder, about)
-    draw = Drawing(model, (samples, 1, setting.size, setting.size), precision)
+    draw = Drawing(models, (samples, 1, setting.size, setting.size), precision)
     rows = measured(draw, held_out(2 * samples, setting.size), counts, kept)
     (folder / "table.md").write_text(f"{about}\n\n{table(rows)}", encoding="utf-8")
     plot(rows, folder / "steps.png")
@@ -93,32 +105,33 @@ def main(out: str, samples: int, precision: str, quick: bool) -> None:
     click.echo(f"Table, plot and raw numbers are in {folder}")
 
 
-def trained(setting: Setting, folder: Path) -> Any:
-    """Return the demonstration's denoiser; one that an earlier run left in `folder` is taken over."""
+def trained(setting: Setting, objective: str, folder: Path) -> Any:
+    """Return the demonstration's denoiser for an objective; one that an earlier run left in `folder` is taken over."""
     torch.manual_seed(0)
+    setting.recipe.training["objective"] = objective
     data = rd.phantoms(setting.images, size=setting.size, seed=0)
     model = rd.DiffusionUNet(**setting.recipe.network)
-    result = train_network(setting.recipe, model, data, 0, folder, restart=False)
+    result = train_network(setting.recipe, model, data, 0, folder / objective, restart=False)
     return result.ema.shadow
 
 
 class Drawing:
-    """The model, drawn from with one start noise."""
+    """The models, by objective, drawn from with one start noise."""
 
-    def __init__(self, model: Any, shape: tuple[int, ...], precision: str) -> None:
-        self.model, self.shape = model, shape
+    def __init__(self, models: dict[str, Any], shape: tuple[int, ...], precision: str) -> None:
+        self.models, self.shape = models, shape
         self.options = {"precision": precision, "progress": False}
-        self.total = len(model.betas)
+        self.total = len(models[OURS].betas)
 
     def noise(self, seed: int) -> Tensor:
         """Return start noise."""
         return torch.randn(self.shape, generator=torch.Generator().manual_seed(seed))
 
-    def __call__(self, sampler: str, start: int = NOISE_SEED, **more: Any) -> Tensor:
+    def __call__(self, way: Way, start: int = NOISE_SEED, **steps: int) -> Tensor:
         """Draw from the start noise of a seed."""
         torch.manual_seed(start + 1)  # of the noise that is drawn on the way
-        how = {"x_T": self.noise(start), **self.options, **more}
-        return self.model.sample(self.shape[0], sampler, **how)
+        how = {"x_T": self.noise(start), **self.options, **way.options, **steps}
+        return self.models[way.objective].sample(self.shape[0], way.sampler, **how)
 
 
 class Kept:
@@ -152,13 +165,15 @@ class Kept:
 
 def measured(draw: Drawing, real: Tensor, counts: list[int], kept: Kept) -> list[Row]:
     """Draw in every way from the same start noise; and twice with DDPM, once to be compared with."""
-    solve = partial(draw, SOLVED_BY.sampler, sample_steps=draw.total, **SOLVED_BY.options)
-    solved = kept.images("solved", solve)
-    reference = kept.images("ddpm", partial(draw, DDPM.sampler, start=DDPM_SEED))
+    solved = {
+        objective: kept.images(f"solved-{objective}", partial(draw, way, sample_steps=way.steps(draw.total)))
+        for objective, way in SOLVED_BY.items()
+    }
+    reference = kept.images("ddpm", partial(draw, DDPM, start=DDPM_SEED))
 
     def row(way: Way, calls: int, **steps: int) -> Row:
-        images = draw(way.sampler, **way.options, **steps)
-        distance = (images - solved).square().mean().sqrt().item() if way.follows_flow else None
+        images = draw(way, **steps)
+        distance = (images - solved[way.objective]).square().mean().sqrt().item() if way.solves else None
         return Row(way.name, calls, distance, compared(images, real), compared(images, reference))
 
     rows = [kept.get(DDPM.name, draw.total, lambda: row(DDPM, draw.total))]

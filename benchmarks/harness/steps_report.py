@@ -11,6 +11,8 @@ from rust_diffusion.view import measures
 from rust_diffusion.view.measures import LEVEL
 
 DDPM = "DDPM"
+#: More ways than matplotlib has colours of its own.
+_COLOURS = [f"C{k}" for k in range(10)] + ["black", "gold"]
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Row:
 
     way: str
     calls: int
-    #: Root-mean-square distance of a pixel to the flow solved in T steps; None for ways that draw noise.
+    #: Root-mean-square distance of a pixel to the equation solved in T steps; None for ways that draw noise.
     distance: float | None
     held_out: Compared
     ddpm: Compared
@@ -57,7 +59,7 @@ def table(rows: Sequence[Row]) -> str:
     """Everything as Markdown: three tables, and what follows from them."""
     full = next(row for row in rows if row.way == DDPM)
     parts = [
-        "### Distance to the flow solved in T steps (DPM-Solver++ 2), from the same start noise (RMS of a pixel, of 2)",
+        "### Distance to the same equation solved in T steps, from the same start noise (RMS of a pixel, of 2)",
         *_grid(rows, lambda row: "" if row.distance is None else f"{row.distance:.4f}"),
         f"### To held-out images: MMD² of patches, times 1000 (DDPM, {full.calls} calls: {_held_out(full)})",
         *_grid(rows, _held_out),
@@ -92,7 +94,7 @@ def _grid(rows: Sequence[Row], cell: Callable[[Row], str]) -> list[str]:
 
 
 def plot(rows: Sequence[Row], path: Path) -> None:
-    """Draw distance to the solved flow, to held-out images and to DDPM's images against calls."""
+    """Draw distance to the solved equation, to held-out images and to DDPM's images against calls."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(13, 4.6), dpi=110, layout="constrained")
@@ -100,7 +102,7 @@ def plot(rows: Sequence[Row], path: Path) -> None:
     full = next(row for row in rows if row.way == DDPM)
     _curves(axes[0], rows, lambda row: row.distance)
     axes[0].set(
-        title="to the flow solved in T steps, from the same noise", ylabel="RMS distance", yscale="log"
+        title="to the equation solved in T steps, from the same noise", ylabel="RMS distance", yscale="log"
     )
     _curves(axes[1], rows, lambda row: row.held_out.patches.mmd2)
     axes[1].axhline(full.held_out.patches.mmd2, color="black", linewidth=1, label=f"DDPM, {full.calls} calls")
@@ -119,11 +121,11 @@ def plot(rows: Sequence[Row], path: Path) -> None:
 
 
 def _curves(axis: Any, rows: Sequence[Row], value: Callable[[Row], float | None]) -> None:
-    for number, way in enumerate(names(rows)):
+    for way, colour in zip(names(rows), _COLOURS, strict=False):
         points = [(row.calls, value(row)) for row in rows if row.way == way]
         if points[0][1] is not None:
             stochastic = next(row.distance for row in rows if row.way == way) is None
-            style = {"linestyle": "--" if stochastic else "-", "color": f"C{number}"}
+            style = {"linestyle": "--" if stochastic else "-", "color": colour}
             axis.plot(*zip(*points, strict=True), marker="o", markersize=3, label=way, **style)
     counts = sorted({row.calls for row in rows if row.way != DDPM})
     axis.set(xlabel="calls of the network", xscale="log")

@@ -24,6 +24,8 @@ class Contender(ABC):
 
     #: Whether its network has the course's layers.
     is_course = True
+    #: Whether it does more than predict.
+    trains = True
 
     def __init__(self, name: str, precision: str) -> None:
         self.name = name

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from benchmarks.peers import course
 from benchmarks.peers.contender import COURSE, Contender
+from benchmarks.peers.exported import exported
 from benchmarks.peers.ours import Ours
 from benchmarks.peers.plain import Plain
 
@@ -51,6 +52,7 @@ def contenders(device: str, size: int, *, compiled: bool = True, **config: Any) 
         out.append(Plain("course, torch.compile", torch.compile(make(), mode=mode), device, size))
     out.append(Plain("hand-tuned PyTorch fp32", hand_tuned(**config), device, size, fused=True))
     out.append(Plain("hand-tuned PyTorch bf16", hand_tuned(**config), device, size, bf16=True, fused=True))
+    out += exported(make, size) if device == "cpu" else []
     out += _installed_peers(device, size)
     return out
 

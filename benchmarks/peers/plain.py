@@ -21,6 +21,7 @@ from benchmarks.peers.contender import (
     WEIGHT_DECAY,
     Contender,
 )
+from benchmarks.peers.loops import drawn
 
 
 class Plain(Contender):
@@ -86,31 +87,8 @@ class Plain(Contender):
                 average.mul_(EMA_DECAY).add_(p, alpha=1 - EMA_DECAY)
         loss.item()
 
-    @torch.no_grad()
     def sample(self, count: int, betas: Tensor, steps: int | None) -> Tensor:
-        """Draw by the loops of Ho et al. 2020 and Song et al. 2021."""
-        alpha_bars = (1 - betas).cumprod(0).to(self.device)
-        total = len(alpha_bars)
-        ancestral = steps is None
-        grid = (
-            torch.arange(total - 1, -1, -1) if steps is None else torch.linspace(total - 1, 0, steps).long()
+        """Draw by the course's loops."""
+        return drawn(
+            self.predict, (count, COURSE["in_ch"], self.size, self.size), betas.to(self.device), steps
         )
-        timesteps = grid.tolist()
-        x = torch.randn(count, COURSE["in_ch"], self.size, self.size, device=self.device)
-        for k, following in zip(timesteps, [*timesteps[1:], None], strict=True):
-            eps = self.predict(x, torch.full((count,), k, device=self.device)).float()
-            bar = alpha_bars[k]
-            x0 = ((x - (1 - bar).sqrt() * eps) / bar.sqrt()).clamp(-1, 1)
-            if following is None:
-                x = x0
-            elif ancestral:
-                x = _ancestral(x, x0, betas[k], bar, alpha_bars[k - 1])
-            else:
-                x = alpha_bars[following].sqrt() * x0 + (1 - alpha_bars[following]).sqrt() * eps
-        return x
-
-
-def _ancestral(x: Tensor, x0: Tensor, beta: Tensor, bar: Tensor, before: Tensor) -> Tensor:
-    """Draw from the posterior of DDPM, equations 6 and 7 of Ho et al. 2020."""
-    mean = beta * before.sqrt() / (1 - bar) * x0 + (1 - before) * (1 - beta).sqrt() / (1 - bar) * x
-    return mean + (beta * (1 - before) / (1 - bar)).clamp(min=1e-20).sqrt() * torch.randn_like(x)
