@@ -3,7 +3,7 @@
 use crate::error::{check_len, Error, Result};
 use crate::pool::scratch::filled;
 use crate::pool::split::Split;
-use crate::pool::Pool;
+use crate::pool::{Pool, PIECE};
 use crate::simd::element::{load, store};
 use crate::simd::{dispatch, Kernel, Simd, LANES};
 
@@ -28,9 +28,6 @@ pub struct Moments<'a> {
     /// Averaged weights and their decay: shadow = decay * shadow + (1 - decay) * weights, with the new weights.
     pub ema: Option<(f64, &'a mut [f32])>,
 }
-
-/// Elements per task: they stay in the second-level cache, and tasks are many enough to share out evenly.
-const PIECE: usize = 16 * 1024;
 
 /// One step with the gradient `scale * gradient` (unscaling and clipping in one factor).
 ///

@@ -3,12 +3,9 @@
 use crate::error::{check_len, Result};
 use crate::pool::scratch::filled;
 use crate::pool::split::Split;
-use crate::pool::Pool;
+use crate::pool::{Pool, PIECE};
 use crate::simd::element::{load, store, Element};
 use crate::simd::{dispatch, Kernel, Simd, LANES};
-
-/// Elements per task.
-const PIECE: usize = 16 * 1024;
 
 /// to += from
 ///

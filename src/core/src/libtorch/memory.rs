@@ -1,5 +1,7 @@
 //! The memory of tensors as slices.
 
+use std::ops::Range;
+
 use diffusion_kernels::optim::{self, AdamW};
 use diffusion_kernels::simd::element::Element;
 use diffusion_kernels::sum;
@@ -86,10 +88,8 @@ pub struct InPlace<'a> {
 /// in one block. As with torch's operations in place, nobody else may use them meanwhile.
 pub fn adamw_in_place(adamw: &AdamW, scale: f32, gradient: &Tensor, state: &InPlace) -> Result<()> {
     let written = [state.weights, state.first, state.second, state.ema.1];
-    let mut places = [gradient, state.weights, state.first, state.second, state.ema.1].map(place);
-    places.sort_by_key(|place| place.start);
-    let apart = places.windows(2).all(|pair| pair[0].end <= pair[1].start);
-    ensure!(apart, Value, "weights, their averages, moments and gradients must not overlap in memory");
+    let places = [gradient, state.weights, state.first, state.second, state.ema.1].map(place::<f32>);
+    ensure!(apart(places), Value, "weights, their averages, moments and gradients must not overlap in memory");
     for tensor in written {
         check_dense::<f32>(tensor)?;
     }
@@ -119,23 +119,30 @@ pub fn add_in_place(to: &Tensor, from: &Tensor) -> Result<()> {
 }
 
 fn add_in_place_of<T: Stored, F: Stored>(to: &Tensor, from: &Tensor) -> Result<()> {
-    let (len, from) = (check_dense::<T>(to)?, slice::<F>(from)?);
-    let (start, read) = (to.data_ptr() as *mut T, from.as_ptr_range());
-    let apart = read.end as usize <= start as usize || start as usize + len * size_of::<T>() <= read.start as usize;
-    ensure!(apart, Value, "a tensor and what is added to it must not overlap in memory");
+    let len = check_dense::<T>(to)?;
+    let places = [place::<T>(to), place::<F>(from)];
+    let from = slice::<F>(from)?;
     if len == 0 {
         return Ok(());
     }
+    ensure!(apart(places), Value, "a tensor and what is added to it must not overlap in memory");
+    let start = to.data_ptr() as *mut T;
     // SAFETY: dtype, device and density are checked, and that what is read lies elsewhere; that no other thread uses it is
     // the contract above.
     let to = unsafe { std::slice::from_raw_parts_mut(start, len) };
     Ok(sum::add(&TorchPool, to, from)?)
 }
 
-/// The addresses of a dense float32 tensor's elements.
-fn place(tensor: &Tensor) -> std::ops::Range<usize> {
+/// The addresses of a dense tensor's elements.
+fn place<T>(tensor: &Tensor) -> Range<usize> {
     let start = tensor.data_ptr() as usize;
-    start..start + tensor.numel() * size_of::<f32>()
+    start..start + tensor.numel() * size_of::<T>()
+}
+
+/// Whether no two of these share an address.
+fn apart<const N: usize>(mut places: [Range<usize>; N]) -> bool {
+    places.sort_by_key(|place| place.start);
+    places.windows(2).all(|pair| pair[0].end <= pair[1].start)
 }
 
 #[cfg(test)]

@@ -7,6 +7,10 @@ use std::sync::OnceLock;
 
 use crate::error::Result;
 
+/// Elements per task where each is worked on by itself: they stay in the second-level cache, and tasks are many enough to
+/// share out evenly.
+pub(crate) const PIECE: usize = 16 * 1024;
+
 /// A pool of threads that runs numbered tasks. Results of this crate do not depend on `threads` nor on the order of tasks.
 pub trait Pool: Sync {
     /// Threads that would share the work, 1 or more.
