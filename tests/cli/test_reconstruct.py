@@ -85,7 +85,9 @@ def test_clean_images_are_measured_reconstructed_and_compared(cli, weights, tmp_
     assert np.allclose([float(row["psnr"]) for row in rows[:2]], want, atol=1e-3)
     assert 0 <= float(rows[0]["coverage"]) <= 1 and rows[0]["calls"] == "6"
     assert float(rows[0]["nominal"]) == 0.5 and "nominal" in text
-    assert json.loads((out / "results.json").read_text())["settings"]["operator"] == name
+    settings = json.loads((out / "results.json").read_text())["settings"]
+    assert settings["operator"] == name and settings["method"] == "daps" and settings["seed"] == 0
+    assert len(settings["sigma"]) == 2 and all(sigma > 0 for sigma in settings["sigma"])
 
 
 @pytest.mark.parametrize("method", ["dps", "diffpir", "ddnm", "pigdm", "mmps", "tv"])

@@ -186,6 +186,32 @@ CASES = {
 }
 
 
+def _numpy_only(x):
+    return torch.from_numpy(np.flip(x.detach().numpy(), -1).copy())
+
+
+CASES |= {
+    "forward outside of autograd": (
+        lambda: ops.FunctionOperator(_numpy_only, img_shape=SIZE),
+        TypeError,
+        "give adjoint= too",
+    ),
+    **{
+        f"{method} of NaN by {type(K).__name__}": (
+            lambda K=K, call=call: call(K, X, torch.full_like(K(X), torch.nan)),
+            ValueError,
+            "y must be finite",
+        )
+        for K in (ops.Identity(SIZE), ops.Blurring(SIZE), ops.CTProjector(SIZE, [0.0, 1.0]))
+        for method, call in {
+            "pinv": lambda K, x, y: K.pinv(y),
+            "prox": lambda K, x, y: K.prox(x, y, 1.0),
+            "sample_gaussian": lambda K, x, y: K.sample_gaussian(x, y, 0.1, 0.1),
+        }.items()
+    },
+}
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_errors_say_what_does_not_fit(name):
     call, error, text = CASES[name]

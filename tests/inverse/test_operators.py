@@ -1,5 +1,8 @@
 """Operators: exact adjoints in both dtypes, derivatives of both orders, solutions as dense matrices give them."""
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -232,6 +235,45 @@ def test_channels_are_pictures_of_their_own():
         assert torch.allclose(y[:, 1:2], operator(x[:, 1:2]), atol=1e-5)
     with pytest.raises(ValueError, match=r"\(N, 1, 8, 12\)"):
         ops.Gradient(SIZE)(x)
+
+
+def test_a_flipped_array_goes_in_too():
+    x = np.random.default_rng(0).normal(size=(1, 1, *SIZE))
+    for K in (ops.Blurring(SIZE, KERNEL), ops.CTProjector(SIZE, np.linspace(1, 0, 5)[::-1])):
+        for turned in (x[..., ::-1], x[:, :, ::-1]):
+            assert torch.equal(K(turned), K(turned.copy()))
+
+
+class Shifted(ops.Operator):
+    """An operator of a user's own."""
+
+    def __init__(self, by):
+        super().__init__()
+        self.img_shape, self.by = SIZE, by
+
+    def _matvec(self, x):
+        return x.roll(self.by, -1)
+
+    def _adjoint(self, y):
+        return y.roll(-self.by, -1)
+
+
+@pytest.mark.parametrize("how", [copy.deepcopy, lambda K: pickle.loads(pickle.dumps(K))])
+def test_operators_can_be_copied_and_pickled(how):
+    x = torch.randn(2, 1, *SIZE)
+    projector = ops.CTProjector(SIZE, [0.0, 0.5, 1.0], det_size=14)
+    for K in (
+        ops.Blurring(SIZE, kernel=KERNEL, boundary="reflect"),
+        ops.Inpainting(SIZE, keep=0.5, seed=3),
+        projector,
+        projector.T.T,
+        projector.on_unit_range(),
+        ops.Stack([ops.Identity(SIZE), projector]),
+        Shifted(3),
+    ):
+        again = how(K)
+        assert torch.equal(again(x), K(x)) and torch.equal(again.T(K(x)), K.T(K(x)))
+    assert torch.equal(how(projector.T)(projector(x)), projector.T(projector(x)))
 
 
 def test_numpy_goes_in_without_a_copy():

@@ -297,7 +297,7 @@ WRONG = {
     "sigmas of another number": (dict(sigma_y=[0.1, 0.2]), ValueError, "one per image"),
     "operator that is none": (dict(operator=torch.eye(3)), TypeError, "operator must be an Operator"),
     "adjoint that is none": (dict(operator=NoAdjoint()), ValueError, "its adjoint is none"),
-    "r2 by name": (dict(r2="constant"), ValueError, "r2 must be one of 'schedule'"),
+    "r2 by name": (dict(r2="constant"), ValueError, "r2 must be one of 'schedule', 'jacobian'"),
     "r2 of zero": (dict(r2=0.0), ValueError, "r2 must be finite and above 0"),
     "steps": (dict(sample_steps=41), ValueError, "sample_steps must be between 1 and 40"),
     "start of another shape": (dict(x_T=torch.zeros(1, 1, 8, 8)), ValueError, "x_T must have shape"),
@@ -383,3 +383,19 @@ def test_a_posterior_needs_sigma_y_and_a_method_that_is_known(model, y, operator
         rd.posterior("daps", model, y, operator, bars, "cpu")
     with pytest.raises(ValueError, match="sampler must be one of 'daps'"):
         rd.posterior("magic", model, y, operator, bars, "cpu", sigma_y=0.1)
+    with pytest.raises(TypeError, match="quantiles must be a sequence of numbers, got 0.5"):
+        rd.posterior("daps", model, y, operator, bars, "cpu", sigma_y=0.1, quantiles=0.5)
+    with pytest.raises(TypeError, match="leave x_T out"):
+        rd.posterior("daps", model, y, operator, bars, "cpu", sigma_y=0.1, x_T=torch.zeros(1, 1, *SIZE))
+
+
+def test_noise_too_small_for_float32_is_told_and_draws_nothing(model, y, operator, bars):
+    blur = ops.Blurring(SIZE, kernel_size=5, boundary="zero")
+    with pytest.raises(ValueError, match="sigma_y, sigma or gamma is too far from 1"):
+        rd.daps_sample(model, torch.zeros(1, 1, *SIZE), blur, bars, "cpu", 4, sigma_y=1e-25, progress=False)
+
+
+def test_a_model_that_switches_gradients_off_is_told_so(model, y, operator, bars):
+    silent = torch.no_grad()(lambda x, t: model(x, t))
+    with pytest.raises(TypeError, match="must not switch gradients off"):
+        rd.dps_sample(silent, y, operator, bars, "cpu", 4, sigma_y=0.1, progress=False)

@@ -103,12 +103,13 @@ def test_networks_have_eps_and_x0_with_gradients(rd, oracle, alpha_bars, kind, o
     assert all(p.grad is not None for p in model.parameters())
 
 
-def test_what_is_made_by_as_eps_can_be_sampled_from(rd, oracle, alpha_bars):
+@pytest.mark.parametrize(("objective", "clip"), [("v", False), ("v", True), ("x0", True)])
+def test_what_is_made_by_as_eps_can_be_sampled_from(rd, oracle, alpha_bars, objective, clip):
     """The same images as from the model itself, by a sampler that is told nothing of the objective."""
     torch.manual_seed(0)
     model = rd.DiffusionUNet(**TINY).eval()
-    model.objective, model.betas = "v", oracle.cosine_beta_schedule(T)
-    options = dict(seed=1, progress=False, sample_steps=5, clip=False)
+    model.objective, model.betas = objective, oracle.cosine_beta_schedule(T)
+    options = dict(seed=1, progress=False, sample_steps=5, clip=clip)
     want = rd.ddim_sample(model, 2, TINY_SHAPE, alpha_bars, "cpu", **options)
     got = rd.ddim_sample(rd.as_eps(rd.EMA(model)), 2, TINY_SHAPE, alpha_bars, "cpu", **options)
     torch.testing.assert_close(got, want, rtol=1e-3, atol=1e-3)

@@ -62,6 +62,15 @@ def test_ddim_comes_back_from_the_noise(rd, alpha_bars, images, objective):
     assert error(300) < 0.04 and error(300) < error(30) / 5
 
 
+def test_a_model_for_x0_is_inverted_as_well_as_by_its_noise(rd, alpha_bars, images):
+    exact = GaussianDenoiser(alpha_bars, SIGMA)
+    model = rd.as_eps(exact, alpha_bars)
+    options = dict(sample_steps=20, clip=False, progress=False)
+    want = rd.ddim_invert(exact, images, alpha_bars, "cpu", **options)
+    got = rd.ddim_invert(model.x0, images, alpha_bars, "cpu", objective="x0", **options)
+    torch.testing.assert_close(got, want, rtol=1e-3, atol=1e-3)
+
+
 def test_noise_is_not_clamped(rd, alpha_bars, images):
     noise = rd.ddim_invert(GaussianDenoiser(alpha_bars, SIGMA), images, alpha_bars, "cpu", progress=False)
     assert noise.abs().max() > 1.5

@@ -10,7 +10,7 @@ import click
 from rust_diffusion.cli import outputs
 from rust_diffusion.cli.inputs import about_files, about_weights, load_model
 from rust_diffusion.cli.main import command
-from rust_diffusion.cli.options import DEVICE, PATH, given
+from rust_diffusion.cli.options import DEVICE, PATH
 from rust_diffusion.cli.restoring.baselines import by_back_projection, by_total_variation, weighs
 from rust_diffusion.cli.restoring.drawing import write_arrays, write_pictures
 from rust_diffusion.cli.restoring.imaging import about_operator, operator_of
@@ -50,8 +50,9 @@ def reconstruct(context: click.Context, /, weights: Path | None, out: Path, meth
     Everything is in units of images between -1 and 1. --out gets the mean and the standard deviation of the draws, all
     beside each other (beside.png), and a table with PSNR and SSIM (where the truth is known), chi^2 = |K x - y|^2 /
     (m sigma^2), which is about 1 where a measurement is explained, the share of pixels that lie between the 5 % and the
-    95 % quantile of the draws beside what it should be (nominal: 0.9, of fewer than 19 draws less), passes through the
-    network and seconds; with total variation, and for ct filtered back projection, to compare.
+    95 % quantile of the draws beside what it should be (nominal: 0.9, of fewer than 19 draws less), predictions of the
+    network (calls; dps, pigdm and mmps go back through it besides, mmps several times) and seconds; with total
+    variation, and for ct filtered back projection, to compare. results.json holds the same with all settings.
     """
     model = _prior(context)
     shape = _shape(context, model)
@@ -66,7 +67,7 @@ def reconstruct(context: click.Context, /, weights: Path | None, out: Path, meth
     out.mkdir(exist_ok=True)
     write_arrays(out, measured, found)
     write_pictures(out, measured, found, context.params["unit_range"])
-    write_results(out, rows, _settings(context))
+    write_results(out, rows, _settings(context, measured))
     click.echo(f"Wrote {out}/ (beside.png shows it)")
 
 
@@ -105,9 +106,11 @@ def _reconstructions(
     return sorted(found, key=lambda one: one.name != method)
 
 
-def _settings(context: click.Context) -> dict[str, Any]:
-    """What the user asked for, for the record."""
-    return {
+def _settings(context: click.Context, measured: Measurements) -> dict[str, Any]:
+    """What the images were made by, for the record: the options, the usual ones too, and each measurement's noise."""
+    known = {
         name: str(value) if isinstance(value, Path) else value
-        for name, value in given(context, context.params).items()
+        for name, value in context.params.items()
+        if value is not None
     }
+    return known if measured.sigma is None else {**known, "sigma": measured.sigma.tolist()}

@@ -43,7 +43,6 @@ def tv_reconstruct(y: Any, K: Operator, lambda_: float, iterations: int = 300) -
     if not isinstance(K, Operator):
         raise TypeError(f"K must be an Operator, got {type(K).__name__}")
     y = K._linear(checks.tensor("y", y))
-    if not bool(torch.isfinite(y).all()):
-        raise ValueError("y must be finite, got NaN or infinity")
+    checks.finite("y", y)
     check_adjoint(K, "K: its adjoint is none", y)
     return K._core.tv(y, checks.number("lambda_", lambda_), checks.integer("iterations", iterations, 1))

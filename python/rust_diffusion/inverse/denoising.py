@@ -66,7 +66,7 @@ def denoising_error(
         How many timesteps are visited, between 1 and T. Default: all of them, up to 100. It takes as many passes
         through the model for each image.
     seed : int
-        Image k is noised with the stream of ``seed + k``: the result is the same for any `batch_size`.
+        Image k is noised with the stream of ``seed + k``, whatever the `batch_size`.
     batch_size : int
         Images computed at a time.
     floor : float

@@ -303,7 +303,13 @@ def _by_autograd(forward: Callable[[Tensor], Tensor], image: list[int]) -> Calla
         channels = [y.shape[1]] if len(image) == 2 else []
         with torch.inference_mode(False), torch.enable_grad():
             x = torch.zeros(len(y), *channels, *image, dtype=y.dtype, device=y.device, requires_grad=True)
-            (gradient,) = torch.autograd.grad(forward(x), x, y.detach().clone())
+            made = forward(x)
+            if not made.requires_grad:
+                raise TypeError(
+                    "forward must consist of operations that torch's autograd follows; for one that does not, give "
+                    "adjoint= too"
+                )
+            (gradient,) = torch.autograd.grad(made, x, y.detach().clone())
         return gradient
 
     return adjoint

@@ -87,7 +87,9 @@ def posterior(
     num_samples : int
         Draws per measurement.
     seed : int
-        Draw j of measurement i has seed ``seed + i * num_samples + j``: the result is the same for any `batch_size`.
+        Draw j of measurement i has seed ``seed + i * num_samples + j``: the same noise for any `batch_size`. A network's
+        answers depend on the batch in their last bits, which methods amplify that solve systems: most "pigdm" and "mmps"
+        on CT, where a draw may differ in its second decimal.
     quantiles : sequence of float
         Between 0 and 1, below which another draw would fall with that probability: quantile q is the q (n + 1)-th
         smallest of n draws (Hyndman and Fan 1996, type 6). (0.05, 0.95) are the ends of an interval that should hold
@@ -116,10 +118,12 @@ def posterior(
         raise TypeError(f"sampler must be a method or its name, got {type(sampler).__name__}")
     count = checks.integer("num_samples", num_samples, 1)
     size = at_once(count, options) if batch_size is None else checks.integer("batch_size", batch_size, 1)
-    probabilities = [checks.number("quantiles", q, 0.0, 1.0) for q in quantiles]
+    probabilities = checks.numbers("quantiles", quantiles, 0.0, 1.0)
     if "sigma_y" not in options:
         raise TypeError("posterior() needs sigma_y, the standard deviation of the measurements' noise")
     task = Task(model, y, operator, options["sigma_y"], device, noiseless=draw is METHODS["ddnm"])
+    if "x_T" in options:
+        raise TypeError("posterior() starts each draw from the noise of its own seed: leave x_T out")
     keep = checks.flag("keep", keep)
     first = checks.integer("seed", seed, -(2**63), 2**63 - 1 - len(task.y) * count)
     draws = _Draws(draw, task, (model, operator, alpha_bars, device), options, first)

@@ -174,9 +174,7 @@ def _measurements(y: Any, operator: Operator, device: torch.device) -> Tensor:
         raise ValueError(
             f"y must have the shape of the operator's measurements ({sizes}), got {tuple(y.shape)}"
         )
-    if not bool(torch.isfinite(y).all()):
-        raise ValueError("y must be finite, got NaN or infinity")
-    return y.to(device=device, dtype=torch.float32)
+    return checks.finite("y", y).to(device=device, dtype=torch.float32)
 
 
 def _noise_level(sigma_y: Any, y: Tensor, noiseless: bool) -> Tensor:

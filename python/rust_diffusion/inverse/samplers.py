@@ -65,7 +65,7 @@ def daps_sample(
     grid = timesteps_of(alpha_bars, sample_steps, timesteps, spacing)
     task = Task(model, y, operator, sigma_y, device)
     table = _native.renoised_table(alpha_bars, grid, 0.0, 1.0, (1, 1))
-    if isinstance(r2, str) and r2 == R2[1]:
+    if isinstance(r2, str) and checks.choice("r2", r2, R2) == R2[1]:
         refuse_inference_mode("daps")
         how = _native.Method.daps_jacobian(COVARIANCE_STEPS)
     else:

@@ -37,8 +37,8 @@ def ddim_invert(
     """Take images to their noise along the path of DDIM (Song, Meng and Ermon 2021, section 5.4).
 
     The steps are those of diffusers' DDIMInverseScheduler: from the clean image up, the model asked at the timestep
-    that a step leads to. One for "flow" is shown times between timesteps, and is asked at the time of the image that
-    it is shown; one for "x0" takes the clean image for one at the lowest timestep. `ddim_sample` with ``x_T=`` the
+    that a step leads to; the noise of one for "x0" is that between the image and its answer at that timestep. One for
+    "flow" is shown times between timesteps, and is asked at the time of the image that it is shown. `ddim_sample` with ``x_T=`` the
     result and the same timesteps comes back to the images, the closer the more steps there are.
 
     Parameters
@@ -64,8 +64,7 @@ def ddim_invert(
     """
     grid = timesteps_of(alpha_bars, sample_steps, timesteps, spacing)
     run = _run_from("ddim_invert", model, x, device, keywords, _NOISELESS)
-    # a network that predicts x0 cannot tell the noise in an image that has none
-    table = _native.Table.ddim_invert(alpha_bars, grid, run.objective != "x0")
+    table = _native.Table.ddim_invert(alpha_bars, grid, run.objective == "x0")
     return warned_of_nan(draw("INVERT", table, run))
 
 

@@ -81,8 +81,8 @@ generator : torch.Generator, optional
 x_T : Tensor, optional
     Where to start, (num_samples, C, H, W), instead of standard normal noise.
 seed : int or sequence of int, optional
-    A stream of its own for each image, on the CPU: image k has seed ``seed + k`` (or ``seed[k]``) and is the same
-    whatever the batch size and the device.
+    A stream of its own for each image, on the CPU: image k has seed ``seed + k`` (or ``seed[k]``), and so the
+    same noise whatever the batch size and the device.
 objective : {_choices(_native.OBJECTIVES)}, optional
     What the model predicts. Default: what it was trained for, "eps" if it does not say.
 precision : {_choices(_native.PRECISIONS)}

@@ -61,12 +61,21 @@ def number(name: str, value: Any, low: float | None = None, high: float | None =
 
 def integers(name: str, values: Any, low: int | None = None, high: int | None = None) -> list[int]:
     """`values` as a list of ints."""
-    if isinstance(values, (str, bytes)) or not isinstance(values, (Sequence, torch.Size, range)):
-        try:
-            values = list(values)
-        except TypeError:
-            raise TypeError(f"{name} must be a sequence of integers, got {_describe(values)}") from None
-    return [integer(f"{name}[{i}]", value, low, high) for i, value in enumerate(values)]
+    found = _items(name, values, "integers")
+    return [integer(f"{name}[{i}]", value, low, high) for i, value in enumerate(found)]
+
+
+def numbers(name: str, values: Any, low: float | None = None, high: float | None = None) -> list[float]:
+    """`values` as a list of finite floats."""
+    found = _items(name, values, "numbers")
+    return [number(f"{name}[{i}]", value, low, high) for i, value in enumerate(found)]
+
+
+def _items(name: str, values: Any, kind: str) -> list[Any]:
+    try:
+        return list(values)
+    except TypeError:
+        raise TypeError(f"{name} must be a sequence of {kind}, got {_describe(values)}") from None
 
 
 def pair(name: str, value: Any, high: int | None = None) -> tuple[int, int]:
@@ -88,10 +97,19 @@ def tensor(name: str, value: Any, dtype: torch.dtype | None = None) -> torch.Ten
     wrong = TypeError(f"{name} must be a torch.Tensor or a NumPy array, got {type(value).__name__}")
     if isinstance(value, torch.Tensor) and not issubclass(type(value), torch.Tensor):
         raise wrong
+    if isinstance(value, np.ndarray) and any(stride < 0 for stride in value.strides):
+        value = value.copy()  # one that runs backwards, a flipped image for one, no tensor can share
     try:
         return torch.as_tensor(value, dtype=dtype)
     except (TypeError, ValueError, RuntimeError):
         raise wrong from None
+
+
+def finite(name: str, value: torch.Tensor) -> torch.Tensor:
+    """`value` without NaN and infinity."""
+    if not bool(torch.isfinite(value).all()):
+        raise ValueError(f"{name} must be finite, got NaN or infinity")
+    return value
 
 
 def schedule(name: str, value: Any) -> torch.Tensor:

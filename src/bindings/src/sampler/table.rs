@@ -102,9 +102,9 @@ impl Table {
         py: Python<'_>,
         alpha_bars: &Bound<'_, PyAny>,
         timesteps: Vec<i64>,
-        from_clean: bool,
+        answers_x0: bool,
     ) -> PyResult<Self> {
-        along(py, alpha_bars, move |bars| Ok(sampler::ddim_invert(Path::down(bars, &timesteps)?, from_clean)))
+        along(py, alpha_bars, move |bars| Ok(sampler::ddim_invert(Path::down(bars, &timesteps)?, answers_x0)))
     }
 
     #[staticmethod]

@@ -30,7 +30,11 @@ pub fn by_autograd(
     let x = x.f_detach()?.f_set_requires_grad(true)?;
     let out = tch::with_grad(|| predict(&x))?;
     if !out.requires_grad() {
-        return Err(Error::Type("model gave a prediction without a gradient with respect to x_t".into()));
+        return Err(Error::Type(
+            "model gave a prediction without a gradient with respect to x_t, which this method follows: model must not \
+             switch gradients off (torch.no_grad) nor detach"
+                .into(),
+        ));
     }
     Ok((out.f_detach()?, Box::new(Autograd { x, out })))
 }

@@ -72,15 +72,13 @@ impl Mixing {
 
     /// What the network's answer says about x_t, x0_hat clamped to [-1, 1] if `clamp`.
     ///
-    /// eps_hat stays the network's own also where x0_hat was clamped, as in the course; a network that predicts x0 has
-    /// none of its own, and its eps_hat follows from the clamped one.
+    /// eps_hat stays the network's own also where x0_hat was clamped, as in the course.
     pub fn read(&self, objective: Objective, x_t: &Tensor, answer: &Tensor, clamp: bool) -> Result<Denoised> {
         let clamped = |x0: Tensor| if clamp { Ok(x0.f_clamp(-1.0, 1.0)?) } else { Result::Ok(x0) };
         match objective {
             Objective::Eps => Ok(Denoised { x0_hat: clamped(self.x0(x_t, answer)?)?, eps_hat: answer.shallow_clone() }),
             Objective::X0 => {
-                let x0_hat = clamped(answer.shallow_clone())?;
-                Ok(Denoised { eps_hat: self.eps(x_t, &x0_hat)?, x0_hat })
+                Ok(Denoised { eps_hat: self.eps(x_t, answer)?, x0_hat: clamped(answer.shallow_clone())? })
             }
             Objective::V => {
                 let x0_hat = x_t.f_mul(&self.signal)?.f_sub(&answer.f_mul(&self.spread)?)?;

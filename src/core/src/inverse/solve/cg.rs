@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use tch::{Device, Kind, Tensor};
 
-use crate::error::{Error, Result};
+use crate::error::{ensure, Error, Result};
 use crate::libtorch::{slice, Plain};
 
 /// When an image is solved, and who may end the work before.
@@ -66,6 +66,14 @@ pub fn solve_near(a: &mut Matrix, inverse: &mut Matrix, b: &Tensor, limits: Limi
     let mut residual = b.f_detach_copy()?;
     let mut direction = inverse(&residual)?.f_detach_copy()?;
     let mut squares = inner(&residual, &direction)?;
+    let finite = squares.iter().all(|square| square.is_finite());
+    ensure!(
+        finite,
+        Value,
+        "a system to solve holds NaN or infinity: sigma_y, sigma or gamma is too far from 1 for {:?}, or the model's answer \
+         is not finite",
+        b.kind()
+    );
     let goals: Vec<f64> = squares.iter().map(|square| square * limits.tolerance * limits.tolerance).collect();
     let mut pulse = Pulse::new(limits.watch);
     for _ in 0..limits.iterations {
