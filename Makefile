@@ -91,7 +91,7 @@ bench-quality: $(INSTALLED)  ## what recipes draw after 3, 10, 30 and 60 minutes
 	$(say) 'Quality for the minutes; table, numbers and pictures go to bench-output/quality/'
 	$(BIN)/python -m benchmarks.quality --out bench-output/quality
 
-bench-steps: $(INSTALLED)  ## every sampler with 5 to 100 calls of the network, into steps-output/ (trains the demonstration first)
+bench-steps: $(INSTALLED)  ## every sampler with 5 to 100 calls of the network, into steps-output/ (trains the demonstration twice first)
 	$(say) 'Steps against quality; model, table and plot go to steps-output/'
 	$(BIN)/python -m benchmarks.steps --out steps-output
 
