@@ -242,7 +242,9 @@ def test_weights_of_modes_that_the_operator_cannot_tell_apart_stay(r2):
     if r2 == "measured":
         r2 = rd.denoising_error(model, model.images(400), BARS, "cpu", **options)
     y = torch.full((n, 1, 1, 1), 0.05)
-    out = rd.daps_sample(model, y, operator, BARS, "cpu", sigma_y=0.05, r2=r2, seed=10000, **options).flatten(1)
+    out = rd.daps_sample(model, y, operator, BARS, "cpu", sigma_y=0.05, r2=r2, seed=10000, **options).flatten(
+        1
+    )
     right = (out[:, 1] > 0).double().mean().item()
     assert right == pytest.approx(0.7, abs=0.05)
     precision = 1 / 0.05**2 + 1 / 0.1**2

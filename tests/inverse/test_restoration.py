@@ -383,7 +383,7 @@ def test_a_posterior_needs_sigma_y_and_a_method_that_is_known(model, y, operator
         rd.posterior("daps", model, y, operator, bars, "cpu")
     with pytest.raises(ValueError, match="sampler must be one of 'daps'"):
         rd.posterior("magic", model, y, operator, bars, "cpu", sigma_y=0.1)
-    with pytest.raises(TypeError, match="quantiles must be a sequence of numbers, got 0.5"):
+    with pytest.raises(TypeError, match=r"quantiles must be a sequence of numbers, got 0\.5"):
         rd.posterior("daps", model, y, operator, bars, "cpu", sigma_y=0.1, quantiles=0.5)
     with pytest.raises(TypeError, match="leave x_T out"):
         rd.posterior("daps", model, y, operator, bars, "cpu", sigma_y=0.1, x_T=torch.zeros(1, 1, *SIZE))

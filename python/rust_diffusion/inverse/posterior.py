@@ -87,9 +87,9 @@ def posterior(
     num_samples : int
         Draws per measurement.
     seed : int
-        Draw j of measurement i has seed ``seed + i * num_samples + j``: the same noise for any `batch_size`. A network's
-        answers depend on the batch in their last bits, which methods amplify that solve systems: most "pigdm" and "mmps"
-        on CT, where a draw may differ in its second decimal.
+        Draw j of measurement i has seed ``seed + i * num_samples + j``: the same noise for any `batch_size`. A
+        network's answers depend on the batch in their last bits, which methods amplify that solve systems: most "pigdm"
+        and "mmps" on CT, where a draw may differ in its second decimal.
     quantiles : sequence of float
         Between 0 and 1, below which another draw would fall with that probability: quantile q is the q (n + 1)-th
         smallest of n draws (Hyndman and Fan 1996, type 6). (0.05, 0.95) are the ends of an interval that should hold

@@ -38,8 +38,8 @@ def ddim_invert(
 
     The steps are those of diffusers' DDIMInverseScheduler: from the clean image up, the model asked at the timestep
     that a step leads to; the noise of one for "x0" is that between the image and its answer at that timestep. One for
-    "flow" is shown times between timesteps, and is asked at the time of the image that it is shown. `ddim_sample` with ``x_T=`` the
-    result and the same timesteps comes back to the images, the closer the more steps there are.
+    "flow" is shown times between timesteps, and is asked at the time of the image that it is shown. `ddim_sample` with
+    ``x_T=`` the result and the same timesteps comes back to the images, the closer the more steps there are.
 
     Parameters
     ----------

@@ -77,9 +77,7 @@ impl Mixing {
         let clamped = |x0: Tensor| if clamp { Ok(x0.f_clamp(-1.0, 1.0)?) } else { Result::Ok(x0) };
         match objective {
             Objective::Eps => Ok(Denoised { x0_hat: clamped(self.x0(x_t, answer)?)?, eps_hat: answer.shallow_clone() }),
-            Objective::X0 => {
-                Ok(Denoised { eps_hat: self.eps(x_t, answer)?, x0_hat: clamped(answer.shallow_clone())? })
-            }
+            Objective::X0 => Ok(Denoised { eps_hat: self.eps(x_t, answer)?, x0_hat: clamped(answer.shallow_clone())? }),
             Objective::V => {
                 let x0_hat = x_t.f_mul(&self.signal)?.f_sub(&answer.f_mul(&self.spread)?)?;
                 let eps_hat = x_t.f_mul(&self.spread)?.f_add(&answer.f_mul(&self.signal)?)?;
