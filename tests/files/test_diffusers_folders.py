@@ -121,6 +121,29 @@ def test_our_own_format_holds_such_a_network_too(rd, tmp_path):
     assert again.config == model.config and again.state_dict().keys() == model.state_dict().keys()
 
 
+@pytest.mark.parametrize("layout", ["pipeline", "bin", "diffusers", "rust_diffusion"])
+@pytest.mark.parametrize("format", ["diffusers", "rust_diffusion"])
+def test_a_folder_of_another_layout_is_not_written_into(rd, theirs, tmp_path, layout, format):
+    model = rd.UNet2DModel(**TINY).eval()
+    model.betas = rd.linear_beta_schedule(10)
+    if layout == "pipeline":
+        pipeline(theirs).save_pretrained(tmp_path)
+    elif layout == "bin":
+        theirs.save_pretrained(tmp_path, safe_serialization=False)
+    else:
+        model.save_pretrained(tmp_path, format=layout)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with torch.no_grad():
+        model.conv_out.bias.fill_(7)
+    if layout == format:
+        model.save_pretrained(tmp_path, format=format)
+        assert float(rd.load(tmp_path).conv_out.bias[0]) == 7
+        return
+    with pytest.raises(FileExistsError, match=f"directory: {re.escape(str(tmp_path))} .*another folder"):
+        model.save_pretrained(tmp_path, format=format)
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+
 def test_a_course_network_is_nothing_for_diffusers(rd, tmp_path):
     model = rd.DiffusionUNet(base_ch=16, channel_mults=(1,), attn_levels=())
     model.betas, model.image_size = rd.cosine_beta_schedule(10), (8, 8)

@@ -32,6 +32,8 @@ from rust_diffusion.support.warning import warn
 
 CONFIG, INDEX, SCHEDULER = "config.json", "model_index.json", "scheduler_config.json"
 SAFETENSORS, PICKLED = "diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin"
+#: What is written, side by side; and what of other layouts readers look at first, or would take for the weights.
+FLAT, NESTED = (CONFIG, INDEX, SCHEDULER, SAFETENSORS), ("unet", "scheduler", PICKLED, f"{SAFETENSORS}.index.json")
 NETWORK = "UNet2DModel"
 #: The parts of a pipeline that are computed here.
 _PARTS = ("unet", "scheduler")

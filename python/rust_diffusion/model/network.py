@@ -176,7 +176,7 @@ class Network(Carded, nn.Module):
         Parameters
         ----------
         directory : str or path
-            Made if it does not exist.
+            Made if it does not exist; a model that was saved there in the same format is replaced.
         betas : Tensor or array, optional
             The schedule, (T,). Default: the one the model was trained with by `train`.
         image_size : int or (int, int), optional
@@ -193,6 +193,8 @@ class Network(Carded, nn.Module):
         ------
         ValueError
             If schedule or size are neither known nor given, or the format is not for this network.
+        FileExistsError
+            If the folder holds a model in another layout, such as a pipeline with `unet/`; nothing is written.
         """
         return verbs.lent("save_pretrained")(
             self, directory, betas=betas, image_size=image_size, format=format
