@@ -319,3 +319,22 @@ def test_a_subclass_with_a_forward_of_its_own_keeps_the_precision(rd, draw):
 def test_a_function_has_no_precision_to_choose(draw):
     with pytest.raises(ValueError, match=r"precision must be 'fp32'.*torch\.nn\.Module, got 'bf16'"):
         draw("ddim", lambda x, t: x, precision="bf16")
+
+
+@pytest.mark.parametrize("name", ["dpmpp", "unipc", "heun"])
+def test_answers_may_come_in_the_same_memory(rd, alpha_bars, name):
+    exact = GaussianDenoiser(alpha_bars)
+    buffer = torch.zeros(2, *TINY_SHAPE)
+    options = dict(sample_steps=6, seed=1, clip=False, objective="x0", progress=False)
+
+    def fresh(x, t):
+        return rd.as_eps(exact, alpha_bars).x0(x, t)
+
+    def reused(x, t):
+        return buffer.copy_(fresh(x, t))
+
+    images = [
+        getattr(rd, f"{name}_sample")(model, 2, TINY_SHAPE, alpha_bars, "cpu", **options)
+        for model in (fresh, reused)
+    ]
+    assert torch.equal(*images)

@@ -244,6 +244,18 @@ def tensor_of(output: Any) -> Tensor:
     raise TypeError(f"model must return a torch.Tensor, got {type(output).__name__}")
 
 
+def answer_to(x_t: Tensor, output: Any) -> Tensor:
+    """What a network returned for `x_t`, as a floating-point tensor of its shape."""
+    answer = tensor_of(output)
+    if answer.shape != x_t.shape:
+        raise ValueError(
+            f"model must return a tensor of the shape of x_t {tuple(x_t.shape)}, got {tuple(answer.shape)}"
+        )
+    if not answer.is_floating_point():
+        raise TypeError(f"model must return a floating-point tensor, got {answer.dtype}")
+    return answer
+
+
 def _same(held: list[Tensor], parameters: list[Tensor]) -> bool:
     return len(held) == len(parameters) and all(a is b for a, b in zip(held, parameters, strict=True))
 

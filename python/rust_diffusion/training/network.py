@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from rust_diffusion.model.ema import unwrap
-from rust_diffusion.model.network import AUTOCAST, Network, tensor_of
+from rust_diffusion.model.network import AUTOCAST, Network, answer_to
 from rust_diffusion.training.batches import Batches, InMemory
 
 
@@ -92,12 +92,7 @@ def check_images(name: str, batches: Batches, model: nn.Module) -> None:
 
 def predict(model: nn.Module, x_t: Tensor, t: Tensor) -> Tensor:
     """The network's prediction for x_t as a tensor of its shape."""
-    prediction = tensor_of(model(x_t, t))
-    if prediction.shape != x_t.shape:
-        raise ValueError(
-            f"model must return a tensor of the shape of x_t {tuple(x_t.shape)}, got {tuple(prediction.shape)}"
-        )
-    return prediction
+    return answer_to(x_t, model(x_t, t))
 
 
 class AutogradNetwork:
