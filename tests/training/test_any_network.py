@@ -276,7 +276,18 @@ class Wrong:
             r"model must be a torch.nn.Module \(x_t, t\) -> prediction, got builtins",
         ),
     ],
-    ids=["shape", "kind", "complex", "lazy", "extra state", "no time", "detached", "double", "frozen", "function"],
+    ids=[
+        "shape",
+        "kind",
+        "complex",
+        "lazy",
+        "extra state",
+        "no time",
+        "detached",
+        "double",
+        "frozen",
+        "function",
+    ],
 )
 def test_a_network_that_cannot_be_trained_is_refused_in_words(rd, betas, tmp_path, model, kinds, message):
     with pytest.raises(kinds, match=message):
