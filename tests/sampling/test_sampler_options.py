@@ -338,3 +338,10 @@ def test_answers_may_come_in_the_same_memory(rd, alpha_bars, name):
         for model in (fresh, reused)
     ]
     assert torch.equal(*images)
+
+
+@pytest.mark.parametrize("name", ["device", "image_shape", "alpha_bars", "betas"])
+def test_what_sample_takes_of_the_model_is_not_given_to_it(rd, name):
+    model = rd.DiffusionUNet(**TINY)
+    with pytest.raises(TypeError, match=rf"^sample\(\) takes no {name}, but the model's own"):
+        model.sample(2, **{name: "cpu"})

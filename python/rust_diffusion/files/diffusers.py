@@ -7,7 +7,7 @@ A folder is laid out as google/ddpm-cifar10-32 is, everything side by side, or a
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 

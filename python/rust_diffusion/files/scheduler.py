@@ -34,8 +34,8 @@ _STEPS_STRAIGHT = (
 _NOISE_STRAIGHT = "stochastic_sampling"
 #: Schedulers for straight paths from noise to image, by how their names begin, and the times that networks are shown.
 _STRAIGHT, _STRAIGHT_TIMES = "FlowMatch", 1000
-#: Those that follow a schedule of betas as ours do, by how their names begin: the ones that clamp estimates of the clean
-#: image unless they say otherwise, and the ones that do not unless they say so.
+#: Those that follow a schedule of betas as ours do, by how their names begin: the ones that clamp estimates of the
+#: clean image unless they say otherwise, and the ones that do not unless they say so.
 _CLAMPING = ("DDPM", "DDIM", "RePaint", "UnCLIP")
 _UNCLAMPED = ("PNDM", "DPMSolver", "UniPC", "Euler", "Heun", "KDPM2", "LMS", "DEIS", "SASolver", "LCM", "TCD")
 #: Those whose networks know other noise, or other times.
@@ -137,8 +137,8 @@ def drawing(folder: Path) -> dict[str, Any]:
     said = _said(config)
     if not _is_known(config):
         warn(
-            f"{path}: {_kind(config)} is no scheduler that is known here, and what it says of objective and schedule is "
-            f"only assumed to mean what it would elsewhere: if it does not, give rd.load(..., objective=, betas=)"
+            f"{path}: {_kind(config)} is no scheduler that is known here, and what it says of objective and schedule "
+            f"is only assumed to mean what it would elsewhere: if it does not, give rd.load(..., objective=, betas=)"
         )
     advice = [*_advice_straight(config, said)] if _is_straight(config) else [*_advice(config, said)]
     if advice:

@@ -115,7 +115,7 @@ def alpha_bars(name: str, value: Any) -> torch.Tensor:
     low, high = float(values.min()), float(values.max())
     if not math.isfinite(low + high):
         raise ValueError(f"{name} must be finite, got NaN or infinity")
-    if not (0.0 < low and high <= 1.0):
+    if low <= 0.0 or high > 1.0:
         raise ValueError(f"{name} must lie in (0, 1], got values from {low:g} to {high:g}")
     rises = (values.diff() > 0).nonzero()
     if len(rises):
