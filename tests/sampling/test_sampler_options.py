@@ -345,3 +345,21 @@ def test_what_sample_takes_of_the_model_is_not_given_to_it(rd, name):
     model = rd.DiffusionUNet(**TINY)
     with pytest.raises(TypeError, match=rf"^sample\(\) takes no {name}, but the model's own"):
         model.sample(2, **{name: "cpu"})
+
+
+def test_a_module_that_begins_in_place_changes_nothing_of_the_callers(rd, alpha_bars):
+    class InPlace(torch.nn.Module):
+        def forward(self, x, t):
+            return x.mul_(0.5)
+
+    start = torch.randn(2, *TINY_SHAPE)
+    before = start.clone()
+    options = dict(sample_steps=4, progress=False)
+
+    def drawn(model):
+        forth = rd.ddim_sample(model, 2, TINY_SHAPE, alpha_bars, "cpu", x_T=start, **options)
+        return forth, rd.ddim_invert(model, start, alpha_bars, "cpu", **options)
+
+    for got, want in zip(drawn(InPlace()), drawn(lambda x, t: 0.5 * x), strict=True):
+        assert torch.equal(got, want)
+    assert torch.equal(start, before)

@@ -149,6 +149,7 @@ def drawing(folder: Path) -> dict[str, Any]:
 def _said(config: Mapping[str, Any]) -> dict[str, Any]:
     """What it says of the drawing that is not as usual."""
     said: dict[str, Any]
+    usual: Mapping[str, Any]
     if _is_straight(config):
         said = {_NOISE_STRAIGHT: True} if _kind(config).endswith("LCMScheduler") else {}
         said |= {name: config[name] for name in (*_STEPS_STRAIGHT, _NOISE_STRAIGHT) if config.get(name)}

@@ -167,12 +167,13 @@ def _called(model: Any, device: torch.device, precision: str) -> Callable[[Tenso
 
 
 def _answer(model: Any, x: Tensor, t: Tensor) -> Tensor:
-    """Call a network that is not the engine's, on the sampler's own x.
+    """Call what stands in for the engine's own network; the sampler goes on from x, which may be the caller's tensor.
 
-    Its answer is copied, since the next one may come in the same memory, and samplers look back.
+    A module may begin in place and works on a copy; a function is trusted and watched. The answer is copied, since the
+    next one may come in the same memory, and samplers look back.
     """
     before = None if x.is_inference() else x._version
-    answer = tensor_of(model(x, t)).clone()
+    answer = tensor_of(model(x.clone() if isinstance(model, nn.Module) else x, t)).clone()
     if before is not None and x._version != before:
         raise ValueError(
             "model must leave x_t as it is, which the sampler goes on from, but changed it in place: give it a copy, "
