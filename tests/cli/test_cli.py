@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 import images
-from tools import same_state
+from tools import TINY_UNET2D, same_state
 
 SMALL = ["--base-ch", "8", "--channel-mults", "1,2", "--attn-levels", "1", "--num-heads", "2"]
 TINY = [*SMALL, "--time-dim", "16", "--num-steps", "12"]
@@ -338,6 +338,14 @@ def test_info_shows_what_a_file_says_of_its_model(cli, weights, rd, tmp_path, na
         assert re.search(" +".join(map(re.escape, filter(None, row))), out), row
     assert re.search(r"^schedule +cosine, T = 12 +stated$", out, re.MULTILINE)
     assert cli("info", "--weights", tmp_path / "nowhere")[0] == 1
+
+
+def test_info_knows_the_heads_of_a_network_of_diffusers(cli, rd, tmp_path):
+    model = rd.UNet2DModel(**TINY_UNET2D)
+    model.betas = rd.linear_beta_schedule(10)
+    status, out, err = cli("info", "--weights", model.save_pretrained(tmp_path, format="diffusers"))
+    assert status == 0, err
+    assert re.search(r"^architecture +UNet2DModel\(.*\)$", out, re.MULTILINE)
 
 
 def test_every_option_says_what_it_is_for():

@@ -8,7 +8,7 @@ import warnings
 import pytest
 import torch
 
-from tools import TINY, slices
+from tools import TINY, TINY_UNET2D, slices
 
 FIELDS = {"objective", "betas", "image_size", "value_range", "data_variance", "initial_share", "trained_with"}
 
@@ -220,3 +220,9 @@ def test_describing_a_file_reads_no_weights(rd, trained, tmp_path):
     )
     with pytest.raises(ValueError, match="damaged"):
         rd.load(path)
+
+
+def test_bare_weights_whose_architecture_nobody_says_are_refused(rd, tmp_path):
+    torch.save(rd.UNet2DModel(**TINY_UNET2D).state_dict(), tmp_path / "bare.pth")
+    with pytest.raises(ValueError, match=r"bare\.pth: .*cannot be read off a bare state dict.*config\.json"):
+        rd.load(tmp_path / "bare.pth")

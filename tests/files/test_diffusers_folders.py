@@ -121,6 +121,29 @@ def test_our_own_format_holds_such_a_network_too(rd, tmp_path):
     assert again.config == model.config and again.state_dict().keys() == model.state_dict().keys()
 
 
+@pytest.mark.parametrize("layout", ["pipeline", "bin", "diffusers", "rust_diffusion"])
+@pytest.mark.parametrize("format", ["diffusers", "rust_diffusion"])
+def test_a_folder_of_another_layout_is_not_written_into(rd, theirs, tmp_path, layout, format):
+    model = rd.UNet2DModel(**TINY).eval()
+    model.betas = rd.linear_beta_schedule(10)
+    if layout == "pipeline":
+        pipeline(theirs).save_pretrained(tmp_path)
+    elif layout == "bin":
+        theirs.save_pretrained(tmp_path, safe_serialization=False)
+    else:
+        model.save_pretrained(tmp_path, format=layout)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with torch.no_grad():
+        model.conv_out.bias.fill_(7)
+    if layout == format:
+        model.save_pretrained(tmp_path, format=format)
+        assert float(rd.load(tmp_path).conv_out.bias[0]) == 7
+        return
+    with pytest.raises(FileExistsError, match=f"directory: {re.escape(str(tmp_path))} .*another folder"):
+        model.save_pretrained(tmp_path, format=format)
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+
 def test_a_course_network_is_nothing_for_diffusers(rd, tmp_path):
     model = rd.DiffusionUNet(base_ch=16, channel_mults=(1,), attn_levels=())
     model.betas, model.image_size = rd.cosine_beta_schedule(10), (8, 8)
@@ -187,6 +210,14 @@ def test_what_an_average_of_diffusers_says_of_itself_is_no_argument(rd, theirs, 
         (dict(_class_name="KarrasVeScheduler", sigma_min=0.02), "KarrasVeScheduler"),
         (dict(_class_name="EulerDiscreteScheduler", sigma_min=0.002), "EulerDiscreteScheduler"),
         (dict(_class_name="FlowMatchEulerDiscreteScheduler", num_train_timesteps=50), "1000.*got 50"),
+        (
+            dict(_class_name="FlowMatchEulerDiscreteScheduler", invert_sigmas=True),
+            "invert_sigmas must be false",
+        ),
+        (dict(_class_name="IPNDMScheduler"), "IPNDMScheduler.*diffusers' own pipeline"),
+        (dict(_class_name="VQDiffusionScheduler"), "VQDiffusionScheduler"),
+        (dict(_class_name="DDPMWuerstchenScheduler"), "DDPMWuerstchenScheduler"),
+        (dict(trained_betas=[0.1] * 5), "trained_betas must be as many as num_train_timesteps, 1000, got 5"),
         (dict(prediction_type="trigflow"), "prediction_type"),
     ],
 )
@@ -213,6 +244,52 @@ def test_a_scheduler_that_draws_as_ours_do_is_not_spoken_of(rd, theirs, tmp_path
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         rd.load(tmp_path)
+
+
+SOLVERS = ["DPMSolverMultistep", "UniPCMultistep", "EulerDiscrete", "EulerAncestralDiscrete", "HeunDiscrete"]
+
+
+@pytest.mark.parametrize("kind", [*SOLVERS, "PNDM", "DEISMultistep", "LMSDiscrete", "DPMSolverSinglestep"])
+def test_solvers_of_diffusers_never_clamp_which_is_told_and_written_again(rd, theirs, tmp_path, kind):
+    scheduler = getattr(diffusers, f"{kind}Scheduler")()
+    diffusers.DDPMPipeline(theirs, scheduler).save_pretrained(tmp_path / "theirs")
+    with pytest.warns(UserWarning, match="so draw with clip=False$") as told:
+        model = rd.load(tmp_path / "theirs")
+    assert len(told) == 1 and model.card.certainty("betas") == "stated"
+    model.save_pretrained(tmp_path / "ours", format="diffusers")
+    assert diffusers.DDPMPipeline.from_pretrained(tmp_path / "ours").scheduler.config.clip_sample is False
+
+
+@pytest.mark.parametrize("kind", ["FooScheduler", None])
+def test_what_a_scheduler_that_nobody_knows_says_is_only_assumed(rd, theirs, tmp_path, kind):
+    pipeline(theirs).save_pretrained(tmp_path)
+    edited(tmp_path / "scheduler", "scheduler_config.json", _class_name=kind)
+    with pytest.warns(UserWarning, match=f"{kind} is no scheduler that is known here"):
+        card = rd.load(tmp_path).card
+    assert card.certainty("objective") == card.certainty("betas") == "assumed"
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("use_dynamic_shifting", True),
+        ("shift_terminal", 0.1),
+        ("use_karras_sigmas", True),
+        ("use_exponential_sigmas", True),
+        ("use_beta_sigmas", True),
+        ("stochastic_sampling", True),
+    ],
+)
+def test_straight_paths_in_other_steps_are_told_of_and_written_again(rd, theirs, tmp_path, name, value):
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler()
+    diffusers.DDPMPipeline(theirs, scheduler).save_pretrained(tmp_path / "theirs")
+    edited(tmp_path / "theirs" / "scheduler", "scheduler_config.json", **{name: value})
+    with pytest.warns(UserWarning, match=f"{name}.*and flow_sample") as told:
+        model = rd.load(tmp_path / "theirs")
+    assert len(told) == 1
+    model.save_pretrained(tmp_path / "ours", format="diffusers")
+    made = diffusers.FlowMatchEulerDiscreteScheduler.from_pretrained(tmp_path / "ours")
+    assert made.config[name] == value
 
 
 def test_straight_paths_are_known_by_their_scheduler(rd, theirs, tmp_path):

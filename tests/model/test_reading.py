@@ -138,3 +138,38 @@ def test_what_does_not_fit_is_named(rd, alpha_bars):
         rd.as_eps(3)
     with pytest.raises(ValueError, match="objective"):
         rd.as_eps(lambda x, t: x, objective="score")
+
+
+def test_an_answer_of_another_shape_is_refused_whatever_the_objective(rd, alpha_bars):
+    for objective in OBJECTIVES[:3]:
+        model = rd.as_eps(lambda x, t: x[:, :, :4], alpha_bars, objective=objective)
+        with pytest.raises(ValueError, match=r"model .*2, 1, 4, 16"):
+            model(torch.randn(2, *TINY_SHAPE), torch.tensor([0, 1]))
+
+
+@pytest.mark.parametrize(
+    "turn, error, words",
+    [
+        (lambda bars: 1 - bars, ValueError, "must not rise"),
+        (lambda bars: bars.flip(0), ValueError, r"must not rise.*cumprod\(1 - betas"),
+        (lambda bars: bars.long(), TypeError, "int64"),
+        (lambda bars: bars + 1, ValueError, r"\(0, 1\]"),
+        (lambda bars: -bars, ValueError, r"\(0, 1\]"),
+        (lambda bars: bars * float("nan"), ValueError, "NaN"),
+        (lambda bars: bars[None], ValueError, r"\(T,\)"),
+    ],
+)
+def test_what_is_no_schedule_is_refused_before_any_call(rd, alpha_bars, turn, error, words):
+    with pytest.raises(error, match=f"alpha_bars .*{words}"):
+        rd.as_eps(lambda x, t: x, turn(alpha_bars), objective="x0")
+
+
+def test_a_schedule_given_to_a_model_is_checked_when_it_is_given(rd):
+    model = rd.DiffusionUNet(**TINY)
+    with pytest.raises(ValueError, match="betas must lie between 0 and 1"):
+        model.betas = torch.tensor([2.0, 3.0])
+    assert model.betas is None
+    model.betas = [0.1, 0.2]
+    assert torch.equal(model.betas, torch.tensor([0.1, 0.2]))
+    model.betas = None
+    assert model.betas is None

@@ -182,3 +182,9 @@ def test_bfloat16_is_as_near_as_its_rounding(rd):
 def test_what_the_engine_has_not_is_refused_by_name(rd, arguments, words):
     with pytest.raises(ValueError, match=words):
         rd.UNet2DModel(**{**TINY, **arguments})
+
+
+@pytest.mark.parametrize("kinds", [None, 5, "DownBlock2D"])
+def test_blocks_that_are_no_sequence_are_refused_by_name(rd, kinds):
+    with pytest.raises(TypeError, match=f"down_block_types must be a sequence of names, got {kinds!r}"):
+        rd.UNet2DModel(**{**TINY, "down_block_types": kinds})

@@ -176,6 +176,12 @@ WRONG = {
         lambda rd, m, ab: rd.interpolate(m, torch.zeros(2, 1, 4, 4), torch.zeros(1, 4, 4), ab, "cpu"),
         r"a must be one image.*2, 1, 4, 4",
     ),
+    "an end of NaN": (
+        lambda rd, m, ab: rd.interpolate(
+            m, torch.full((1, 4, 4), math.nan), torch.zeros(1, 4, 4), ab, "cpu", progress=False
+        ),
+        r"^a must be finite",
+    ),
     "images of two shapes": (
         lambda rd, m, ab: rd.interpolate(m, torch.zeros(1, 4, 4), torch.zeros(1, 4, 8), ab, "cpu"),
         r"shape",
@@ -210,3 +216,5 @@ def test_wrong_arguments_are_named(rd, alpha_bars, call, message):
 def test_what_draws_no_noise_takes_no_seed(rd, alpha_bars, images):
     with pytest.raises(TypeError, match=r"ddim_invert\(\) got an unexpected keyword argument 'seed'"):
         rd.ddim_invert(lambda x, t: x, images, alpha_bars, "cpu", seed=1)
+    with pytest.raises(TypeError, match=r"^interpolate\(\) got an unexpected keyword argument 'seed'"):
+        rd.interpolate(lambda x, t: x, images[0], images[0], alpha_bars, "cpu", seed=1)

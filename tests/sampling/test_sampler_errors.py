@@ -33,11 +33,21 @@ BOTH = {
     "a schedule of two axes": (dict(alpha_bars=torch.full((3, 4), 0.5)), ValueError, r"alpha_bars.*3, 4"),
     "a schedule with NaN": (dict(alpha_bars=torch.full((12,), NAN)), ValueError, r"alpha_bars"),
     "a schedule above one": (dict(alpha_bars=torch.linspace(1.5, 0.1, 12)), ValueError, r"alpha_bars.*1\.5"),
+    "a schedule that rises": (
+        dict(alpha_bars=torch.linspace(0.1, 0.9, 12)),
+        ValueError,
+        r"alpha_bars must not rise with the timestep, got 0\.1 at 0",
+    ),
     "a schedule that is None": (dict(alpha_bars=None), TypeError, r"alpha_bars.*None"),
     "an unknown device": (dict(device="toaster"), (ValueError, RuntimeError), r"device.*toaster"),
     "a device that is none": (dict(device=3.5), TypeError, r"device.*3\.5"),
     "a model that is none": (dict(model=None), TypeError, r"model.*None"),
     "a model of another shape": (dict(model=lambda x, t: x[:1]), ValueError, r"model.*1, 1, 16, 16"),
+    "a model that changes what it is shown": (
+        dict(model=lambda x, t: x.mul_(0.5)),
+        ValueError,
+        r"model must leave x_t as it is.*x\.clone\(\)",
+    ),
     "a model that returns nothing": (dict(model=lambda x, t: None), TypeError, r"model.*None"),
     "a model that returns integers": (
         dict(model=lambda x, t: x.long()),

@@ -319,3 +319,47 @@ def test_a_subclass_with_a_forward_of_its_own_keeps_the_precision(rd, draw):
 def test_a_function_has_no_precision_to_choose(draw):
     with pytest.raises(ValueError, match=r"precision must be 'fp32'.*torch\.nn\.Module, got 'bf16'"):
         draw("ddim", lambda x, t: x, precision="bf16")
+
+
+@pytest.mark.parametrize("name", ["dpmpp", "unipc", "heun"])
+def test_answers_may_come_in_the_same_memory(rd, alpha_bars, name):
+    exact = GaussianDenoiser(alpha_bars)
+    buffer = torch.zeros(2, *TINY_SHAPE)
+    options = dict(sample_steps=6, seed=1, clip=False, objective="x0", progress=False)
+
+    def fresh(x, t):
+        return rd.as_eps(exact, alpha_bars).x0(x, t)
+
+    def reused(x, t):
+        return buffer.copy_(fresh(x, t))
+
+    images = [
+        getattr(rd, f"{name}_sample")(model, 2, TINY_SHAPE, alpha_bars, "cpu", **options)
+        for model in (fresh, reused)
+    ]
+    assert torch.equal(*images)
+
+
+@pytest.mark.parametrize("name", ["device", "image_shape", "alpha_bars", "betas"])
+def test_what_sample_takes_of_the_model_is_not_given_to_it(rd, name):
+    model = rd.DiffusionUNet(**TINY)
+    with pytest.raises(TypeError, match=rf"^sample\(\) takes no {name}, but the model's own"):
+        model.sample(2, **{name: "cpu"})
+
+
+def test_a_module_that_begins_in_place_changes_nothing_of_the_callers(rd, alpha_bars):
+    class InPlace(torch.nn.Module):
+        def forward(self, x, t):
+            return x.mul_(0.5)
+
+    start = torch.randn(2, *TINY_SHAPE)
+    before = start.clone()
+    options = dict(sample_steps=4, progress=False)
+
+    def drawn(model):
+        forth = rd.ddim_sample(model, 2, TINY_SHAPE, alpha_bars, "cpu", x_T=start, **options)
+        return forth, rd.ddim_invert(model, start, alpha_bars, "cpu", **options)
+
+    for got, want in zip(drawn(InPlace()), drawn(lambda x, t: 0.5 * x), strict=True):
+        assert torch.equal(got, want)
+    assert torch.equal(start, before)

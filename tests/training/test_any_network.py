@@ -237,12 +237,35 @@ class Wrong:
         def forward(self, x, t):
             return super().forward(x, t).detach()
 
+    class Complex(Small):
+        def forward(self, x, t):
+            return super().forward(x, t) * 1j
+
+    class Lazy(Small):
+        def __init__(self):
+            super().__init__()
+            self.out = nn.LazyConv2d(1, 3, padding=1)
+
+    class Counting(Small):
+        """With a state beside its tensors."""
+
+        calls = 0
+
+        def get_extra_state(self):
+            return {"calls": self.calls}
+
+        def set_extra_state(self, state):
+            self.calls = state["calls"]
+
 
 @pytest.mark.parametrize(
     "model, kinds, message",
     [
         (Wrong.Shape(), ValueError, r"model must return .*shape of x_t \(4, 1, 8, 8\), got \(4, 1, 4, 8\)"),
         (Wrong.Kind(), TypeError, "model must return a torch.Tensor, got str"),
+        (Wrong.Complex(), TypeError, "model must return a floating-point tensor, got torch.complex64"),
+        (Wrong.Lazy(), ValueError, r"out\.weight has no shape yet.*model\(x_t, t\)"),
+        (Wrong.Counting(), ValueError, r"state_dict\(\) must hold tensors only.*'_extra_state' is a dict"),
         (Wrong.NoTime(), TypeError, r"model must take \(x_t, t\).*NoTime"),
         (Wrong.Detached(), ValueError, "does not depend on its parameters"),
         (Small().double(), TypeError, "float32 weights to train, into.weight is torch.float64"),
@@ -253,11 +276,55 @@ class Wrong:
             r"model must be a torch.nn.Module \(x_t, t\) -> prediction, got builtins",
         ),
     ],
-    ids=["shape", "kind", "no time", "detached", "double", "frozen", "function"],
+    ids=[
+        "shape",
+        "kind",
+        "complex",
+        "lazy",
+        "extra state",
+        "no time",
+        "detached",
+        "double",
+        "frozen",
+        "function",
+    ],
 )
 def test_a_network_that_cannot_be_trained_is_refused_in_words(rd, betas, tmp_path, model, kinds, message):
     with pytest.raises(kinds, match=message):
         fit(rd, betas, tmp_path, model)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_a_module_that_torch_compiled_is_refused_in_words(rd, betas, tmp_path):
+    class Plain(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(1, 1, 1)
+
+        def forward(self, x, t):
+            return self.conv(x)
+
+    with pytest.raises(TypeError, match=r"torch\.jit.*train the module that it was made of"):
+        fit(rd, betas, tmp_path, torch.jit.script(Plain()))
+
+
+def test_a_state_beside_the_tensors_is_no_matter_where_nothing_is_kept(rd, betas):
+    assert fit(rd, betas, None, Wrong.Counting(), epochs=1).epochs_run == 1
+
+
+@pytest.mark.parametrize("channels", [(1, 2), (2, 1)])
+def test_a_network_that_returns_other_channels_than_it_takes_is_refused(rd, betas, channels):
+    model = rd.UNet2DModel(
+        **dict(zip(("in_channels", "out_channels"), channels, strict=True)),
+        block_out_channels=(8, 8),
+        down_block_types=("DownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "UpBlock2D"),
+        layers_per_block=1,
+        norm_num_groups=4,
+    )
+    data = torch.zeros(4, channels[0], 8, 8)
+    with pytest.raises(ValueError, match=r"model must return a tensor of the shape of x_t.*out_channels"):
+        rd.train(model, data, betas=betas, epochs=1, **FIXED)
 
 
 def test_a_checkpoint_of_another_network_is_refused(rd, betas, tmp_path):

@@ -14,6 +14,7 @@ from rust_diffusion import _native
 from rust_diffusion.cli.main import command
 from rust_diffusion.cli.options import PATH
 from rust_diffusion.files.pretrained import describe
+from rust_diffusion.model.unet import DiffusionUNet
 from rust_diffusion.support.device import get_device
 
 
@@ -56,11 +57,11 @@ def about_model(weights: Path) -> list[tuple[str, str, str]]:
     """Collect what a file says of its model, weights unread: (what, value, how sure)."""
     described = describe(weights)
     model = described.plan()
-    heads = "" if "num_heads" in described.config else "num_heads is assumed"
+    assumed = described.network is DiffusionUNet and "num_heads" not in described.config
     sizes = ", ".join(f"{name}={value}" for name, value in model.config.items())
     return [
         ("file", str(described.path), ""),
-        ("architecture", f"{type(model).__name__}({sizes})", heads),
+        ("architecture", f"{type(model).__name__}({sizes})", "num_heads is assumed" if assumed else ""),
         ("parameters", f"{sum(p.numel() for p in model.parameters()):,}", ""),
         *described.card.rows(),
     ]

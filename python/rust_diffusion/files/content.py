@@ -30,6 +30,14 @@ def read_json(path: Path) -> Any:
         raise ValueError(f"{path} is not JSON: {error}") from None
 
 
+def read_object(path: Path) -> dict[str, Any]:
+    """Read a JSON file that holds an object; ValueError if it holds none."""
+    values = read_json(path)
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} must hold an object, got {type(values).__name__}")
+    return values
+
+
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
     """Write `values` for people to read."""
     with atomic.replacing(path) as file:

@@ -7,37 +7,35 @@ A folder is laid out as google/ddpm-cifar10-32 is, everything side by side, or a
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from rust_diffusion import _native
-from rust_diffusion.files import weights
+from rust_diffusion.files import scheduler, weights
 from rust_diffusion.files.content import (
-    read_json,
+    read_object,
     read_safetensors,
     read_torch,
     write_json,
     write_safetensors,
 )
 from rust_diffusion.files.weights import Description
-from rust_diffusion.model.card import FLOW, MAX_STEPS, ModelCard, schedule_name, schedule_of, size_of
+from rust_diffusion.model.card import size_of
 from rust_diffusion.model.network import Network
 from rust_diffusion.model.unet2d import UNet2DModel
 from rust_diffusion.support import checks
-from rust_diffusion.support.warning import warn
 
-CONFIG, INDEX, SCHEDULER = "config.json", "model_index.json", "scheduler_config.json"
+CONFIG, INDEX, SCHEDULER = "config.json", "model_index.json", scheduler.FILE
 SAFETENSORS, PICKLED = "diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin"
+#: What is written, side by side; and what of other layouts readers look at first, or would take for the weights.
+FLAT, NESTED = (
+    (CONFIG, INDEX, SCHEDULER, SAFETENSORS),
+    ("unet", "scheduler", PICKLED, f"{SAFETENSORS}.index.json"),
+)
 NETWORK = "UNet2DModel"
 #: The parts of a pipeline that are computed here.
 _PARTS = ("unet", "scheduler")
 
-#: diffusers' words for what a network predicts, and ours.
-_OBJECTIVES = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
 #: How attention's weights were called before diffusers 0.16, and are called since.
 _ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 #: What diffusers' EMAModel writes about the averaging among the arguments of the network.
@@ -45,23 +43,6 @@ _OF_EMA = (
     *("decay", "min_decay", "optimization_step", "update_after_step"),
     *("use_ema_warmup", "inv_gamma", "power"),
 )
-#: What a scheduler's configuration means where it leaves something out (DDPMScheduler's own defaults).
-_SCHEDULE = {"beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02, "num_train_timesteps": 1000}
-#: What it says of the drawing alone, which our samplers are told in each call; the same of one for straight paths.
-_DRAWING = {"clip_sample": True, "clip_sample_range": 1.0, "variance_type": "fixed_small"}
-_DRAWING_STRAIGHT = {"shift": 1.0}
-#: Schedulers for straight paths from noise to image, by how their names begin, and the times that networks are shown.
-_STRAIGHT, _STRAIGHT_TIMES = "FlowMatch", 1000
-#: Those that add noise to an image whose strength stays as it is; their networks want their images scaled.
-_EXPLODING = ("EDM", "KarrasVe", "ScoreSdeVe", "CMStochasticIterative", "CosineDPMSolver")
-#: What none of our samplers does, and how to do without it.
-_REFUSED = {
-    "rescale_betas_zero_snr": "take the word out of the file and give rd.load(..., betas=) another schedule",
-    "thresholding": "take the word out of the file: estimates are then clamped to [-1, 1]",
-}
-#: The version of diffusers whose layout is written.
-_VERSION = "0.30.0"
-
 #: How files of weights end, those of Flax and lists of parts among them.
 FLAX = ".msgpack"
 _SUFFIXES = (".safetensors", ".bin", ".index.json", FLAX)
@@ -71,7 +52,7 @@ def is_folder(folder: Path) -> bool:
     """Whether diffusers wrote this folder: one of its networks, not necessarily one that can be read here."""
     if (folder / INDEX).is_file() or (folder / "unet" / CONFIG).is_file():
         return True
-    return (folder / CONFIG).is_file() and "_class_name" in _object(folder / CONFIG)
+    return (folder / CONFIG).is_file() and "_class_name" in read_object(folder / CONFIG)
 
 
 def has_weights(folder: Path) -> bool:
@@ -114,7 +95,7 @@ def describe(folder: Path) -> Description:
             f"of diffusers' pipelines those of a {NETWORK} and a scheduler are computed here (the network of another "
             f"one, loaded by diffusers itself, can be sampled from as a callable)"
         )
-    config = _object(path)
+    config = read_object(path)
     kind = config.get("_class_name", NETWORK)
     if kind != NETWORK:
         raise ValueError(
@@ -128,7 +109,7 @@ def describe(folder: Path) -> Description:
             f"no image yet. Draw with diffusers' own pipeline, or load the unet alone, "
             f"rd.load({str(path.parent)!r}), and take what it draws (clip=False) to the rest yourself"
         )
-    card = _card(folder)
+    card = scheduler.card(folder)
     if config.get("sample_size") is not None:
         card.image_size = checks.pair(f"{path}: sample_size", config["sample_size"])
     own = {name: value for name, value in config.items() if not name.startswith("_") and name not in _OF_EMA}
@@ -155,7 +136,7 @@ def load(folder: Path) -> Network:
     renamed = {_new_name(name): tensor for name, tensor in content.items()}
     weights.fill(model, renamed, path).eval()
     assert isinstance(model, UNet2DModel)
-    model._of_scheduler = _drawing(folder)
+    model._of_scheduler = scheduler.drawing(folder)
     return model
 
 
@@ -174,32 +155,25 @@ def save(
             f'format="diffusers" is for a UNet2DModel, got a {type(model).__name__}: diffusers has no such network'
         )
     height, width = size_of(model, image_size)
-    scheduler = _scheduler(model, betas)
+    drawn_by = scheduler.config_of(model, betas, model._of_scheduler)
     unet = {
         "_class_name": NETWORK,
-        "_diffusers_version": _VERSION,
+        "_diffusers_version": scheduler.VERSION,
         **model.config,
         "sample_size": height if height == width else [height, width],
     }
     index = {
         "_class_name": "DDPMPipeline",
-        "_diffusers_version": _VERSION,
-        "scheduler": ["diffusers", scheduler["_class_name"]],
+        "_diffusers_version": scheduler.VERSION,
+        "scheduler": ["diffusers", drawn_by["_class_name"]],
         "unet": ["diffusers", NETWORK],
     }
     folder = Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
     write_safetensors(folder / SAFETENSORS, model)
-    for name, values in ((SCHEDULER, scheduler), (CONFIG, unet), (INDEX, index)):
+    for name, values in ((SCHEDULER, drawn_by), (CONFIG, unet), (INDEX, index)):
         write_json(folder / name, values)
     return folder
-
-
-def _object(path: Path) -> dict[str, Any]:
-    values = read_json(path)
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} must hold an object, got {type(values).__name__}")
-    return values
 
 
 def _part(folder: Path, part: str, name: str) -> Path:
@@ -213,7 +187,7 @@ def _pipeline(folder: Path) -> tuple[str, list[str]]:
     path = folder / INDEX
     if not path.is_file():
         return "", []
-    index = _object(path)
+    index = read_object(path)
     # a part is [library, class], and [null, null] where it was left out; others are settings
     parts = [name for name, value in index.items() if isinstance(value, list) and any(value)]
     return str(index.get("_class_name", "pipeline")), parts
@@ -229,127 +203,3 @@ def _new_name(name: str) -> str:
     parent, _, kind = name.rpartition(".")
     above, _, layer = parent.rpartition(".")
     return f"{above}.{_ATTENTION[layer]}.{kind}" if layer in _ATTENTION else name
-
-
-def _scheduler_file(folder: Path) -> Path | None:
-    """Find the scheduler's configuration: of a pipeline, of a folder with all in it, or beside a pipeline's unet."""
-    places = (folder / "scheduler", folder, folder.absolute().parent / "scheduler")
-    return next((place / SCHEDULER for place in places if (place / SCHEDULER).is_file()), None)
-
-
-def _card(folder: Path) -> ModelCard:
-    """What the scheduler's configuration says; without one, the family's own schedule is assumed."""
-    path = _scheduler_file(folder)
-    card = ModelCard()
-    if path is None:
-        card.assume(betas=_betas(_SCHEDULE))
-        return card
-    config = {**_SCHEDULE, **_object(path)}
-    _check_scheduler(path, config)
-    if _is_straight(config):
-        card.objective = FLOW
-        # straight paths have none; samplers that follow one may be given any
-        card.assume(betas=_betas(_SCHEDULE))
-        return card
-    said = config.get("prediction_type", "epsilon")
-    if said not in _OBJECTIVES:
-        raise ValueError(f"{path}: prediction_type must be one of {', '.join(_OBJECTIVES)}, got {said!r}")
-    card.objective = _OBJECTIVES[said]
-    try:
-        card.betas = _betas(config)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{path}: {error}") from None
-    return card
-
-
-def _is_straight(config: Mapping[str, Any]) -> bool:
-    return str(config.get("_class_name")).startswith(_STRAIGHT)
-
-
-def _check_scheduler(path: Path, config: Mapping[str, Any]) -> None:
-    """Refuse what would silently draw other images here."""
-    elsewhere = "draw with diffusers' own pipeline"
-    kind = str(config.get("_class_name"))
-    if kind.startswith(_EXPLODING) or config.get("sigma_min") is not None:
-        raise ValueError(
-            f"{path}: {kind} adds noise to images that keep their strength; our samplers and schedules are for images "
-            f"that fade as noise comes in: {elsewhere}"
-        )
-    for word, remedy in _REFUSED.items():
-        if config.get(word):
-            raise ValueError(f"{path}: {word} must be false, got {config[word]!r}: {elsewhere}, or {remedy}")
-    if str(config.get("variance_type")).startswith("learned"):
-        raise ValueError(
-            f"{path}: variance_type must be a fixed one, got {config['variance_type']!r}: networks that predict "
-            f"variances are not computed here; {elsewhere}"
-        )
-    if _is_straight(config) and config["num_train_timesteps"] != _STRAIGHT_TIMES:
-        raise ValueError(
-            f"{path}: num_train_timesteps of a {kind} must be {_STRAIGHT_TIMES}, the times that networks for "
-            f'"{FLOW}" are shown here, got {config["num_train_timesteps"]!r}: {elsewhere}'
-        )
-
-
-def _drawing(folder: Path) -> dict[str, Any]:
-    """What the scheduler says of the drawing, with a warning where our samplers must be told, or cannot be."""
-    path = _scheduler_file(folder)
-    if path is None:
-        return {}
-    config = _object(path)
-    usual = _DRAWING_STRAIGHT if _is_straight(config) else _DRAWING
-    said = {name: config[name] for name in usual if config.get(name, usual[name]) != usual[name]}
-    advice = []
-    if not said.get("clip_sample", True):
-        advice.append("clip_sample is false, so draw with clip=False")
-    elif "clip_sample_range" in said:
-        advice.append(f"clip_sample_range is {said['clip_sample_range']!r}, and clip=True clamps to [-1, 1]")
-    if said.get("variance_type", "fixed_small_log") != "fixed_small_log":  # another name for the small one
-        advice.append(f"variance_type is {said['variance_type']!r}, and ddpm_sample draws with the small one")
-    if "shift" in said:
-        advice.append(f'shift is {said["shift"]!r}, so draw with sampler="flow", shift={said["shift"]!r}')
-    if advice:
-        warn(f"{path} asks for what our samplers do not do by themselves: {'; '.join(advice)}")
-    return said
-
-
-def _betas(config: Mapping[str, Any]) -> Tensor:
-    if config.get("trained_betas") is not None:
-        return checks.schedule("trained_betas", config["trained_betas"])
-    steps = checks.integer("num_train_timesteps", config["num_train_timesteps"], 1, MAX_STEPS)
-    start, end = (checks.number(name, config[name], 0.0, 1.0) for name in ("beta_start", "beta_end"))
-    kind = config["beta_schedule"]
-    if kind == "linear":
-        return _native.linear_beta_schedule(steps, start, end)
-    if kind == "scaled_linear":
-        return torch.linspace(start**0.5, end**0.5, steps).square()
-    if kind == "squaredcos_cap_v2":
-        return _native.cosine_beta_schedule(steps)
-    raise ValueError(f"beta_schedule must be linear, scaled_linear or squaredcos_cap_v2, got {kind!r}")
-
-
-def _scheduler(model: UNet2DModel, betas: Any) -> dict[str, Any]:
-    """The configuration of a scheduler that draws as the model was trained, and as it was told where it came from."""
-    words = {ours: theirs for theirs, ours in _OBJECTIVES.items()}
-    checks.choice("objective", model.objective, (*words, FLOW))
-
-    def drawing(usual: Mapping[str, Any]) -> dict[str, Any]:
-        return {name: model._of_scheduler.get(name, value) for name, value in usual.items()}
-
-    if model.objective == FLOW:
-        return {
-            "_class_name": f"{_STRAIGHT}EulerDiscreteScheduler",
-            "_diffusers_version": _VERSION,
-            "num_train_timesteps": _STRAIGHT_TIMES,
-            **drawing(_DRAWING_STRAIGHT),
-        }
-    schedule = schedule_of(model, betas)
-    said: dict[str, Any] = {
-        "_class_name": "DDPMScheduler",
-        "_diffusers_version": _VERSION,
-        "num_train_timesteps": len(schedule),
-        "prediction_type": words[model.objective],
-        **drawing(_DRAWING),
-    }
-    if schedule_name(schedule) == "linear":
-        return {**said, **{name: _SCHEDULE[name] for name in ("beta_schedule", "beta_start", "beta_end")}}
-    return {**said, "trained_betas": schedule.tolist()}

@@ -37,7 +37,9 @@ from rust_diffusion.support import checks
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
 _FORMAT, _VERSION = "rust_diffusion", 1
-_FORMATS = (_FORMAT, "diffusers")
+#: What each format writes into a folder, side by side.
+_LAYOUTS = {_FORMAT: (CONFIG, WEIGHTS), "diffusers": diffusers.FLAT}
+_FORMATS = tuple(_LAYOUTS)
 #: Files that stand for the folder that they lie in.
 _OF_FOLDERS = (CONFIG, WEIGHTS, diffusers.INDEX, diffusers.SAFETENSORS, diffusers.PICKLED)
 _FIELDS = ("model", "objective", "schedule", "image_size", "value_range")
@@ -53,7 +55,8 @@ def save_pretrained(
     format: str = _FORMATS[0],
 ) -> Path:
     """Write what `load` needs to sample: see `DiffusionUNet.save_pretrained`."""
-    if checks.choice("format", format, _FORMATS) == "diffusers":
+    _check_place(Path(directory), checks.choice("format", format, _FORMATS))
+    if format == "diffusers":
         return diffusers.save(model, directory, betas=betas, image_size=image_size)
     card = _card_to_save(model, betas, image_size)
     folder = Path(directory)
@@ -70,6 +73,17 @@ def save_pretrained(
     # last, since it marks the folder as complete
     write_json(folder / CONFIG, config)
     return folder
+
+
+def _check_place(folder: Path, format: str) -> None:
+    """Refuse a folder where what another layout has would stay beside the new files, and be read in their place."""
+    known = {WEIGHTS, *diffusers.FLAT, *diffusers.NESTED}
+    stays = sorted(name for name in known.difference(_LAYOUTS[format]) if (folder / name).exists())
+    if stays:
+        raise FileExistsError(
+            f"directory: {folder} holds a model in another layout than format={format!r} has ({', '.join(stays)}), "
+            f"which would be left there and read instead of what is saved: take another folder"
+        )
 
 
 def _card_to_save(model: Network, betas: Any, image_size: Any) -> dict[str, Any]:

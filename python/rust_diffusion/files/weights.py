@@ -89,6 +89,11 @@ def _read(
     try:
         weights = content["ema"]["shadow"] if "ema" in content else content
         network = UNet2DModel if _OF_DIFFUSERS in weights else DiffusionUNet
+        if network is UNet2DModel and not told:
+            raise ValueError(
+                "these are weights of a UNet2DModel, whose architecture cannot be read off a bare state dict: load the "
+                "folder with its config.json, or a checkpoint of train"
+            )
         config = told if network is UNet2DModel else infer_config(weights)
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RuntimeError) as error:
         raise ValueError(f"{path}: {error}") from None

@@ -204,7 +204,7 @@ class Carded:
 
     @betas.setter
     def betas(self, value: Tensor | None) -> None:
-        self.card.betas = value
+        self.card.betas = None if value is None else checks.schedule("betas", value)
 
     @property
     def image_size(self) -> tuple[int, int] | None:

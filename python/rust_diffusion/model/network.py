@@ -176,7 +176,7 @@ class Network(Carded, nn.Module):
         Parameters
         ----------
         directory : str or path
-            Made if it does not exist.
+            Made if it does not exist; a model that was saved there in the same format is replaced.
         betas : Tensor or array, optional
             The schedule, (T,). Default: the one the model was trained with by `train`.
         image_size : int or (int, int), optional
@@ -193,6 +193,8 @@ class Network(Carded, nn.Module):
         ------
         ValueError
             If schedule or size are neither known nor given, or the format is not for this network.
+        FileExistsError
+            If the folder holds a model in another layout, such as a pipeline with `unet/`; nothing is written.
         """
         return verbs.lent("save_pretrained")(
             self, directory, betas=betas, image_size=image_size, format=format
@@ -240,6 +242,18 @@ def tensor_of(output: Any) -> Tensor:
     if isinstance(output, (tuple, list)) and output and isinstance(output[0], Tensor):
         return output[0]
     raise TypeError(f"model must return a torch.Tensor, got {type(output).__name__}")
+
+
+def answer_to(x_t: Tensor, output: Any) -> Tensor:
+    """What a network returned for `x_t`, as a floating-point tensor of its shape."""
+    answer = tensor_of(output)
+    if answer.shape != x_t.shape:
+        raise ValueError(
+            f"model must return a tensor of the shape of x_t {tuple(x_t.shape)}, got {tuple(answer.shape)}"
+        )
+    if not answer.is_floating_point():
+        raise TypeError(f"model must return a floating-point tensor, got {answer.dtype}")
+    return answer
 
 
 def _same(held: list[Tensor], parameters: list[Tensor]) -> bool:

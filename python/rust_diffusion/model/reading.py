@@ -11,7 +11,7 @@ from rust_diffusion import _native
 from rust_diffusion.model import verbs
 from rust_diffusion.model.card import OBJECTIVES, card_of, objective_of
 from rust_diffusion.model.ema import averaged, unwrap
-from rust_diffusion.model.network import tensor_of
+from rust_diffusion.model.network import answer_to, tensor_of
 from rust_diffusion.support import checks
 
 EPS, X0 = OBJECTIVES[:2]
@@ -34,7 +34,7 @@ class Reading:
         betas = getattr(card_of(model), "betas", None)
         if alpha_bars is None and betas is not None:
             alpha_bars = torch.cumprod(1 - betas, dim=0)
-        self._alpha_bars = None if alpha_bars is None else checks.tensor("alpha_bars", alpha_bars)
+        self._alpha_bars = None if alpha_bars is None else checks.alpha_bars("alpha_bars", alpha_bars)
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         """Return the noise in `x`: see `eps`."""
@@ -50,7 +50,7 @@ class Reading:
 
     def _said(self, x: Tensor, t: Tensor, what: str) -> Tensor:
         if self._trained_for == what:
-            return tensor_of(self._model(x, t))
+            return answer_to(x, self._model(x, t))
         about = x, t, self._alpha_bars, self._trained_for
         answer = tensor_of(self._model(*_native.asked(*about)))
         x0, eps = _native.answered(*about, answer)
@@ -68,8 +68,8 @@ def as_eps(model: Any, alpha_bars: Any = None, *, objective: str | None = None) 
     model : DiffusionUNet, UNet2DModel, EMA or callable
         Called as ``model(x_t, t)``; its mode is left as it is.
     alpha_bars : Tensor, optional
-        The schedule, (T,). Default: the one the model was trained with. Nobody needs it who asks for what the model
-        predicts anyway.
+        The schedule, (T,), in (0, 1] and nowhere rising. Default: the one the model was trained with. Nobody needs it
+        who asks for what the model predicts anyway.
     objective : {"eps", "x0", "v", "flow"}, optional
         What the model predicts. Default: what it was trained for, "eps" if it does not say.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from rust_diffusion import _native
@@ -143,7 +143,7 @@ _SAID_OTHERWISE = ("sample_size", "down_block_types", "up_block_types", "resnet_
 
 
 def _blocks(name: str, kinds: Any, known: dict[str, bool]) -> list[str]:
-    if isinstance(kinds, str):
+    if isinstance(kinds, str) or not isinstance(kinds, Iterable):
         raise TypeError(f"{name} must be a sequence of names, got {kinds!r}")
     return [checks.choice(f"{name}[{k}]", kind, tuple(known)) for k, kind in enumerate(kinds)]
 

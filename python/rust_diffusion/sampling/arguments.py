@@ -95,14 +95,11 @@ def timesteps_of(alpha_bars: Any, sample_steps: Any, timesteps: Any, spacing: An
 
 def schedule_length(alpha_bars: Any) -> int:
     """Return T, after a look at what is given for the schedule."""
-    shape = getattr(alpha_bars, "shape", None)
-    if shape is None:
+    if not hasattr(alpha_bars, "shape"):
         raise TypeError(
             f"alpha_bars must be a torch.Tensor or a NumPy array, got {type(alpha_bars).__name__}"
         )
-    if len(shape) != 1 or shape[0] < 1:
-        raise ValueError(f"alpha_bars must have shape (T,) with T >= 1, got {tuple(shape)}")
-    return int(shape[0])
+    return len(checks.alpha_bars("alpha_bars", alpha_bars))
 
 
 def _under_autocast(device: torch.device) -> str:
@@ -154,7 +151,7 @@ def _denoiser(
 def _called(model: Any, device: torch.device, precision: str) -> Callable[[Tensor, Tensor], Tensor]:
     """What is called in place of the engine's own network: in a short precision, a module under torch's autocast."""
     if precision == PRECISIONS[0]:
-        return lambda x, t: tensor_of(model(x, t))
+        return lambda x, t: _answer(model, x, t)
     if not isinstance(model, nn.Module):
         raise ValueError(
             f"precision must be {PRECISIONS[0]!r} for a model that is no torch.nn.Module, got {precision!r}: what a "
@@ -164,6 +161,22 @@ def _called(model: Any, device: torch.device, precision: str) -> Callable[[Tenso
     def under_autocast(x: Tensor, t: Tensor) -> Tensor:
         # inside an autocast of the caller's torch would keep the weights that it casts, and miss when they change
         with torch.autocast(device.type, AUTOCAST[precision], cache_enabled=False):
-            return tensor_of(model(x, t)).float()
+            return _answer(model, x, t).float()
 
     return under_autocast
+
+
+def _answer(model: Any, x: Tensor, t: Tensor) -> Tensor:
+    """Call what stands in for the engine's own network; the sampler goes on from x, which may be the caller's tensor.
+
+    A module may begin in place and works on a copy; a function is trusted and watched. The answer is copied, since the
+    next one may come in the same memory, and samplers look back.
+    """
+    before = None if x.is_inference() else x._version
+    answer = tensor_of(model(x.clone() if isinstance(model, nn.Module) else x, t)).clone()
+    if before is not None and x._version != before:
+        raise ValueError(
+            "model must leave x_t as it is, which the sampler goes on from, but changed it in place: give it a copy, "
+            "lambda x, t: model(x.clone(), t)"
+        )
+    return answer

@@ -20,6 +20,12 @@ if Network.sample.__doc__ is not None:  # python -OO drops docstrings
 
 #: What a sampler that follows a schedule takes of it.
 _OF_SCHEDULE = ("betas", "alphas", "alpha_bars")
+#: What samplers are given of the model, and how to give another.
+_OF_MODEL = {
+    "device": "move the model, model.to(device)",
+    "image_shape": "give image_size=",
+    **dict.fromkeys(_OF_SCHEDULE, "set model.betas"),
+}
 
 
 @verbs.lend
@@ -36,6 +42,9 @@ def sample(
     """Draw images in batches with the schedule the model carries: see `Network.sample`."""
     count = checks.integer("num_samples", num_samples, 1)
     function = SAMPLERS[checks.choice("sampler", sampler, tuple(SAMPLERS))]
+    for name, how in _OF_MODEL.items():
+        if name in options:
+            raise TypeError(f"sample() takes no {name}, but the model's own; for another one, {how}")
     step = count if batch_size is None else checks.integer("batch_size", batch_size, 1)
     first = None if seed is None else checks.integer("seed", seed, -(2**63), 2**63 - count)
     schedule = _schedule(function, model, options)

@@ -169,6 +169,7 @@ def interpolate(
 
     {raises}
     """
+    completed("interpolate", keywords, _NOISELESS)
     count = checks.integer("num_images", num_images, 1)
     grid = _grid_up_to(timestep, sample_steps, timesteps, spacing, schedule_length(alpha_bars))
     ends = _pair(a, b)
@@ -199,11 +200,15 @@ def _run_from(
     x = checks.tensor("x", x)
     if x.ndim != 4 or len(x) < 1:
         raise ValueError(f"x must have shape (N, C, H, W) with N >= 1, got {tuple(x.shape)}")
-    if not x.is_floating_point():
-        raise TypeError(f"x must be a floating-point tensor in [-1, 1], got {x.dtype}")
-    if not torch.isfinite(x).all():
-        raise ValueError("x must be finite, got NaN or infinity")
+    _check_values("x", x)
     return Arguments(model, len(x), x.shape[1:], device, {**keywords, "x_T": x}, name)
+
+
+def _check_values(name: str, images: Tensor) -> None:
+    if not images.is_floating_point():
+        raise TypeError(f"{name} must be a floating-point tensor in [-1, 1], got {images.dtype}")
+    if not torch.isfinite(images).all():
+        raise ValueError(f"{name} must be finite, got NaN or infinity")
 
 
 def _pair(a: Any, b: Any) -> Tensor:
@@ -214,6 +219,7 @@ def _pair(a: Any, b: Any) -> Tensor:
         shape = tuple(image.shape)
         if image.ndim not in (3, 4) or (image.ndim == 4 and len(image) != 1):
             raise ValueError(f"{name} must be one image, (C, H, W) or (1, C, H, W), got {shape}")
+        _check_values(name, image)
         images.append(image.detach().reshape(1, *shape[-3:]))
     if images[0].shape != images[1].shape:
         shapes = [tuple(image.shape[1:]) for image in images]

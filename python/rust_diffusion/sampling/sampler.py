@@ -56,7 +56,7 @@ _PIECES = {
 model : DiffusionUNet, EMA or callable
     Called as ``model(x_t, t)`` with t of shape (B,): int64 timesteps, or float32 where a sampler or an objective asks
     between them; gives eps, or what `objective` says. A network of the engine runs without Python between the steps;
-    its mode is left as it is.
+    its mode is left as it is. A function must leave x_t as it is.
 num_samples : int
     How many images.
 image_shape : sequence of int

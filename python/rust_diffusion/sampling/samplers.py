@@ -84,4 +84,5 @@ def ddpm_sample(
     {raises}
     """
     table = _native.Table.ddpm(betas, alphas, alpha_bars)
+    checks.alpha_bars("alpha_bars", alpha_bars)
     return images_from_noise("ddpm", table, model, num_samples, image_shape, device, keywords)

@@ -122,6 +122,29 @@ def schedule(name: str, value: Any) -> torch.Tensor:
     return vector
 
 
+def alpha_bars(name: str, value: Any) -> torch.Tensor:
+    """`value` as running products of 1 - betas: floating point, (T,), in (0, 1], nowhere rising; left where it is."""
+    vector = tensor(name, value)
+    if vector.ndim != 1 or len(vector) < 1:
+        raise ValueError(f"{name} must have shape (T,) with T >= 1, got {tuple(vector.shape)}")
+    if not vector.is_floating_point():
+        raise TypeError(f"{name} must be a floating-point tensor, got {vector.dtype}")
+    values = vector.detach().to("cpu", torch.float32)
+    low, high = float(values.min()), float(values.max())
+    if not math.isfinite(low + high):
+        raise ValueError(f"{name} must be finite, got NaN or infinity")
+    if low <= 0.0 or high > 1.0:
+        raise ValueError(f"{name} must lie in (0, 1], got values from {low:g} to {high:g}")
+    rises = (values.diff() > 0).nonzero()
+    if len(rises):
+        k = int(rises[0])
+        raise ValueError(
+            f"{name} must not rise with the timestep, got {float(values[k]):g} at {k} and {float(values[k + 1]):g} at "
+            f"{k + 1}: it is torch.cumprod(1 - betas, dim=0), from little noise to much"
+        )
+    return vector
+
+
 def device(name: str, value: Any) -> torch.device:
     """`value` as a device that exists here, with its index (so that it compares equal to a tensor's device)."""
     try:

@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from rust_diffusion.model.ema import unwrap
-from rust_diffusion.model.network import AUTOCAST, Network, tensor_of
+from rust_diffusion.model.network import AUTOCAST, Network, answer_to
 from rust_diffusion.training.batches import Batches, InMemory
 
 
@@ -28,6 +29,7 @@ def check_model(model: Any) -> nn.Module:
         raise TypeError(
             f"model must be a torch.nn.Module (x_t, t) -> prediction, got {kind.__module__}.{kind.__qualname__}"
         )
+    _check_kind(model)
     _check_call(model)
     trained = trained_parameters(model)
     if not trained:
@@ -38,6 +40,38 @@ def check_model(model: Any) -> nn.Module:
         if not bool(parameter.isfinite().all()):
             raise ValueError(f"model must hold finite weights, {key} has NaN or infinity")
     return model
+
+
+def _check_kind(model: nn.Module) -> None:
+    """Refuse modules that cannot be averaged, or whose answer is known to be of another shape than the images."""
+    if isinstance(model, torch.jit.ScriptModule):
+        raise TypeError(
+            f"model must be a torch.nn.Module that is written in Python, got {type(model).__qualname__}, which torch "
+            f"compiled (torch.jit): train the module that it was made of"
+        )
+    for key, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if is_lazy(tensor):
+            raise ValueError(
+                f"model must be whole before it is trained, but {key} has no shape yet: call the lazy module once, "
+                f"model(x_t, t)"
+            )
+    if isinstance(model, Network) and not model._has_own_forward():
+        answers = model.config.get("out_channels", model.in_channels)
+        if answers != model.in_channels:
+            raise ValueError(
+                f"model must return a tensor of the shape of x_t, but takes {model.in_channels} channels "
+                f"(in_channels) and returns {answers} (out_channels)"
+            )
+
+
+def check_state(model: nn.Module) -> None:
+    """Refuse a state that checkpoints, which hold nothing but tensors of a model, do not give back."""
+    for key, value in model.state_dict().items():
+        if not isinstance(value, Tensor):
+            raise ValueError(
+                f"model.state_dict() must hold tensors only to be kept in weights_dir, {key!r} is a "
+                f"{type(value).__name__}: make it a buffer (register_buffer), or train without weights_dir"
+            )
 
 
 def _check_call(model: nn.Module) -> None:
@@ -92,12 +126,7 @@ def check_images(name: str, batches: Batches, model: nn.Module) -> None:
 
 def predict(model: nn.Module, x_t: Tensor, t: Tensor) -> Tensor:
     """The network's prediction for x_t as a tensor of its shape."""
-    prediction = tensor_of(model(x_t, t))
-    if prediction.shape != x_t.shape:
-        raise ValueError(
-            f"model must return a tensor of the shape of x_t {tuple(x_t.shape)}, got {tuple(prediction.shape)}"
-        )
-    return prediction
+    return answer_to(x_t, model(x_t, t))
 
 
 class AutogradNetwork:

@@ -24,7 +24,13 @@ from rust_diffusion.training import distributed
 from rust_diffusion.training.batches import Batches, InMemory, as_batches
 from rust_diffusion.training.distributed import Group
 from rust_diffusion.training.keeping import Files
-from rust_diffusion.training.network import channels_of, check_images, check_model, runs_in_engine
+from rust_diffusion.training.network import (
+    channels_of,
+    check_images,
+    check_model,
+    check_state,
+    runs_in_engine,
+)
 from rust_diffusion.training.plan import Budget
 from rust_diffusion.training.result import EpochInfo
 from rust_diffusion.training.resume import find
@@ -63,6 +69,8 @@ def prepare(
         guards.prepare_cublas()  # before anything here asks CUDA for the device
     model = check_model(given.model)
     betas = _check_betas(given.betas)
+    if given.weights_dir is not None:
+        check_state(model)
     if given.callback is not None and not callable(given.callback):
         raise TypeError(f"callback must be callable, got {type(given.callback).__name__}")
     device = given.device or next(model.parameters()).device
