@@ -22,6 +22,11 @@ def forms(images):
 
 RANGES = {
     "0 to 1": (lambda x: (x + 1) / 2, r"from 0\S* to 0\.\d+; .*2 \* x - 1"),
+    "0 to 1, of chest slices": (lambda x: (x + 1) * 0.3, r"to 0\.5\d+; .*2 \* x - 1"),
+    "0 to 1, overshot": (lambda x: (x + 1) * 0.53 - 0.04, r"from -0\.\d+ to 1\.\d+; .*2 \* x - 1"),
+    "0 to 3.6": (lambda x: (x + 1) * 1.8, r"to 3\.\d+; .*2 \* \(x - low\).*high=3\."),
+    "0 to 50": (lambda x: (x + 1) * 25, r"to 4\d\S+; .*2 \* \(x - low\).*high=4"),
+    "twelve bits over sixteen": (lambda x: (x + 1) / 16 - 1, r"to -0\.8\S+, all nearly black.*window"),
     "0 to 255": (lambda x: (x + 1) * 127.5, r"to 25\S+; .*x / 127\.5 - 1.*uint8"),
     "twelve bits": (lambda x: (x + 1) * 2047.5, r"to 40\S+; .*high=40"),
     "Hounsfield units": (lambda x: x * 1000, r"from -9\S+ to 9\S+; .*low=-9"),
@@ -48,13 +53,15 @@ def test_held_out_images_are_looked_at_too(rd, oracle):
     [
         slices(8),
         slices(8) * 1.1,  # what interpolation overshoots
+        slices(8) * 0.55 + 0.45,  # bright
+        slices(8) * 0.3 - 0.7,  # dark
         slices(8).half(),
         slices(8).bfloat16(),
         torch.full((8, 1, 8, 8), 0.5),
         torch.zeros(8, 1, 8, 8),
         ((slices(8) + 1) * 127).to(torch.uint8),
     ],
-    ids=["usual", "overshoot", "half", "bfloat16", "one grey", "zero", "uint8"],
+    ids=["usual", "overshoot", "bright", "dark", "half", "bfloat16", "one grey", "zero", "uint8"],
 )
 def test_usual_images_and_schedules_are_not_warned_of(rd, oracle, images):
     with warnings.catch_warnings():

@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 from rust_diffusion import _native
 from rust_diffusion.data.files import PathLike, cache_place, list_files
 from rust_diffusion.support import checks
+from rust_diffusion.support.values import DARK
 from rust_diffusion.support.warning import warn
 
 ON_ERROR = ("raise", "skip")
@@ -22,8 +23,6 @@ DTYPES = (torch.float32, torch.uint8, torch.float16, torch.bfloat16, torch.float
 _SECONDS_BEFORE_BAR = 2.0
 # As many as an error message of the engine names.
 _NAMED_IN_WARNINGS = 10
-# Images of 16 bits whose levels all lie below this are nearly black: theirs is 12- or 13-bit data.
-_DARK = 1 << 13
 
 
 def load_images(
@@ -165,7 +164,7 @@ def _warn_of_darkness(images: Tensor) -> None:
     brightest = images.max().item()
     # In levels of 16 bits; of 8 bits the lowest that is rounded to this one.
     level = (brightest - 0.5) * 257 if images.dtype == torch.uint8 else (brightest + 1) * 32767.5
-    if 1 <= level < _DARK:
+    if 1 <= level < DARK:
         width = 1 << max(round(level), 1).bit_length()
         warn(
             f"the 16-bit files use only the lowest {width} of 65536 levels, and the images are nearly black: "

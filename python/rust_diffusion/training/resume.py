@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from rust_diffusion import _native
-from rust_diffusion.files import checkpoint
+from rust_diffusion.files import checkpoint, weights
+from rust_diffusion.model.card import ModelCard
 from rust_diffusion.model.unet import DiffusionUNet
 from rust_diffusion.support.warning import warn
 from rust_diffusion.training.keeping import Files
@@ -23,7 +24,11 @@ _SAME_BETAS = 1e-6
 
 
 class Weights(dict[str, Any]):
-    """A state dict of averaged weights found without a checkpoint."""
+    """A state dict of averaged weights found without a checkpoint, and what their file says of them."""
+
+    def __init__(self, state: dict[str, Any], card: ModelCard | None) -> None:
+        super().__init__(state)
+        self.card = card
 
 
 def find(files: Files, model: nn.Module, betas: Tensor, settings: Settings) -> dict[str, Any] | None:
@@ -47,22 +52,42 @@ def find(files: Files, model: nn.Module, betas: Tensor, settings: Settings) -> d
         return dict(saved)
     path = files.path(".pth")
     if path.exists():
-        weights = checkpoint.read(path)
-        checkpoint.check_state(weights, model, path, "the file", checkpoint.way_out("architecture", {}))
-        return Weights(weights)
+        state = checkpoint.read(path)
+        checkpoint.check_state(state, model, path, "the file", checkpoint.way_out("architecture", {}))
+        return Weights(state, _card_of_weights(state, model, betas, settings, path))
     return None
+
+
+def _card_of_weights(
+    state: Any, model: nn.Module, betas: Tensor, settings: Settings, path: Path
+) -> ModelCard | None:
+    """What bare weights say of themselves, compared with what is asked for; None if they say nothing."""
+    said = weights.said_with(state)
+    if said is None:
+        return None
+    try:
+        card = ModelCard.from_dict(said)
+    except (ValueError, TypeError, AttributeError, RuntimeError) as error:
+        raise ValueError(f"{path}: {error}") from None
+    stated = {name: value for name, value in card.to_dict().items() if card.certainty(name) == "stated"}
+    # what it does not state is taken to be as asked for
+    own = {"objective": settings.objective, "time_sampling": settings.time_sampling, **stated}
+    _compare_tasks({checkpoint.OWN: own}, betas, settings, path)
+    _compare_heads({checkpoint.OWN: said}, model, path)
+    return card
 
 
 def _compare_tasks(saved: dict[str, Any], betas: Tensor, settings: Settings, path: Path) -> None:
     """Another schedule or another objective is another task, which the weights do not know."""
     own = saved.get(checkpoint.OWN, {})
     another_schedule = checkpoint.way_out("schedule", saved)
-    steps = (saved.get("config") or {}).get("num_diffusion_steps", len(betas))
+    theirs = own.get("betas")
+    known = len(theirs if isinstance(theirs, Tensor) else betas)
+    steps = (saved.get("config") or {}).get("num_diffusion_steps", known)
     if steps != len(betas):
         raise ValueError(
             f"betas has {len(betas)} steps, but {path} was trained with {steps}{another_schedule}"
         )
-    theirs = own.get("betas")
     if isinstance(theirs, Tensor):
         difference = (theirs - betas.detach().to("cpu", torch.float32)).abs()
         if float(difference.max()) > _SAME_BETAS:
@@ -129,7 +154,8 @@ def begin(run: Run, found: dict[str, Any] | None) -> bool:
     if isinstance(found, Weights):
         state.model.load_state_dict(found)
         state.ema.shadow.load_state_dict(found)
-        state.ema.initial_share = None
+        state.note_card(found.card)
+        state.ema.initial_share = None if found.card is None else found.card.initial_share
         run.say(f"Found weights and no checkpoint: {files.path('.pth')} is loaded, nothing is trained.")
         return False
     if found is not None:
