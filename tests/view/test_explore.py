@@ -39,6 +39,18 @@ def test_signal_and_noise_make_what_the_network_was_shown(model):
         assert torch.allclose(made, stop.x_t, atol=1e-4)
 
 
+@pytest.mark.parametrize("objective", ["eps", "v"])
+def test_each_stop_shows_what_the_network_says_of_the_image_beside_it(model, objective):
+    from rust_diffusion.view.trajectory import follow
+
+    model.objective = objective
+    for sampler in ("heun", "euler"):
+        for stop in follow(model, sampler, seed=0, sample_steps=4).stops:
+            with torch.no_grad():
+                said = model.x0(stop.x_t[None], torch.tensor([int(stop.timestep)]))[0].clamp(-1, 1)
+            assert torch.allclose(stop.x0_hat, said, atol=1e-4), sampler
+
+
 def test_a_model_of_straight_paths_is_followed_too(model):
     from rust_diffusion.view.trajectory import follow
 
