@@ -163,7 +163,7 @@ def begin(run: Run, found: dict[str, Any] | None) -> bool:
         run.resume(found.get(checkpoint.OWN))
     if state.is_finished:
         run.say(
-            f"Nothing to train: {files.path('.ckpt')} has its {len(state.history)} epochs. To go on from there say "
+            f"Nothing to train: {files.path('.ckpt')} has its {_length(state)}. To go on from there say "
             f"{_more(state)}; another name=, another weights_dir= or force_restart=True begins anew."
         )
         return False
@@ -176,6 +176,12 @@ def begin(run: Run, found: dict[str, Any] | None) -> bool:
         warn_of_what_is_short(state, run.batches.count())
     run.say(f"Training in {state.settings.precision} on {run.device}.")
     return True
+
+
+def _length(state: State) -> str:
+    """What a finished run has made: epochs, or the updates that ended it inside one."""
+    inside = state.position["batch"] > 0
+    return f"{state.position['updates']} updates" if inside else f"{len(state.history)} epochs"
 
 
 def _more(state: State) -> str:

@@ -217,7 +217,12 @@ class Run:
         now = self._step_start if within_step else None
         with interrupts.held_back():
             self._save_checkpoint(now or self._random_state())
-        self.say(f"Stopped; saved {self.files.path('.ckpt')}. The same call goes on from there.")
+        path = self.files.path(".ckpt")
+        if self.state.is_finished:
+            most = self.state.settings.max_steps
+            self.say(f"max_steps={most} reached; saved {path}. A larger max_steps= goes on from there.")
+        else:
+            self.say(f"Stopped; saved {path}. The same call goes on from there.")
 
     # ------------------------------------------------------------------ the end of an epoch, on rank 0
 
