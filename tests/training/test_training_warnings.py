@@ -119,6 +119,12 @@ def test_too_few_updates_for_the_average_are_warned_of_before_the_first(rd, orac
         rd.train(rd.DiffusionUNet(**TINY), slices(8), epochs=2, accumulate=2, ema_decay=0.9, **FEW)
 
 
+def test_the_decay_that_is_proposed_is_not_rounded_to_one(rd):
+    fit = {**FEW, "batch_size": 1, "epochs": 2500, "ema_decay": 0.9999}
+    with pytest.warns(UserWarning, match=r"10000 updates of this run 37 %.* ema_decay=0\.99954 or less"):
+        rd.train(rd.DiffusionUNet(**TINY), slices(4), callback=lambda info: False, **fit)
+
+
 @pytest.mark.parametrize("options", [dict(ema_warmup=True), dict(ema_decay=0.6), dict(data=None)], ids=str)
 def test_enough_updates_or_an_unknown_number_of_them_are_not(rd, options):
     data = slices(8)

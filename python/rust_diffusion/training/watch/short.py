@@ -30,14 +30,20 @@ def warn_of_what_is_short(state: State, batches: int | None) -> None:
 
 
 def _warn_of_average(state: State, updates: int) -> None:
-    decay = state.settings.ema_decay
+    settings = state.settings
+    decay = settings.ema_decay
     share = state.position["initial_share"] * decay**updates
     if share > MAX_INITIAL_SHARE:
-        enough = _GOOD_SHARE ** (1 / max(updates, 1))
+        if settings.minutes is not None:
+            # some are made by the time that the number is settled
+            updates += state.position["updates"]
+        forgotten = 1 - _GOOD_SHARE ** (1 / max(updates, 1))
+        # rounded where digits tell: 0.99954 is not 1
+        enough = 1 - float(f"{forgotten:.3g}")
         warn(
             f"after the {updates} updates of this run {100 * share:.0f} % of the averaged weights (EMA) will still be "
             f"the ones that training began with, at ema_decay={decay:g}: take ema_warmup=True, "
-            f"ema_decay={enough:.3g} or less, or more epochs"
+            f"ema_decay={enough:.10g} or less, or more {'epochs' if settings.minutes is None else 'minutes'}"
         )
 
 
