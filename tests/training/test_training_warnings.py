@@ -149,17 +149,34 @@ def test_a_short_run_for_eps_is_warned_of_what_it_will_not_learn(rd, data, optio
 
 @pytest.mark.parametrize(
     "schedule, before, now",
-    # half of the peak in either run; after three of four updates, and after four of eight
-    [("cosine", "0.0001", "0.0001"), ("smooth_cosine", "2.9e-05", "0.0001")],
+    # after one of two epochs, and after two of six; after three of four updates, and after four of twelve
+    [("cosine", "0.0001", "0.00015"), ("smooth_cosine", "2.9e-05", "0.00015")],
 )
 def test_a_rate_that_rises_again_after_its_end_is_warned_of(rd, tmp_path, schedule, before, now):
     fit = {**FIXED, "lr_schedule": schedule, "warmup_steps": 1, "weights_dir": tmp_path}
     betas = rd.cosine_beta_schedule(10)
     rd.train(rd.DiffusionUNet(**TINY), slices(8), betas=betas, **{**fit, "epochs": 2})
-    said = f"had come to its end, {before}, after the 2 epochs planned; it goes on at {now}, as if 4"
+    said = f"had come to its end, {before}, after the 2 epochs planned; it goes on at {now}, as if 6"
     with pytest.warns(UserWarning, match=said) as caught:
-        rd.train(rd.DiffusionUNet(**TINY), slices(8), betas=betas, **{**fit, "epochs": 4})
+        rd.train(rd.DiffusionUNet(**TINY), slices(8), betas=betas, **{**fit, "epochs": 6})
     assert len(caught) == 1 and caught[0].filename == __file__
+
+
+def test_a_rate_that_had_ended_with_max_steps_is_warned_of(rd, tmp_path):
+    fit = {**FEW, "lr_schedule": "smooth_cosine", "warmup_steps": 1, "weights_dir": tmp_path, "ema_warmup": True}
+    rd.train(rd.DiffusionUNet(**TINY), slices(8), max_steps=3, **fit)
+    with pytest.warns(UserWarning, match="after the 3 updates planned; it goes on at .*, as if 6 had") as caught:
+        rd.train(rd.DiffusionUNet(**TINY), slices(8), max_steps=6, **fit)
+    assert len(caught) == 1
+
+
+def test_a_rate_that_goes_on_as_it_was_is_not(rd, tmp_path):
+    """Half of the peak in the second of two epochs, and in the third of four."""
+    fit = {**FIXED, "betas": rd.cosine_beta_schedule(10), "weights_dir": tmp_path}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for epochs in (2, 4):
+            rd.train(rd.DiffusionUNet(**TINY), slices(8), **{**fit, "epochs": epochs})
 
 
 def test_what_a_run_says_goes_to_the_log_where_there_is_no_bar(rd, tmp_path, caplog, capfd):
@@ -198,6 +215,23 @@ def test_a_loss_that_rose_is_told(rd):
     assert len(told) == 1
     assert told[0].startswith(f"the loss of the last epoch, {history[-1]:.3g}, is ")
     assert f"that of epoch {history.index(min(history)) + 1}" in told[0] and "learning_rate=0.001" in told[0]
+
+
+def test_a_last_epoch_of_one_batch_is_not_judged(rd):
+    """The third, ended by max_steps, on images that are harder."""
+    data = slices(32)
+
+    def make_harder(info):
+        if info.epoch == 1:
+            data.mul_(3)
+
+    options = dict(FEW, batch_size=2, objective="x0", max_steps=33, ema_decay=0.5, learning_rate=1e-3, seed=0)
+    options |= dict(lr_schedule="smooth_cosine", warmup_steps=1, callback=make_harder)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        history = rd.train(rd.DiffusionUNet(**TINY), data, **options).history
+    assert len(history) == 3 and history[-1] > 2 * min(history)
+    assert not [w for w in told if "fell apart" in str(w.message)]
 
 
 def test_a_loss_that_fell_is_not(rd):

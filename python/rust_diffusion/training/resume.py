@@ -21,6 +21,8 @@ from rust_diffusion.training.watch import warn_of_what_is_short
 
 #: Schedules that differ by less are the same, computed on another machine.
 _SAME_BETAS = 1e-6
+#: A learning rate that goes on at less than so many times its last value does not rise.
+_RISE = 1.01
 
 
 class Weights(dict[str, Any]):
@@ -194,16 +196,21 @@ def _more(state: State) -> str:
 def _warn_of_rate(state: State, found: dict[str, Any]) -> None:
     """Warn where a rate that had come to its end rises again, since the run is to be longer than it was planned."""
     epoch, updates = state.position["epoch"], state.position["updates"]
-    planned = (found.get("config") or {}).get("target_epochs")
-    plan = found.get(checkpoint.OWN, {}).get("plan") or {}
-    ended = planned == epoch or plan.get("updates") == updates
-    if not ended or state.settings.lr_schedule == "constant":
+    own = found.get(checkpoint.OWN, {})
+    by_epochs = (found.get("config") or {}).get("target_epochs") == epoch
+    by_updates = updates in ((own.get("plan") or {}).get("updates"), own.get("planned_updates"))
+    if not (by_epochs or by_updates) or state.settings.lr_schedule == "constant":
         return
     # of the last update, as that run had planned it: its epochs, and its updates where the rate follows them
     then = {**state.options, "epochs": epoch, "updates": updates}
     before = _native.learning_rate(then, epoch - 1, updates - 1)
     now = _native.learning_rate(state.options, epoch, updates)
+    if now <= before * _RISE:
+        return
+    planned, total = f"{epoch} epochs", state.settings.epochs
+    if not by_epochs:
+        planned, total = f"{updates} updates", state.options["updates"]
     warn(
-        f"the learning rate had come to its end, {before:.2g}, after the {epoch} epochs planned; it goes on at "
-        f"{now:.2g}, as if {state.settings.epochs} had been planned from the beginning"
+        f"the learning rate had come to its end, {before:.2g}, after the {planned} planned; it goes on at "
+        f"{now:.2g}, as if {total} had been planned from the beginning"
     )

@@ -58,6 +58,8 @@ class Run:
         self._log: RunLog | None = None
         self._running_since: float | None = None
         self._largest_batch = 0
+        #: Batches so far of the epoch that is trained, and all those of the last one that ended.
+        self._in_epoch = self._in_last_epoch = 0
         self._resume: dict[str, Any] | None = None
         self._epoch_start: dict[str, Any] | None = None
         self._step_start: dict[str, Any] | None = None
@@ -104,7 +106,7 @@ class Run:
                 self._log.close()
         self.keeper.ensure_weights()
         if self._is_first:
-            warn_of_a_rise(state, self.batches.count())
+            warn_of_a_rise(state, self.batches.count(), self._in_last_epoch)
 
     def _train(self) -> None:
         state, model = self.state, self.state.model
@@ -137,6 +139,7 @@ class Run:
             if resume is not None and skip > 0:
                 self._restore(resume["now"])
 
+        self._in_epoch = skip
         self._bar.open(position["epoch"], skip)
         self._running_since = time.perf_counter()
         with self._noting_interrupts():
@@ -158,6 +161,7 @@ class Run:
         self.state.note_images(share.images)
         self.around.looks.note_images(share.images)
         self.images += share.total
+        self._in_epoch += 1
         self._largest_batch = max(self._largest_batch, share.total)
         return graphs.sent(share.images, self.device), share.total, share.first
 
@@ -193,6 +197,7 @@ class Run:
         self._stop_clock()
         self._bar.finish(loss, images_per_second)
         state, self.epochs_run, self._epoch_start = self.state, self.epochs_run + 1, None
+        self._in_last_epoch = self._in_epoch
         state.history.append(loss)
         state.best_loss = min(state.best_loss, loss)
         state.note_all_seen()

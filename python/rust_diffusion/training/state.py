@@ -152,6 +152,7 @@ class State:
                 "model": self.model.config if isinstance(self.model, Network) else None,
                 "val_history": list(self.val_history),
                 "plan": self._plan(),
+                "planned_updates": self.options["updates"],
                 **self.cards[-1].to_dict(),
             },
         }

@@ -47,15 +47,18 @@ def _warn_of_average(state: State, updates: int) -> None:
         )
 
 
-def warn_of_a_rise(state: State, batches: int | None) -> None:
-    """Warn after a run that fell apart on its way; `batches` are an epoch's, if the data say."""
-    history = state.history
+def warn_of_a_rise(state: State, batches: int | None, in_last_epoch: int) -> None:
+    """Warn after a run that fell apart on its way; `batches` are an epoch's, if the data say, and those of the last."""
+    history, last = state.history, "last epoch"
+    if batches is not None and in_last_epoch < batches / 2:
+        # the mean of a few batches is chance
+        history, last = history[:-1], "last whole epoch"
     if batches is None or batches < _ENOUGH * state.settings.accumulate or not history:
         return
     best = min(history)
     if history[-1] > _RISE * best:
         warn(
-            f"the loss of the last epoch, {history[-1]:.3g}, is {history[-1] / best:.1f} times that of epoch "
+            f"the loss of the {last}, {history[-1]:.3g}, is {history[-1] / best:.1f} times that of epoch "
             f"{history.index(best) + 1}, {best:.3g}: training fell apart on its way, most often because of "
             f"learning_rate={state.settings.learning_rate:g}, too high for this network; try a half or a tenth of it"
         )
