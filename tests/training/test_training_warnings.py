@@ -43,9 +43,11 @@ def test_images_that_are_not_scaled_are_warned_of_in_every_form(rd, oracle, case
 
 
 def test_held_out_images_are_looked_at_too(rd, oracle):
-    betas, held_out = oracle.cosine_beta_schedule(5), (slices(4) + 1) / 2
-    with pytest.warns(UserWarning, match=r"^val_data has values"):
-        rd.train(rd.DiffusionUNet(**TINY), slices(4), betas=betas, val_data=held_out, **FIXED)
+    betas, fit = oracle.cosine_beta_schedule(5), {**FIXED, "epochs": 2}
+    for form, held_out in (*forms((slices(4) + 1) / 2), ("dataset", rd.ImageSet((slices(4) + 1) / 2))):
+        with pytest.warns(UserWarning, match=r"^val_data has values") as caught:
+            rd.train(rd.DiffusionUNet(**TINY), slices(4), betas=betas, val_data=held_out, **fit)
+        assert len(caught) == 1, form
 
 
 @pytest.mark.parametrize(

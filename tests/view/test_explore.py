@@ -108,6 +108,11 @@ def test_moving_a_control_changes_the_pictures(rd, model):
     assert handles["step"].max == 19 and handles["eta"].disabled and handles["steps"].disabled
 
 
+def test_the_slider_of_eta_holds_what_was_asked_for(rd, model):
+    pytest.importorskip("ipywidgets")
+    assert controls(rd.explore(model, sample_steps=2, eta=1.5, interactive=True))["eta"].value == 1.5
+
+
 def test_what_cannot_be_followed_is_refused_in_words(rd, model):
     with pytest.raises(TypeError, match=r"^model must be a DiffusionUNet"):
         rd.explore(GaussianDenoiser(torch.linspace(0.9, 0.1, 10)))

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rust_diffusion import _native
 from rust_diffusion.support import graphs, guards, interrupts, random
-from rust_diffusion.training.batches import Batches, InMemory, warn_of_values
+from rust_diffusion.training.batches import Batches
 from rust_diffusion.training.distributed import Group
 from rust_diffusion.training.keeping import Files, Keeper
 from rust_diffusion.training.network import AutogradNetwork, runs_in_engine
@@ -64,7 +64,6 @@ class Run:
         self._epoch_start: dict[str, Any] | None = None
         self._step_start: dict[str, Any] | None = None
         self._interrupted = False
-        self._values_checked = isinstance(self.batches, InMemory)
         self._iterator: Iterator[Any] = iter(())
 
     @property
@@ -89,6 +88,8 @@ class Run:
             if own["order_seed"] is not None:
                 self.batches.order_seed = own["order_seed"]
             self.keeper.complete_weights()
+            if self._is_first and self.state.position["batch"] == 0:
+                self.around.looks.make_up(self.state)
 
     def go(self) -> None:
         """Train from the state's position to the end."""
@@ -155,9 +156,7 @@ class Run:
             share = next(self._iterator, None)
         if share is None:
             return None
-        if not self._values_checked:
-            self._values_checked = True
-            warn_of_values("data", share.images)
+        self.batches.check_range(share.images)
         self.state.note_images(share.images)
         self.around.looks.note_images(share.images)
         self.images += share.total
