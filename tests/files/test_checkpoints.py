@@ -246,7 +246,7 @@ def test_weights_of_another_task_are_refused_by_what_their_file_says(rd, betas, 
         end = rf"\. Take that {what}, another name= or weights_dir=, or force_restart=True$"
         with pytest.raises(ValueError, match=rf"DDPMDenoiser\.pth.*{end}"):
             fit(rd, changed.pop("betas", betas), loader, tmp_path, **{**fixed, **changed})
-    with pytest.raises(ValueError, match="betas has 9 steps, but .*pth was trained with 20"):
+    with pytest.raises(ValueError, match=r"betas has 9 steps, but .*pth was trained with 20"):
         fit(rd, betas[:9], loader, tmp_path, **fixed)
 
 

@@ -170,7 +170,9 @@ def test_averages_of_too_few_minutes_are_warned_of_with_the_runs_own_updates(fit
         fit(tmp_path, data=slices(80), minutes=1, ema_warmup=False, ema_decay=0.999, objective="v")
     updates = own(tmp_path)["plan"]["updates"]
     words = str(caught[0].message)
-    assert words.startswith(f"after the {updates} updates of this run 9") and words.endswith("or more minutes")
+    assert words.startswith(f"after the {updates} updates of this run 9") and words.endswith(
+        "or more minutes"
+    )
 
 
 def test_no_more_than_max_steps_are_planned(fit, tmp_path, seconds):

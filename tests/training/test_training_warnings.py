@@ -165,9 +165,17 @@ def test_a_rate_that_rises_again_after_its_end_is_warned_of(rd, tmp_path, schedu
 
 
 def test_a_rate_that_had_ended_with_max_steps_is_warned_of(rd, tmp_path):
-    fit = {**FEW, "lr_schedule": "smooth_cosine", "warmup_steps": 1, "weights_dir": tmp_path, "ema_warmup": True}
+    fit = {
+        **FEW,
+        "lr_schedule": "smooth_cosine",
+        "warmup_steps": 1,
+        "weights_dir": tmp_path,
+        "ema_warmup": True,
+    }
     rd.train(rd.DiffusionUNet(**TINY), slices(8), max_steps=3, **fit)
-    with pytest.warns(UserWarning, match="after the 3 updates planned; it goes on at .*, as if 6 had") as caught:
+    with pytest.warns(
+        UserWarning, match="after the 3 updates planned; it goes on at .*, as if 6 had"
+    ) as caught:
         rd.train(rd.DiffusionUNet(**TINY), slices(8), max_steps=6, **fit)
     assert len(caught) == 1
 
