@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 import images
-from tools import TINY_UNET2D, same_state
+from tools import TINY_UNET2D, run_python, same_state
 
 SMALL = ["--base-ch", "8", "--channel-mults", "1,2", "--attn-levels", "1", "--num-heads", "2"]
 TINY = [*SMALL, "--time-dim", "16", "--num-steps", "12"]
@@ -132,9 +132,9 @@ def test_a_recipe_is_the_same_in_python(cli, rd, tmp_path):
 
 def test_train_takes_minutes_and_recipes(cli, tmp_path):
     command = ["train", "--data", "phantoms:12", "--size", "16", "--device", "cpu", "--seed", "0"]
-    status, out, err = cli(*command, "--base-ch", "8", "--minutes", "0.01", "--out", tmp_path / "minutes")
-    assert status == 0 and "minutes=0.01" in out and "epoch 1" in out, err
-    assert re.search(r"^[\d,]+ updates? \(\d+ epochs?\) fit into 0\.01 minutes, at ", out, re.MULTILINE), out
+    status, out, err = cli(*command, "--base-ch", "8", "--minutes", "0.05", "--out", tmp_path / "minutes")
+    assert status == 0 and "minutes=0.05" in out and "epoch 1" in out, err
+    assert re.search(r"^[\d,]+ updates? \(\d+ epochs?\) fit into 0\.05 minutes, at ", out, re.MULTILINE), out
     course = [*TINY, "--epochs", "1", "--batch-size", "4", "--recipe", "course"]
     status, out, err = cli(*command, *course, "--out", tmp_path / "course")
     assert status == 0 and "Recipe 'course'" in out and "objective='eps'" in out, err
@@ -273,6 +273,48 @@ def test_evaluate_takes_the_values_that_sample_wrote(cli, rd, weights, tmp_path,
     for name in (drawn, tmp_path / f"gone{suffix}"):
         status, _, err = cli("evaluate", "--samples", name, *training)
         assert status == 1 and name.name in err and err.startswith("Error: "), err
+
+
+def test_evaluate_reads_the_training_images_at_the_height_and_width_of_the_samples(cli, rd, tmp_path):
+    from rust_diffusion.cli import outputs
+
+    outputs.write(tmp_path / "training", rd.phantoms(6, size=32, seed=1))
+    np.save(tmp_path / "wide.npy", rd.phantoms(6, size=32)[:, :, :16].numpy())
+    status, out, err = cli("evaluate", "--samples", tmp_path / "wide.npy", "--data", tmp_path / "training")
+    assert status == 0 and "samples (6 images) against training images (6)" in out, err
+    words = ["--samples", tmp_path / "wide.npy", "--data", "phantoms:9", "--size", 32]
+    status, _, err = cli("evaluate", *words)
+    assert status == 2 and "--size" in err and "wide.npy, 16 x 32" in err
+
+
+def test_held_out_images_have_a_cache_of_their_own(cli, rd, tmp_path):
+    from rust_diffusion.cli import outputs
+
+    for name, seed in (("a", 1), ("b", 2)):
+        outputs.write(tmp_path / name, rd.phantoms(3, size=16, seed=seed))
+    words = ["--data", tmp_path / "a", "--val-data", tmp_path / "b", "--cache", tmp_path / "set.cache"]
+    run = [*TRAIN[:1], *words, *TRAIN[3:], "--out", tmp_path / "run", "--device", "cpu"]
+    assert cli(*run)[0] == 0
+    caches = [tmp_path / "set.cache", tmp_path / "set-val-data.cache"]
+    before = [path.stat().st_mtime_ns for path in caches]
+    assert cli(*run, "--force-restart")[0] == 0
+    assert [path.stat().st_mtime_ns for path in caches] == before, "neither was made anew"
+
+
+def test_a_run_ended_by_max_steps_says_what_goes_on(cli, tmp_path):
+    run = [*TRAIN, "--lr-schedule", "constant", "--device", "cpu", "--out", tmp_path, "--max-steps"]
+    _, out, _ = cli(*run, 2)
+    assert "max_steps=2 reached; saved" in out and "same c" not in out
+    _, out, _ = cli(*run, 2)
+    assert "has its 2 updates. To go on from there say more max_steps=" in out
+
+
+def test_warnings_are_lines_without_source(tmp_path):
+    words = ["-m", "rust_diffusion", *TRAIN, "--objective", "eps", "--device", "cpu", "--out", tmp_path]
+    done = run_python(*words)
+    warned = [line for line in done.stderr.splitlines() if "are few for objective='eps'" in line]
+    assert len(warned) == 1 and warned[0].startswith("Warning: 6 updates are few"), done.report
+    assert "UserWarning" not in done.stderr and ".py:" not in done.stderr, done.report
 
 
 def test_precision_reaches_the_sampler(cli, weights, tmp_path):

@@ -75,3 +75,15 @@ def test_twelve_bits_in_sixteen_are_noticed_and_the_remedy_is_one(rd, twelve_bit
         bright = rd.load_images(file, 64, dtype=dtype, window=(2048, 4096))
     assert dark.max() < (-0.8 if dtype.is_floating_point else 20)
     assert bright.max() > (0.999 if dtype.is_floating_point else 254)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_the_window_that_is_proposed_shows_what_reducing_made_darker(rd, tmp_path, suffix):
+    """Levels up to 3000, which the mean of some pixels does not reach."""
+    levels = np.full((64, 64), 1000, np.uint16)
+    levels[::4, ::4] = 3000
+    for k in range(40):
+        Image.fromarray(levels).save(tmp_path / f"{k}{suffix}")
+    with pytest.warns(UserWarning, match=r"the lowest 4096 of 65536.*window=\(2048, 4096\)"):
+        dark = rd.load_images(tmp_path, 8)
+    assert (dark.max() + 1) * 32767.5 < 2048

@@ -27,6 +27,13 @@ def test_the_share_is_met_as_nearly_as_folders_allow(rd):
         assert len(rd.split_by_folder(files, share=share)[1]) == count, share
 
 
+@pytest.mark.parametrize("share, count", [(0.0, 10), (0.01, 10), (0.02, 20), (0.4, 20)])
+def test_a_folder_that_is_too_large_for_the_share_is_left(rd, share, count):
+    files = patients(A=1000, B=10, C=10)
+    for seed in range(6):
+        assert len(rd.split_by_folder(files, share=share, seed=seed)[1]) == count, seed
+
+
 def test_the_seed_decides(rd):
     files = patients(**{f"P{k}": 10 for k in range(20)})
     assert rd.split_by_folder(files, seed=3) == rd.split_by_folder(files[::-1], seed=3)

@@ -237,6 +237,36 @@ def test_weights_of_another_architecture_are_refused_with_a_way_out(rd, betas, l
         fit(rd, betas, loader, tmp_path)
 
 
+def test_weights_of_another_task_are_refused_by_what_their_file_says(rd, betas, loader, tmp_path):
+    fixed = dict(objective="v", epochs=1, ema_decay=0.9)
+    fit(rd, betas, loader, tmp_path, **fixed)
+    (tmp_path / "DDPMDenoiser.ckpt").unlink()
+    tasks = dict(another_task(rd, betas), schedule=dict(betas=rd.linear_beta_schedule(20)))
+    for what, changed in tasks.items():
+        end = rf"\. Take that {what}, another name= or weights_dir=, or force_restart=True$"
+        with pytest.raises(ValueError, match=rf"DDPMDenoiser\.pth.*{end}"):
+            fit(rd, changed.pop("betas", betas), loader, tmp_path, **{**fixed, **changed})
+    with pytest.raises(ValueError, match=r"betas has 9 steps, but .*pth was trained with 20"):
+        fit(rd, betas[:9], loader, tmp_path, **fixed)
+
+
+def test_weights_without_a_checkpoint_keep_what_their_file_says(rd, betas, loader, tmp_path):
+    _, first = fit(rd, betas, loader, tmp_path, epochs=1, ema_decay=0.9)
+    (tmp_path / "DDPMDenoiser.ckpt").unlink()
+    _, result = fit(rd, betas, loader, tmp_path, epochs=1)
+    assert result.epochs_run == 0 and result.initial_share == first.initial_share == pytest.approx(0.9**2)
+    assert result.ema.shadow.card.initial_share == first.initial_share
+    assert result.ema.shadow.image_size == (8, 8)
+
+
+def test_a_run_that_stops_later_in_its_first_epoch_leaves_its_later_weights(rd, betas, tmp_path):
+    for steps in (1, 2):
+        _, result = fit(rd, betas, slices(16), tmp_path, max_steps=steps, ema_decay=0.5)
+        assert result.history == []
+        assert same_state(load(tmp_path, "DDPMDenoiser.pth"), result.ema.shadow.state_dict())
+        assert same_state(load(tmp_path, "DDPMDenoiser_raw.pth"), load(tmp_path)["model"])
+
+
 @pytest.mark.parametrize("plan", [7, {}, {"minutes": "ten"}, {"minutes": 1.0, "updates": 3}])
 def test_a_plan_that_cannot_be_used_is_an_error_in_words(rd, betas, loader, tmp_path, plan):
     fit(rd, betas, loader, tmp_path, epochs=1)

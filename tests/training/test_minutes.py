@@ -156,6 +156,25 @@ def test_ends_of_epochs_are_counted_once_and_the_callback_is_one_of_them(
     assert 0.93 * 300 <= data.now <= 300, "the minutes are used, and kept"
 
 
+def test_minutes_too_short_for_what_measures_them_are_told(fit, tmp_path, monkeypatch, capfd):
+    data = Timed(monkeypatch, 80)
+    fit(tmp_path, data, minutes=0.02, progress=True)
+    said = "".join(capfd.readouterr())
+    assert "Not even the 4 updates (1 epoch) that measure the speed fit into 0.02 minutes: " in said
+    assert "they take 0.067 minutes. A larger minutes=" in said and "updates fit into" not in said
+
+
+def test_averages_of_too_few_minutes_are_warned_of_with_the_runs_own_updates(fit, tmp_path, seconds):
+    seconds(1.0)
+    with pytest.warns(UserWarning, match=r"averaged weights") as caught:
+        fit(tmp_path, data=slices(80), minutes=1, ema_warmup=False, ema_decay=0.999, objective="v")
+    updates = own(tmp_path)["plan"]["updates"]
+    words = str(caught[0].message)
+    assert words.startswith(f"after the {updates} updates of this run 9") and words.endswith(
+        "or more minutes"
+    )
+
+
 def test_no_more_than_max_steps_are_planned(fit, tmp_path, seconds):
     seconds(1.0)
     _, result = fit(tmp_path, data=slices(80), minutes=1, max_steps=25)
@@ -175,8 +194,8 @@ def test_max_steps_made_before_anything_is_measured_are_the_whole_run(fit, tmp_p
     _, again = fit(tmp_path, **options)
     assert again.epochs_run == 0
     assert "say epochs= above 1 instead of minutes=" in "".join(capfd.readouterr())
-    with pytest.warns(UserWarning, match=r"learning rate had come to its end, .* after the 1 epochs planned"):
-        _, longer = fit(tmp_path, data=slices(80), epochs=2)
+    # from the peak, where the only epoch was, to half of it: no rate rises
+    _, longer = fit(tmp_path, data=slices(80), epochs=2)
     assert longer.epochs_run == 1 and longer.updates == 22
 
 

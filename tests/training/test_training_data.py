@@ -89,6 +89,40 @@ def test_a_dataset_is_batched(fit):
     assert len(result.history) == 3 and sorted(asked[:6]) == list(range(6)) and len(asked) == 18
 
 
+def as_pil(levels):
+    return Image.fromarray(levels[0].numpy())
+
+
+ITEMS = {
+    "PIL images": as_pil,
+    "PIL images with labels": lambda levels: (as_pil(levels), "nodule"),
+    "dicts of PIL images": lambda levels: {"id": None, "image": as_pil(levels)},
+    "arrays with channels last": lambda levels: levels[0].numpy()[..., None],
+    "arrays without channels": lambda levels: levels[0].numpy(),
+}
+
+
+@pytest.mark.parametrize("item", ITEMS.values(), ids=ITEMS.keys())
+def test_a_dataset_may_give_what_a_list_may_hold(fit, item):
+    levels = ((slices(8) + 1) * 127.5).to(torch.uint8)
+    expected, _ = fit(Slices(levels), epochs=1)
+    model, _ = fit(Slices([item(one) for one in levels]), key="image", val_data=Slices(levels), epochs=1)
+    assert same_state(model.state_dict(), expected.state_dict())
+
+
+@pytest.mark.parametrize(
+    "items, error, message",
+    [
+        (["a.png"] * 4, TypeError, r"^data\[0\] must be a torch\.Tensor or a NumPy array, got str"),
+        ([slices(1)[0], slices(1, size=16)[0]], ValueError, r"^data must hold images of one size"),
+        ([torch.zeros(8)] * 4, ValueError, r"^data\[0\] must be \(C, H, W\), .* got shape \(8,\)"),
+    ],
+)
+def test_a_dataset_of_something_else_is_refused_in_words(fit, items, error, message):
+    with pytest.raises(error, match=message):
+        fit(Slices(items))
+
+
 def test_a_loader_and_a_list_of_its_batches_train_alike(fit):
     images = slices(8)
     model, result = fit([images[:4], images[4:]])

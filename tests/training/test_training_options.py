@@ -4,6 +4,7 @@ import csv
 import math
 import sys
 import types
+import warnings
 
 import pytest
 import torch
@@ -172,6 +173,20 @@ def test_sampling_from_an_average_of_random_weights_warns_once(rd, betas, recwar
     recwarn.clear()  # `train` itself warned beforehand
     assert len(sample(result.ema.shadow)) == 1
     assert "66 %" in sample(result.ema)[0] and len(sample(result.ema)) == 1
+
+
+@pytest.mark.filterwarnings("ignore:after the 2 updates")
+def test_an_average_that_never_moved_is_told_from_one_that_was_just_made(rd, betas, tmp_path):
+    fit = dict(betas=betas, epochs=1, batch_size=4, objective="v", weights_dir=tmp_path)
+    result = rd.train(rd.DiffusionUNet(**TINY), slices(8), ema_decay=1.0, **fit, **FIXED)
+    with pytest.warns(UserWarning, match="100 % of these averaged weights"):
+        result.ema.shadow.sample(1, sample_steps=2, progress=False)
+    with pytest.warns(UserWarning, match="100 % of these averaged weights"):
+        rd.load(tmp_path)
+    result.ema.shadow.card.initial_share = None  # as of any trained model
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        rd.EMA(result.ema.shadow).shadow.sample(1, sample_steps=2, progress=False)
 
 
 @pytest.mark.parametrize("objective", ["x0", "v"])

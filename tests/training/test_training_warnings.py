@@ -22,6 +22,11 @@ def forms(images):
 
 RANGES = {
     "0 to 1": (lambda x: (x + 1) / 2, r"from 0\S* to 0\.\d+; .*2 \* x - 1"),
+    "0 to 1, of chest slices": (lambda x: (x + 1) * 0.3, r"to 0\.5\d+; .*2 \* x - 1"),
+    "0 to 1, overshot": (lambda x: (x + 1) * 0.53 - 0.04, r"from -0\.\d+ to 1\.\d+; .*2 \* x - 1"),
+    "0 to 3.6": (lambda x: (x + 1) * 1.8, r"to 3\.\d+; .*2 \* \(x - low\).*high=3\."),
+    "0 to 50": (lambda x: (x + 1) * 25, r"to 4\d\S+; .*2 \* \(x - low\).*high=4"),
+    "twelve bits over sixteen": (lambda x: (x + 1) / 16 - 1, r"to -0\.8\S+, all nearly black.*window"),
     "0 to 255": (lambda x: (x + 1) * 127.5, r"to 25\S+; .*x / 127\.5 - 1.*uint8"),
     "twelve bits": (lambda x: (x + 1) * 2047.5, r"to 40\S+; .*high=40"),
     "Hounsfield units": (lambda x: x * 1000, r"from -9\S+ to 9\S+; .*low=-9"),
@@ -38,9 +43,11 @@ def test_images_that_are_not_scaled_are_warned_of_in_every_form(rd, oracle, case
 
 
 def test_held_out_images_are_looked_at_too(rd, oracle):
-    betas, held_out = oracle.cosine_beta_schedule(5), (slices(4) + 1) / 2
-    with pytest.warns(UserWarning, match=r"^val_data has values"):
-        rd.train(rd.DiffusionUNet(**TINY), slices(4), betas=betas, val_data=held_out, **FIXED)
+    betas, fit = oracle.cosine_beta_schedule(5), {**FIXED, "epochs": 2}
+    for form, held_out in (*forms((slices(4) + 1) / 2), ("dataset", rd.ImageSet((slices(4) + 1) / 2))):
+        with pytest.warns(UserWarning, match=r"^val_data has values") as caught:
+            rd.train(rd.DiffusionUNet(**TINY), slices(4), betas=betas, val_data=held_out, **fit)
+        assert len(caught) == 1, form
 
 
 @pytest.mark.parametrize(
@@ -48,13 +55,15 @@ def test_held_out_images_are_looked_at_too(rd, oracle):
     [
         slices(8),
         slices(8) * 1.1,  # what interpolation overshoots
+        slices(8) * 0.55 + 0.45,  # bright
+        slices(8) * 0.3 - 0.7,  # dark
         slices(8).half(),
         slices(8).bfloat16(),
         torch.full((8, 1, 8, 8), 0.5),
         torch.zeros(8, 1, 8, 8),
         ((slices(8) + 1) * 127).to(torch.uint8),
     ],
-    ids=["usual", "overshoot", "half", "bfloat16", "one grey", "zero", "uint8"],
+    ids=["usual", "overshoot", "bright", "dark", "half", "bfloat16", "one grey", "zero", "uint8"],
 )
 def test_usual_images_and_schedules_are_not_warned_of(rd, oracle, images):
     with warnings.catch_warnings():
@@ -112,6 +121,12 @@ def test_too_few_updates_for_the_average_are_warned_of_before_the_first(rd, orac
         rd.train(rd.DiffusionUNet(**TINY), slices(8), epochs=2, accumulate=2, ema_decay=0.9, **FEW)
 
 
+def test_the_decay_that_is_proposed_is_not_rounded_to_one(rd):
+    fit = {**FEW, "batch_size": 1, "epochs": 2500, "ema_decay": 0.9999}
+    with pytest.warns(UserWarning, match=r"10000 updates of this run 37 %.* ema_decay=0\.99954 or less"):
+        rd.train(rd.DiffusionUNet(**TINY), slices(4), callback=lambda info: False, **fit)
+
+
 @pytest.mark.parametrize("options", [dict(ema_warmup=True), dict(ema_decay=0.6), dict(data=None)], ids=str)
 def test_enough_updates_or_an_unknown_number_of_them_are_not(rd, options):
     data = slices(8)
@@ -136,17 +151,42 @@ def test_a_short_run_for_eps_is_warned_of_what_it_will_not_learn(rd, data, optio
 
 @pytest.mark.parametrize(
     "schedule, before, now",
-    # half of the peak in either run; after three of four updates, and after four of eight
-    [("cosine", "0.0001", "0.0001"), ("smooth_cosine", "2.9e-05", "0.0001")],
+    # after one of two epochs, and after two of six; after three of four updates, and after four of twelve
+    [("cosine", "0.0001", "0.00015"), ("smooth_cosine", "2.9e-05", "0.00015")],
 )
 def test_a_rate_that_rises_again_after_its_end_is_warned_of(rd, tmp_path, schedule, before, now):
     fit = {**FIXED, "lr_schedule": schedule, "warmup_steps": 1, "weights_dir": tmp_path}
     betas = rd.cosine_beta_schedule(10)
     rd.train(rd.DiffusionUNet(**TINY), slices(8), betas=betas, **{**fit, "epochs": 2})
-    said = f"had come to its end, {before}, after the 2 epochs planned; it goes on at {now}, as if 4"
+    said = f"had come to its end, {before}, after the 2 epochs planned; it goes on at {now}, as if 6"
     with pytest.warns(UserWarning, match=said) as caught:
-        rd.train(rd.DiffusionUNet(**TINY), slices(8), betas=betas, **{**fit, "epochs": 4})
+        rd.train(rd.DiffusionUNet(**TINY), slices(8), betas=betas, **{**fit, "epochs": 6})
     assert len(caught) == 1 and caught[0].filename == __file__
+
+
+def test_a_rate_that_had_ended_with_max_steps_is_warned_of(rd, tmp_path):
+    fit = {
+        **FEW,
+        "lr_schedule": "smooth_cosine",
+        "warmup_steps": 1,
+        "weights_dir": tmp_path,
+        "ema_warmup": True,
+    }
+    rd.train(rd.DiffusionUNet(**TINY), slices(8), max_steps=3, **fit)
+    with pytest.warns(
+        UserWarning, match="after the 3 updates planned; it goes on at .*, as if 6 had"
+    ) as caught:
+        rd.train(rd.DiffusionUNet(**TINY), slices(8), max_steps=6, **fit)
+    assert len(caught) == 1
+
+
+def test_a_rate_that_goes_on_as_it_was_is_not(rd, tmp_path):
+    """Half of the peak in the second of two epochs, and in the third of four."""
+    fit = {**FIXED, "betas": rd.cosine_beta_schedule(10), "weights_dir": tmp_path}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for epochs in (2, 4):
+            rd.train(rd.DiffusionUNet(**TINY), slices(8), **{**fit, "epochs": epochs})
 
 
 def test_what_a_run_says_goes_to_the_log_where_there_is_no_bar(rd, tmp_path, caplog, capfd):
@@ -185,6 +225,23 @@ def test_a_loss_that_rose_is_told(rd):
     assert len(told) == 1
     assert told[0].startswith(f"the loss of the last epoch, {history[-1]:.3g}, is ")
     assert f"that of epoch {history.index(min(history)) + 1}" in told[0] and "learning_rate=0.001" in told[0]
+
+
+def test_a_last_epoch_of_one_batch_is_not_judged(rd):
+    """The third, ended by max_steps, on images that are harder."""
+    data = slices(32)
+
+    def make_harder(info):
+        if info.epoch == 1:
+            data.mul_(3)
+
+    options = dict(FEW, batch_size=2, objective="x0", max_steps=33, ema_decay=0.5, learning_rate=1e-3, seed=0)
+    options |= dict(lr_schedule="smooth_cosine", warmup_steps=1, callback=make_harder)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        history = rd.train(rd.DiffusionUNet(**TINY), data, **options).history
+    assert len(history) == 3 and history[-1] > 2 * min(history)
+    assert not [w for w in told if "fell apart" in str(w.message)]
 
 
 def test_a_loss_that_fell_is_not(rd):

@@ -56,3 +56,33 @@ def test_samples_are_drawn_for_what_is_trained(rd, betas, tmp_path, objective):
 def test_samples_need_a_folder(rd, betas):
     with pytest.raises(ValueError, match=r"^sample_every=2 needs a weights_dir"):
         rd.train(rd.DiffusionUNet(**TINY), slices(4), betas=betas, epochs=1, sample_every=2, **FIXED)
+
+
+def test_samples_that_no_picture_shows_are_refused_before_any_work(rd, betas, tmp_path):
+    model = rd.DiffusionUNet(**{**TINY, "in_ch": 2})
+    fit = dict(betas=betas, epochs=1, sample_every=1, weights_dir=tmp_path)
+    for data in (slices(4).repeat(1, 2, 1, 1), [slices(4).repeat(1, 2, 1, 1)]):
+        with pytest.raises(ValueError, match=r"^sample_every=1 draws pictures, .* but the images have 2"):
+            rd.train(model, data, **fit, **FIXED)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("epochs", [2, 3])
+def test_samples_that_an_interrupt_cut_off_are_drawn_by_the_resumed_run(
+    rd, betas, tmp_path, monkeypatch, epochs
+):
+    from rust_diffusion.training.watch.samples import SampleSheets
+
+    def run(folder):
+        torch.manual_seed(0)
+        fit = dict(betas=betas, epochs=epochs, batch_size=4, weights_dir=tmp_path / folder, sample_every=2)
+        rd.train(rd.DiffusionUNet(**TINY), slices(8), **fit, **FIXED)
+        return (tmp_path / folder / "DDPMDenoiser_samples" / "0002.png").read_bytes()
+
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(SampleSheets, "draw", interrupted)
+        run("parts")
+    assert run("parts") == run("whole")

@@ -39,6 +39,18 @@ def test_signal_and_noise_make_what_the_network_was_shown(model):
         assert torch.allclose(made, stop.x_t, atol=1e-4)
 
 
+@pytest.mark.parametrize("objective", ["eps", "v"])
+def test_each_stop_shows_what_the_network_says_of_the_image_beside_it(model, objective):
+    from rust_diffusion.view.trajectory import follow
+
+    model.objective = objective
+    for sampler in ("heun", "euler"):
+        for stop in follow(model, sampler, seed=0, sample_steps=4).stops:
+            with torch.no_grad():
+                said = model.x0(stop.x_t[None], torch.tensor([int(stop.timestep)]))[0].clamp(-1, 1)
+            assert torch.allclose(stop.x0_hat, said, atol=1e-4), sampler
+
+
 def test_a_model_of_straight_paths_is_followed_too(model):
     from rust_diffusion.view.trajectory import follow
 
@@ -94,6 +106,11 @@ def test_moving_a_control_changes_the_pictures(rd, model):
     assert handles["step"].max == 2 and handles["step"].value == 2
     handles["sampler"].value = "ddpm"
     assert handles["step"].max == 19 and handles["eta"].disabled and handles["steps"].disabled
+
+
+def test_the_slider_of_eta_holds_what_was_asked_for(rd, model):
+    pytest.importorskip("ipywidgets")
+    assert controls(rd.explore(model, sample_steps=2, eta=1.5, interactive=True))["eta"].value == 1.5
 
 
 def test_what_cannot_be_followed_is_refused_in_words(rd, model):

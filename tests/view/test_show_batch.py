@@ -70,6 +70,13 @@ def test_arrays_single_images_and_stacks_without_channels_are_taken(show):
     assert len(shown(show(images.requires_grad_()))) == 3
 
 
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_one_picture_with_its_channels_last_is_one_image(show, channels):
+    levels = np.random.default_rng(0).integers(0, 256, (9, 12, channels), dtype=np.uint8)
+    (image,) = shown(show(levels))
+    assert np.array_equal(image, levels[..., 0] if channels == 1 else levels[..., :3])
+
+
 @pytest.mark.parametrize(
     "batch, options, error, message",
     [

@@ -58,9 +58,16 @@ def evaluate(
         images = draw(context, load_model(context))
     elif Path(samples).suffix in VALUES:
         images = read_values("--samples", Path(samples))
+        if size is not None and tuple(images.shape[-2:]) != (size, size):
+            height, width = images.shape[-2:]
+            raise click.BadParameter(
+                f"{size} is not the size of the images in {samples}, {height} x {width}, which are judged as they "
+                f"are: leave it out, and --data is read at their size",
+                param_hint="--size",
+            )
     else:
         images = read_images(context, "--samples", samples, size or COURSE_SIZE)
-    training = read_images(context, "--data", data, images.shape[-1])
+    training = read_images(context, "--data", data, (images.shape[-2], images.shape[-1]))
     comparison = compare_sets(images, training, names=("samples", "training images"))
     click.echo(str(comparison))
     if out is not None:

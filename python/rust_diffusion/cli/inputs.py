@@ -27,6 +27,8 @@ PHANTOMS = 1024
 #: Suffixes of files that hold images as values.
 VALUES = (".npy", ".pt")
 
+#: Options whose set is the one that `--cache` names.
+_MAIN = ("--data", "--input")
 _ABOUT_IMAGES = ("channels", "fit", "on_error", "cache", "window")
 about_files = together(
     option_of(
@@ -44,7 +46,8 @@ about_files = together(
     option_of(
         load_images,
         "cache",
-        "Keep the decoded set in this file or folder, so that the next start is instant.",
+        "Keep the decoded set in this file or folder, so that the next start is instant. What another option reads "
+        "beside --data or --input has a file of its own: with --val-data, NAME-val-data beside NAME.",
         type=str,
     ),
     option_of(
@@ -79,6 +82,8 @@ def read_images(
     try:
         if name != "phantoms" or Path(data).exists():
             options = {**given(context, _ABOUT_IMAGES), **known}
+            if "cache" in options:
+                options["cache"] = _cache_of(option, options["cache"])
             return load_images(data, size=size, progress=on_terminal(), **options)
         count, _, seed = numbers.partition(":")
         if not (count or "0").isdigit() or not (seed or "0").isdigit():
@@ -91,6 +96,14 @@ def read_images(
         # The words of `load_images` and `phantoms`, whose arguments are this option here.
         words = re.sub(r"^(path: |n\b)", "", str(error))
         raise type(error)(f"{option} {data}: {words}") from error
+
+
+def _cache_of(option: str, cache: str) -> str | Path:
+    """The cache of the set that `option` names: two sets in one file would overwrite each other."""
+    path = Path(cache).expanduser()
+    if option in _MAIN or path.is_dir():
+        return cache
+    return path.with_name(f"{path.stem}{option.replace('--', '-', 1)}{path.suffix}")
 
 
 def read_values(option: str, path: Path) -> torch.Tensor:

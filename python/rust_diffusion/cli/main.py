@@ -6,8 +6,10 @@ Results go to standard output; progress is a bar on a terminal and plain lines w
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import click
@@ -53,11 +55,23 @@ def on_terminal() -> bool:
     return sys.stderr.isatty()
 
 
+@contextlib.contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Show warnings without the line that they point at: nobody here has written one."""
+    usual = warnings.formatwarning
+    warnings.formatwarning = lambda message, *_, **__: f"Warning: {message}\n"
+    try:
+        yield
+    finally:
+        warnings.formatwarning = usual
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     state = _State()
     try:
-        status = cli.main(args=arguments, prog_name="rust-diffusion", standalone_mode=False, obj=state)
+        with _plain_warnings():
+            status = cli.main(args=arguments, prog_name="rust-diffusion", standalone_mode=False, obj=state)
     except click.ClickException as error:
         about = getattr(getattr(error, "ctx", None), "command_path", "rust-diffusion")
         click.echo(f"Error: {error.format_message()} ({about} --help shows how)", err=True)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from rust_diffusion import _native
 from rust_diffusion.data.files import PathLike, cache_place, list_files
 from rust_diffusion.support import checks
+from rust_diffusion.support.values import DARK
 from rust_diffusion.support.warning import warn
 
 ON_ERROR = ("raise", "skip")
@@ -22,8 +25,8 @@ DTYPES = (torch.float32, torch.uint8, torch.float16, torch.bfloat16, torch.float
 _SECONDS_BEFORE_BAR = 2.0
 # As many as an error message of the engine names.
 _NAMED_IN_WARNINGS = 10
-# Images of 16 bits whose levels all lie below this are nearly black: theirs is 12- or 13-bit data.
-_DARK = 1 << 13
+# Enough to know how bright the files of a set are.
+_LOOKED_AT = 16
 
 
 def load_images(
@@ -153,24 +156,41 @@ def load_set(
     if skipped:
         warn(_skip_message(skipped, len(paths)))
     if deep and window is None:
-        _warn_of_darkness(images)
+        _warn_of_darkness(images, files)
     images = images.to(dtype)
     if window is not None:
         images.window = window  # type: ignore[attr-defined]
     return Loaded(images, files, skipped, window)
 
 
-def _warn_of_darkness(images: Tensor) -> None:
+def _warn_of_darkness(images: Tensor, files: Sequence[Path]) -> None:
     """Say that 16-bit files use a corner of their range, and what shows them."""
     brightest = images.max().item()
     # In levels of 16 bits; of 8 bits the lowest that is rounded to this one.
     level = (brightest - 0.5) * 257 if images.dtype == torch.uint8 else (brightest + 1) * 32767.5
-    if 1 <= level < _DARK:
+    if 1 <= level < DARK:
+        # what is reduced is darker at its brightest, and a window must not cut off what the files have
+        own = _brightest(files)
+        level = max(level, own) if own < DARK else level
         width = 1 << max(round(level), 1).bit_length()
         warn(
             f"the 16-bit files use only the lowest {width} of 65536 levels, and the images are nearly black: "
             f"window=({width // 2}, {width}) shows them from black to white"
         )
+
+
+def _brightest(files: Sequence[Path]) -> int:
+    """The highest level of grey files of 16 bits, looked up in some of them; 0 where Pillow cannot say."""
+    brightest = 0
+    for file in files[:: -(-len(files) // _LOOKED_AT)]:
+        with (
+            contextlib.suppress(OSError, ValueError, Image.DecompressionBombError),
+            Image.open(file) as image,
+        ):
+            if image.mode.startswith("I"):
+                highest: Any = image.getextrema()[1]
+                brightest = max(brightest, int(highest))
+    return brightest
 
 
 def check_dtype(dtype: Any) -> torch.dtype:

@@ -58,11 +58,13 @@ def split_by_folder(
     random.Random(seed).shuffle(order)
     left_to_hold = share * sum(map(len, folders.values()))
     held: list[Path] = []
-    for folder in order[:-1]:
-        # A folder is taken if that comes nearer to the share than leaving it.
-        if not held or len(folders[folder]) / 2 <= left_to_hold:
+    for folder in order:
+        # A folder is taken if that comes nearer to the share than leaving it, and one is left to train on.
+        if len(folders[folder]) / 2 <= left_to_hold and len(held) < len(order) - 1:
             held.append(folder)
             left_to_hold -= len(folders[folder])
+    # Where each is too large for the share, the smallest is nearest.
+    held = held or [min(order, key=lambda folder: len(folders[folder]))]
     return _files_of(folders, set(order) - set(held)), _files_of(folders, held)
 
 

@@ -107,9 +107,9 @@ def _said(path: Path, content: Mapping[str, Any], lazily: bool) -> tuple[Path, M
     """What is said of the weights in `path`, and where: in a checkpoint, with bare weights, or in the one beside."""
     if "ema" in content:
         return path, content
-    metadata = getattr(content, "_metadata", None)
-    if isinstance(metadata, Mapping) and isinstance(metadata.get(OWN), Mapping):
-        return path, {OWN: metadata[OWN]}
+    own = said_with(content)
+    if own is not None:
+        return path, {OWN: own}
     beside = path.with_name(path.stem.removesuffix("_raw") + ".ckpt")
     said = dict(read_torch(beside, lazily)) if beside.is_file() else {}
     if isinstance(said.get(OWN), Mapping):
@@ -118,6 +118,13 @@ def _said(path: Path, content: Mapping[str, Any], lazily: bool) -> tuple[Path, M
             key: value for key, value in said[OWN].items() if key not in ("initial_share", "position")
         }
     return beside, said
+
+
+def said_with(content: Any) -> Mapping[str, Any] | None:
+    """What `save` left beside bare weights; None where another program wrote them."""
+    metadata = getattr(content, "_metadata", None)
+    own = metadata.get(OWN) if isinstance(metadata, Mapping) else None
+    return own if isinstance(own, Mapping) else None
 
 
 def _card(said: Mapping[str, Any]) -> ModelCard:

@@ -226,7 +226,7 @@ def warn_of_initial_weights(model: Any) -> None:
     """Say once that averaged weights are still largely the random ones that training began with."""
     card = card_of(model)
     share = None if card is None else card.initial_share
-    if share is not None and MAX_INITIAL_SHARE < share < 1.0 and not hasattr(model, "_warned_of_share"):
+    if share is not None and share > MAX_INITIAL_SHARE and not hasattr(model, "_warned_of_share"):
         model._warned_of_share = True
         warn(
             f"{100 * share:.0f} % of these averaged weights (EMA) are still the random ones that training began "

@@ -41,7 +41,11 @@ class EMA(Generic[_M]):
             # any module may be averaged; samplers, which are given the shadow alone, look here
             shadow: Any = self.shadow
             shadow.card = ModelCard()
-        self.initial_share = 1.0
+        self._initial_share: float | None = 1.0
+        card = card_of(self.shadow)
+        if card is not None:
+            # nothing is averaged yet: the shadow is as good as the model, whatever that is
+            card.initial_share = None
 
     def update(self, model: nn.Module) -> None:
         """Move the shadow towards the weights of `model`, in place."""

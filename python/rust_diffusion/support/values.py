@@ -6,10 +6,13 @@ from torch import Tensor
 
 from rust_diffusion.support.warning import warn
 
-#: Interpolation overshoots a little; what is farther from [-1, 1] than this has not been scaled at all.
-_FAR = 1.5
-#: Images that reach over [0, 1] come this near to both of its ends.
-_NEAR = 0.1
+#: What is farther from [-1, 1] than this has not been scaled at all; interpolation overshoots [0, 1] by this.
+_FAR, _OVERSHOOT = 1.5, 0.05
+#: Grey levels of 8 bits: their white, and what the brightest of a set reaches.
+_WHITE, _BRIGHT = 255, 100
+#: Images of 16 bits whose levels all lie below this are nearly black: theirs is 12- or 13-bit data. And as a value.
+DARK = 1 << 13
+_DARK_VALUE = DARK / 32767.5 - 1
 
 
 def check_values(name: str, images: Tensor) -> None:
@@ -39,12 +42,19 @@ def warn_of_values(name: str, images: Tensor) -> None:
 
 def warn_of_range(name: str, low: float, high: float) -> None:
     """Say that images from `low` to `high` are to be scaled to [-1, 1], and how; NaN says nothing."""
-    if 0 <= low <= _NEAR and 1 - _NEAR <= high <= 1:
+    general = f"2 * (x - low) / (high - low) - 1 with low={low:g}, high={high:g}"
+    if -1 - _OVERSHOOT <= low < high < _DARK_VALUE:
+        warn(
+            f"{name} has values from {low:g} to {high:g}, all nearly black, as data of 12 bits are that were taken "
+            f"over the range of 16. Scale them: {general}, or read them by load_images with a window"
+        )
+        return
+    if -_OVERSHOOT <= low < high <= 1 + _OVERSHOOT:
         remedy = "2 * x - 1"
-    elif low >= 0 and _FAR < high <= 255:
+    elif low >= 0 and _BRIGHT < high <= _WHITE:
         remedy = "x / 127.5 - 1, or hand them over as uint8"
     elif low < -_FAR or high > _FAR:
-        remedy = f"2 * (x - low) / (high - low) - 1 with low={low:g}, high={high:g}"
+        remedy = general
     else:
         return
     warn(

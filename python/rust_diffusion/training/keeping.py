@@ -82,5 +82,6 @@ class Keeper:
 
     def ensure_weights(self) -> None:
         """Write the weights of a run that ended before an epoch was over."""
-        if self.active and not self.files.path(".pth").exists():
+        # those that are there may be of an earlier, shorter stop in the same epoch
+        if self.active and not (self._state.history and self.files.path(".pth").exists()):
             self.save_weights()

@@ -86,6 +86,7 @@ def prepare(
     val_batches = None
     if given.val_data is not None:
         val_batches = _batches("val_data", given.val_data, model, settings, 0, held_out=True)
+    sheets = _sheets(files, settings, batches, model)
     if files.folder is not None and group.rank == 0:
         stack.enter_context(lock.exclusive(files.path(".lock")))
         checkpoint.clear_leftovers(files.folder, files.name)
@@ -100,7 +101,7 @@ def prepare(
         state.note_all_seen()
         batches.move_to(device)
     log_dir = None if given.log_dir is None else Path(given.log_dir)
-    looks = Looks(val_batches, _sheets(files, settings), betas, settings.objective)
+    looks = Looks(val_batches, sheets, betas, settings.objective)
     around = Surroundings(batches, betas, files, group, looks, given.callback, log_dir, budget)
     return Run(state, around), found
 
@@ -142,17 +143,23 @@ def _batches(
     # held-out images are read after every epoch, and once more than that
     epochs = 2 if held_out else settings.epochs
     batches = as_batches(name, data, settings.batch_size, seed, epochs, shuffle=not held_out)
-    batches.key = settings.key
+    batches.name, batches.key = name, settings.key
     check_images(name, batches, model)
     return batches
 
 
-def _sheets(files: Files, settings: Settings) -> SampleSheets | None:
+def _sheets(files: Files, settings: Settings, batches: Batches, model: nn.Module) -> SampleSheets | None:
     """Where samples go, if they are asked for."""
     if settings.sample_every is None:
         return None
     if files.folder is None:
         raise ValueError(f"sample_every={settings.sample_every} needs a weights_dir to write to")
+    channels = batches.images.shape[1] if isinstance(batches, InMemory) else channels_of(model)
+    if channels not in (None, 1, 3):
+        raise ValueError(
+            f"sample_every={settings.sample_every} draws pictures, of 1 or 3 channels, but the images have {channels}: "
+            f"leave it out, and draw in callback= what can be shown of them"
+        )
     return SampleSheets(files.path("_samples"), settings.sample_every)
 
 

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from rust_diffusion import _native
-from rust_diffusion.files import checkpoint
+from rust_diffusion.files import checkpoint, weights
+from rust_diffusion.model.card import ModelCard
 from rust_diffusion.model.unet import DiffusionUNet
 from rust_diffusion.support.warning import warn
 from rust_diffusion.training.keeping import Files
@@ -20,10 +21,16 @@ from rust_diffusion.training.watch import warn_of_what_is_short
 
 #: Schedules that differ by less are the same, computed on another machine.
 _SAME_BETAS = 1e-6
+#: A learning rate that goes on at less than so many times its last value does not rise.
+_RISE = 1.01
 
 
 class Weights(dict[str, Any]):
-    """A state dict of averaged weights found without a checkpoint."""
+    """A state dict of averaged weights found without a checkpoint, and what their file says of them."""
+
+    def __init__(self, state: dict[str, Any], card: ModelCard | None) -> None:
+        super().__init__(state)
+        self.card = card
 
 
 def find(files: Files, model: nn.Module, betas: Tensor, settings: Settings) -> dict[str, Any] | None:
@@ -47,22 +54,42 @@ def find(files: Files, model: nn.Module, betas: Tensor, settings: Settings) -> d
         return dict(saved)
     path = files.path(".pth")
     if path.exists():
-        weights = checkpoint.read(path)
-        checkpoint.check_state(weights, model, path, "the file", checkpoint.way_out("architecture", {}))
-        return Weights(weights)
+        state = checkpoint.read(path)
+        checkpoint.check_state(state, model, path, "the file", checkpoint.way_out("architecture", {}))
+        return Weights(state, _card_of_weights(state, model, betas, settings, path))
     return None
+
+
+def _card_of_weights(
+    state: Any, model: nn.Module, betas: Tensor, settings: Settings, path: Path
+) -> ModelCard | None:
+    """What bare weights say of themselves, compared with what is asked for; None if they say nothing."""
+    said = weights.said_with(state)
+    if said is None:
+        return None
+    try:
+        card = ModelCard.from_dict(said)
+    except (ValueError, TypeError, AttributeError, RuntimeError) as error:
+        raise ValueError(f"{path}: {error}") from None
+    stated = {name: value for name, value in card.to_dict().items() if card.certainty(name) == "stated"}
+    # what it does not state is taken to be as asked for
+    own = {"objective": settings.objective, "time_sampling": settings.time_sampling, **stated}
+    _compare_tasks({checkpoint.OWN: own}, betas, settings, path)
+    _compare_heads({checkpoint.OWN: said}, model, path)
+    return card
 
 
 def _compare_tasks(saved: dict[str, Any], betas: Tensor, settings: Settings, path: Path) -> None:
     """Another schedule or another objective is another task, which the weights do not know."""
     own = saved.get(checkpoint.OWN, {})
     another_schedule = checkpoint.way_out("schedule", saved)
-    steps = (saved.get("config") or {}).get("num_diffusion_steps", len(betas))
+    theirs = own.get("betas")
+    known = len(theirs if isinstance(theirs, Tensor) else betas)
+    steps = (saved.get("config") or {}).get("num_diffusion_steps", known)
     if steps != len(betas):
         raise ValueError(
             f"betas has {len(betas)} steps, but {path} was trained with {steps}{another_schedule}"
         )
-    theirs = own.get("betas")
     if isinstance(theirs, Tensor):
         difference = (theirs - betas.detach().to("cpu", torch.float32)).abs()
         if float(difference.max()) > _SAME_BETAS:
@@ -129,7 +156,8 @@ def begin(run: Run, found: dict[str, Any] | None) -> bool:
     if isinstance(found, Weights):
         state.model.load_state_dict(found)
         state.ema.shadow.load_state_dict(found)
-        state.ema.initial_share = None
+        state.note_card(found.card)
+        state.ema.initial_share = None if found.card is None else found.card.initial_share
         run.say(f"Found weights and no checkpoint: {files.path('.pth')} is loaded, nothing is trained.")
         return False
     if found is not None:
@@ -137,7 +165,7 @@ def begin(run: Run, found: dict[str, Any] | None) -> bool:
         run.resume(found.get(checkpoint.OWN))
     if state.is_finished:
         run.say(
-            f"Nothing to train: {files.path('.ckpt')} has its {len(state.history)} epochs. To go on from there say "
+            f"Nothing to train: {files.path('.ckpt')} has its {_length(state)}. To go on from there say "
             f"{_more(state)}; another name=, another weights_dir= or force_restart=True begins anew."
         )
         return False
@@ -152,6 +180,12 @@ def begin(run: Run, found: dict[str, Any] | None) -> bool:
     return True
 
 
+def _length(state: State) -> str:
+    """What a finished run has made: epochs, or the updates that ended it inside one."""
+    inside = state.position["batch"] > 0
+    return f"{state.position['updates']} updates" if inside else f"{len(state.history)} epochs"
+
+
 def _more(state: State) -> str:
     """What makes a finished run longer."""
     if state.settings.minutes is not None:
@@ -162,16 +196,21 @@ def _more(state: State) -> str:
 def _warn_of_rate(state: State, found: dict[str, Any]) -> None:
     """Warn where a rate that had come to its end rises again, since the run is to be longer than it was planned."""
     epoch, updates = state.position["epoch"], state.position["updates"]
-    planned = (found.get("config") or {}).get("target_epochs")
-    plan = found.get(checkpoint.OWN, {}).get("plan") or {}
-    ended = planned == epoch or plan.get("updates") == updates
-    if not ended or state.settings.lr_schedule == "constant":
+    own = found.get(checkpoint.OWN, {})
+    by_epochs = (found.get("config") or {}).get("target_epochs") == epoch
+    by_updates = updates in ((own.get("plan") or {}).get("updates"), own.get("planned_updates"))
+    if not (by_epochs or by_updates) or state.settings.lr_schedule == "constant":
         return
     # of the last update, as that run had planned it: its epochs, and its updates where the rate follows them
     then = {**state.options, "epochs": epoch, "updates": updates}
     before = _native.learning_rate(then, epoch - 1, updates - 1)
     now = _native.learning_rate(state.options, epoch, updates)
+    if now <= before * _RISE:
+        return
+    planned, total = f"{epoch} epochs", state.settings.epochs
+    if not by_epochs:
+        planned, total = f"{updates} updates", state.options["updates"]
     warn(
-        f"the learning rate had come to its end, {before:.2g}, after the {epoch} epochs planned; it goes on at "
-        f"{now:.2g}, as if {state.settings.epochs} had been planned from the beginning"
+        f"the learning rate had come to its end, {before:.2g}, after the {planned} planned; it goes on at "
+        f"{now:.2g}, as if {total} had been planned from the beginning"
     )

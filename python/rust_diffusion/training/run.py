@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rust_diffusion import _native
 from rust_diffusion.support import graphs, guards, interrupts, random
-from rust_diffusion.training.batches import Batches, InMemory, warn_of_values
+from rust_diffusion.training.batches import Batches
 from rust_diffusion.training.distributed import Group
 from rust_diffusion.training.keeping import Files, Keeper
 from rust_diffusion.training.network import AutogradNetwork, runs_in_engine
@@ -58,11 +58,12 @@ class Run:
         self._log: RunLog | None = None
         self._running_since: float | None = None
         self._largest_batch = 0
+        #: Batches so far of the epoch that is trained, and all those of the last one that ended.
+        self._in_epoch = self._in_last_epoch = 0
         self._resume: dict[str, Any] | None = None
         self._epoch_start: dict[str, Any] | None = None
         self._step_start: dict[str, Any] | None = None
         self._interrupted = False
-        self._values_checked = isinstance(self.batches, InMemory)
         self._iterator: Iterator[Any] = iter(())
 
     @property
@@ -87,6 +88,8 @@ class Run:
             if own["order_seed"] is not None:
                 self.batches.order_seed = own["order_seed"]
             self.keeper.complete_weights()
+            if self._is_first and self.state.position["batch"] == 0:
+                self.around.looks.make_up(self.state)
 
     def go(self) -> None:
         """Train from the state's position to the end."""
@@ -104,7 +107,7 @@ class Run:
                 self._log.close()
         self.keeper.ensure_weights()
         if self._is_first:
-            warn_of_a_rise(state, self.batches.count())
+            warn_of_a_rise(state, self.batches.count(), self._in_last_epoch)
 
     def _train(self) -> None:
         state, model = self.state, self.state.model
@@ -137,6 +140,7 @@ class Run:
             if resume is not None and skip > 0:
                 self._restore(resume["now"])
 
+        self._in_epoch = skip
         self._bar.open(position["epoch"], skip)
         self._running_since = time.perf_counter()
         with self._noting_interrupts():
@@ -152,12 +156,11 @@ class Run:
             share = next(self._iterator, None)
         if share is None:
             return None
-        if not self._values_checked:
-            self._values_checked = True
-            warn_of_values("data", share.images)
+        self.batches.check_range(share.images)
         self.state.note_images(share.images)
         self.around.looks.note_images(share.images)
         self.images += share.total
+        self._in_epoch += 1
         self._largest_batch = max(self._largest_batch, share.total)
         return graphs.sent(share.images, self.device), share.total, share.first
 
@@ -193,6 +196,7 @@ class Run:
         self._stop_clock()
         self._bar.finish(loss, images_per_second)
         state, self.epochs_run, self._epoch_start = self.state, self.epochs_run + 1, None
+        self._in_last_epoch = self._in_epoch
         state.history.append(loss)
         state.best_loss = min(state.best_loss, loss)
         state.note_all_seen()
@@ -217,7 +221,12 @@ class Run:
         now = self._step_start if within_step else None
         with interrupts.held_back():
             self._save_checkpoint(now or self._random_state())
-        self.say(f"Stopped; saved {self.files.path('.ckpt')}. The same call goes on from there.")
+        path = self.files.path(".ckpt")
+        if self.state.is_finished:
+            most = self.state.settings.max_steps
+            self.say(f"max_steps={most} reached; saved {path}. A larger max_steps= goes on from there.")
+        else:
+            self.say(f"Stopped; saved {path}. The same call goes on from there.")
 
     # ------------------------------------------------------------------ the end of an epoch, on rank 0
 

@@ -108,6 +108,14 @@ class State:
             self._note(data_variance=self._variance.value())
             self._variance = None
 
+    def note_card(self, before: ModelCard | None) -> None:
+        """Keep what an earlier run knew of its images."""
+        if before is not None and before.image_size is not None:
+            self._note(image_size=before.image_size)
+        if before is not None and before.data_variance is not None:
+            self._note(data_variance=before.data_variance)
+            self._variance = None
+
     def _note(self, **facts: Any) -> None:
         for card in self.cards:
             for name, fact in facts.items():
@@ -144,6 +152,7 @@ class State:
                 "model": self.model.config if isinstance(self.model, Network) else None,
                 "val_history": list(self.val_history),
                 "plan": self._plan(),
+                "planned_updates": self.options["updates"],
                 **self.cards[-1].to_dict(),
             },
         }
@@ -219,12 +228,7 @@ class State:
             if self.is_open and "updates" in plan:
                 self.settings.minutes = plan["minutes"]
                 self.settle(Length(epochs=plan["epochs"], updates=plan["updates"]))
-            before = ModelCard.from_dict(own)
-            if before.image_size is not None:
-                self._note(image_size=before.image_size)
-            if before.data_variance is not None:
-                self._note(data_variance=before.data_variance)
-                self._variance = None
+            self.note_card(ModelCard.from_dict(own))
             self.move_to({**self.position, **own["position"]})
 
     def _position_of_the_course(self, saved: dict[str, Any]) -> dict[str, Any]:

@@ -129,7 +129,9 @@ class _Viewer:
         self._controls: dict[str, Any] = {
             "sampler": widgets.Dropdown(options=samplers, value=start["sampler"], description="sampler"),
             "steps": widgets.IntSlider(start["steps"], 1, most, description="steps", **later),
-            "eta": widgets.FloatSlider(start["eta"], min=0, max=1, step=0.1, description="eta", **later),
+            "eta": widgets.FloatSlider(
+                start["eta"], min=0, max=max(1, start["eta"]), step=0.1, description="eta", **later
+            ),
             "seed": widgets.BoundedIntText(start["seed"], min=0, max=2**31 - 1, description="seed"),
         }
         self._place = widgets.IntSlider(0, 0, 0, description="step", layout=widgets.Layout(width="700px"))

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from rust_diffusion.support import checks
@@ -34,7 +35,7 @@ def show_batch(
     ----------
     batch : Tensor, array or list of images
         (N, C, H, W), (N, H, W) or one image (H, W), values in [-1, 1] or uint8; C is 1 (grey) or 3 (colour). Or
-        a list of images, PIL's too.
+        one uint8 picture (H, W, C), or a list of images, PIL's too.
     title : str, optional
         Above the figure.
     ncols : int
@@ -81,7 +82,11 @@ def show_batch(
 
 def _images(batch: Any) -> Tensor:
     if isinstance(batch, (Tensor, np.ndarray)) and batch.ndim in (2, 3):
-        batch = shared("batch", batch).reshape(-1, 1, *batch.shape[-2:])
+        batch = shared("batch", batch)
+        if batch.ndim == 3 and batch.dtype == torch.uint8 and batch.shape[-1] in (1, 3, 4):
+            batch = [batch]  # one picture with its channels last
+        else:
+            batch = batch.reshape(-1, 1, *batch.shape[-2:])
     images = as_values(as_images(batch, "batch")).detach().cpu()
     if len(images) == 0 or images.shape[1] not in (1, 3):
         raise ValueError(f"batch must be (N, 1 or 3, H, W) with N >= 1, got {tuple(images.shape)}")

@@ -1,6 +1,5 @@
 """The forms in which training data come, and the batches that are made of them."""
 
-from rust_diffusion.support.values import warn_of_values
 from rust_diffusion.training.batches.forms import as_batches
 from rust_diffusion.training.batches.kinds import Batches, InMemory
 
@@ -8,5 +7,4 @@ __all__ = [
     "Batches",
     "InMemory",
     "as_batches",
-    "warn_of_values",
 ]

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDa
 from rust_diffusion.support.images import as_images, is_list_of_images
 from rust_diffusion.support.random import draw_seed
 from rust_diffusion.support.values import check_values
+from rust_diffusion.training.batches.images import stacked
 from rust_diffusion.training.batches.kinds import Batches, InMemory, Loaded, Repeated
 
 
@@ -48,7 +49,11 @@ def as_batches(
 def _of_dataset(name: str, data: Dataset[Any], batch_size: int, shuffle: bool) -> Batches:
     _check_length(name, data)
     random_access = shuffle and not isinstance(data, IterableDataset)
-    batches = Loaded(DataLoader(data, batch_size=batch_size, shuffle=random_access))
+
+    def collate(samples: list[Any]) -> Tensor:
+        return stacked(name, samples, batches.key)
+
+    batches = Loaded(DataLoader(data, batch_size=batch_size, shuffle=random_access, collate_fn=collate))
     batches.sized_here = True
     return batches
 

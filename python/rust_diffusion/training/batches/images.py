@@ -8,15 +8,12 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from rust_diffusion.support.images import checked_dtype, shared
+from rust_diffusion.support.images import as_images, checked_dtype, shared
 
 
 def images_of(name: str, batch: Any, key: str | None = None) -> Tensor:
     """The images of a batch: the batch itself, the first part of (images, labels, ...), or what a dict has at `key`."""
-    if isinstance(batch, Mapping):
-        batch = _at(name, batch, key)
-    if isinstance(batch, (tuple, list)) and batch:
-        batch = batch[0]
+    batch = _part(name, batch, key)
     if isinstance(batch, np.ndarray):
         batch = shared(name, batch)
     if not isinstance(batch, Tensor):
@@ -27,6 +24,18 @@ def images_of(name: str, batch: Any, key: str | None = None) -> Tensor:
     if batch.ndim != 4:
         raise ValueError(f"{name} must give batches of shape (B, C, H, W), got {tuple(batch.shape)}")
     return checked_dtype(name, batch)
+
+
+def stacked(name: str, samples: list[Any], key: str | None = None) -> Tensor:
+    """The images of single samples, each of a form that a list of images may hold, as a batch."""
+    return as_images([_part(name, sample, key) for sample in samples], name)
+
+
+def _part(name: str, batch: Any, key: str | None) -> Any:
+    """What has the images in it."""
+    if isinstance(batch, Mapping):
+        batch = _at(name, batch, key)
+    return batch[0] if isinstance(batch, (tuple, list)) and batch else batch
 
 
 def _at(name: str, batch: Mapping[str, Any], key: str | None) -> Any:

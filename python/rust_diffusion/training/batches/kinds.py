@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
+from rust_diffusion.support.values import warn_of_values
 from rust_diffusion.training.batches.images import images_of
 
 
@@ -35,6 +36,10 @@ Ready = Callable[[], None]
 class Batches:
     """Batches once per epoch."""
 
+    #: What messages call them.
+    name = "data"
+    #: Whether the range of their values was looked at.
+    range_checked = False
     #: Random generators that the data have for themselves.
     generators: tuple[torch.Generator, ...] = ()
     #: Whether making a batch runs code that is not ours, which may draw from any generator.
@@ -53,9 +58,15 @@ class Batches:
     def epoch(self, number: int, skip: int, ready: Ready, part: Part = WHOLE) -> Iterator[Share]:
         """Rows of the batches of epoch `number` from the one at `skip` on; `part` says whose rows."""
         for batch in self.whole(number, skip, ready):
-            images = images_of("data", batch, self.key)
+            images = images_of(self.name, batch, self.key)
             first, end = bounds(len(images), part)
             yield Share(images[first:end], len(images), first)
+
+    def check_range(self, images: Tensor) -> None:
+        """Warn of the range of the first batch that comes; later ones are taken for like it."""
+        if not self.range_checked:
+            self.range_checked = True
+            warn_of_values(self.name, images)
 
     def whole(self, number: int, skip: int, ready: Ready) -> Iterator[Any]:
         """Whole batches as the data give them."""
@@ -76,6 +87,7 @@ class InMemory(Batches):
 
     runs_code = False
     sized_here = True
+    range_checked = True  # by the whole of them
 
     def __init__(self, images: Tensor, batch_size: int, order_seed: int) -> None:
         self.images, self.batch_size, self.order_seed = images, batch_size, order_seed
@@ -145,7 +157,7 @@ class Loaded(Batches):
         sharing = _Sharing(_Skipping(self.loader.batch_sampler, skip, ready), part)
         for batch in _with_sampler(self.loader, sharing):
             total, first, rows = sharing.sizes.popleft()
-            yield Share(images_of("data", batch, self.key)[:rows], total, first)
+            yield Share(images_of(self.name, batch, self.key)[:rows], total, first)
 
 
 class _Skipping:

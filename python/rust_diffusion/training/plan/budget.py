@@ -37,6 +37,8 @@ class Budget:
         self._asked = 0
         #: What was found: updates in a second, and the share of the time that ends of epochs take.
         self.speed, self.share = math.nan, math.nan
+        #: Minutes that what is made takes with the end of its epoch: the least that a run can have.
+        self.least = math.nan
 
     def pause(self, seconds: float) -> None:
         """Note what the end of an epoch took: no part of the speed, since `fitting` reckons with ends by themselves."""
@@ -75,7 +77,9 @@ class Budget:
         seconds : float
             What the end of an epoch takes: files, validation, samples, callback.
         """
-        left = 60 * self.minutes * (1 - _MARGIN) - (clock() - self._began)
+        spent = clock() - self._began
+        left = 60 * self.minutes * (1 - _MARGIN) - spent
+        self.least = (spent + seconds) / 60
         per_update = 1 / self.speed + (0.0 if per_epoch is None else seconds / per_epoch)
         self.share = 1 - 1 / self.speed / per_update
         # The last epoch may be a part of one, and ends all the same.

@@ -72,6 +72,11 @@ class Settling:
         epochs = "" if self._per_epoch is None else f" ({_counted(length['epochs'], 'epoch')})"
         updates = f"{_counted(length['updates'], 'update')}{epochs}"
         minutes = _counted(self._budget.minutes, "minute")
+        if self._budget.least > self._budget.minutes:
+            return (
+                f"Not even the {updates} that measure the speed fit into {minutes}: with files and the end of an "
+                f"epoch they take {self._budget.least:.2g} minutes. A larger minutes= makes more."
+            )
         if length["updates"] == self._most:
             return f"{updates} are all, as max_steps says; they fit into {minutes}."
         return (

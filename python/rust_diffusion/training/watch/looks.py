@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from rust_diffusion.training.batches import Batches
+from rust_diffusion.training.network import channels_of
 from rust_diffusion.training.state import State
 from rust_diffusion.training.watch.samples import SampleSheets
 from rust_diffusion.training.watch.validation import validation_loss
@@ -42,6 +43,14 @@ class Looks:
         """Write samples, if this epoch (from 0) gets any."""
         if self._sheets is not None:
             self._sheets.leave(epoch, model, self._shape, self._betas)
+
+    def make_up(self, state: State) -> None:
+        """Write the sheet of the last epoch, if the run was interrupted while that was drawn."""
+        shadow, size = state.ema.shadow, state.cards[-1].image_size
+        channels = channels_of(state.model)
+        epoch = state.position["epoch"] - 1
+        if self._sheets is not None and channels and size and not self._sheets.path(epoch).exists():
+            self._sheets.leave(epoch, shadow, (channels, *size), self._betas)
 
     def seconds(self, state: State, now: Callable[[], float]) -> float:
         """What all this takes after an epoch, by trying."""

@@ -49,7 +49,7 @@ class SampleSheets:
 
     def leave(self, epoch: int, model: Any, shape: tuple[int, ...], betas: Tensor) -> None:
         """Write the sheet of an epoch (from 0), if it is one of those that get one."""
-        if (epoch + 1) % self.every != 0:
+        if epoch < 0 or (epoch + 1) % self.every != 0:
             return
         images = self.draw(model, shape, betas)
         self.folder.mkdir(exist_ok=True)

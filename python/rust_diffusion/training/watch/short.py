@@ -30,26 +30,35 @@ def warn_of_what_is_short(state: State, batches: int | None) -> None:
 
 
 def _warn_of_average(state: State, updates: int) -> None:
-    decay = state.settings.ema_decay
+    settings = state.settings
+    decay = settings.ema_decay
     share = state.position["initial_share"] * decay**updates
     if share > MAX_INITIAL_SHARE:
-        enough = _GOOD_SHARE ** (1 / max(updates, 1))
+        if settings.minutes is not None:
+            # some are made by the time that the number is settled
+            updates += state.position["updates"]
+        forgotten = 1 - _GOOD_SHARE ** (1 / max(updates, 1))
+        # rounded where digits tell: 0.99954 is not 1
+        enough = 1 - float(f"{forgotten:.3g}")
         warn(
             f"after the {updates} updates of this run {100 * share:.0f} % of the averaged weights (EMA) will still be "
             f"the ones that training began with, at ema_decay={decay:g}: take ema_warmup=True, "
-            f"ema_decay={enough:.3g} or less, or more epochs"
+            f"ema_decay={enough:.10g} or less, or more {'epochs' if settings.minutes is None else 'minutes'}"
         )
 
 
-def warn_of_a_rise(state: State, batches: int | None) -> None:
-    """Warn after a run that fell apart on its way; `batches` are an epoch's, if the data say."""
-    history = state.history
+def warn_of_a_rise(state: State, batches: int | None, in_last_epoch: int) -> None:
+    """Warn after a run that fell apart on its way; `batches` are an epoch's, if the data say, and those of the last."""
+    history, last = state.history, "last epoch"
+    if batches is not None and in_last_epoch < batches / 2:
+        # the mean of a few batches is chance
+        history, last = history[:-1], "last whole epoch"
     if batches is None or batches < _ENOUGH * state.settings.accumulate or not history:
         return
     best = min(history)
     if history[-1] > _RISE * best:
         warn(
-            f"the loss of the last epoch, {history[-1]:.3g}, is {history[-1] / best:.1f} times that of epoch "
+            f"the loss of the {last}, {history[-1]:.3g}, is {history[-1] / best:.1f} times that of epoch "
             f"{history.index(best) + 1}, {best:.3g}: training fell apart on its way, most often because of "
             f"learning_rate={state.settings.learning_rate:g}, too high for this network; try a half or a tenth of it"
         )

@@ -28,6 +28,7 @@ def validation_loss(model: nn.Module, batches: Batches, betas: Tensor, objective
         total, count = 0.0, 0
         generator = torch.Generator().manual_seed(_SEED)
         for share in batches.epoch(0, 0, lambda: None):
+            batches.check_range(share.images)
             images = share.images.cpu()
             t = torch.randint(len(betas), (len(images),), generator=generator)
             noise = torch.randn(images.shape, generator=generator)
