@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 _FLOW_SCALE = 1000.0
 #: Columns of the figure, at most, and inches of one image.
 _COLUMNS, _SIDE = 6, 1.7
-#: Samplers that ask the network twice a step: a callback hears its second answer, about another image.
-_TWO_CALLS = ("heun",)
 PARTS = ("x_t", "x0_hat", "noise estimate")
 
 
@@ -100,8 +98,6 @@ def follow(model: Network, sampler: str, seed: int, image_size: Any = None, **op
 
     def keep(step: SamplerStep) -> None:
         before, x0_hat = x_t[0], step.x0_hat.cpu()
-        if sampler in _TWO_CALLS:
-            x0_hat = _x0_hat(model, before.to(device), step.timestep)
         stops.append(
             Stop(step.timestep, before[0], x0_hat[0], _noise(before, x0_hat, step.timestep, alpha_bars)[0])
         )
@@ -118,13 +114,6 @@ def follow(model: Network, sampler: str, seed: int, image_size: Any = None, **op
         **options,
     )
     return Trajectory(sampler, stops, result[0].cpu())
-
-
-@torch.no_grad()
-def _x0_hat(model: Network, x_t: Tensor, timestep: float) -> Tensor:
-    """The clean image that the network takes `x_t` for, as samplers clamp it."""
-    t = torch.full((len(x_t),), round(timestep), device=x_t.device)
-    return model.x0(x_t, t).clamp(-1, 1).cpu()
 
 
 def _alpha_bars(model: Network) -> Tensor:

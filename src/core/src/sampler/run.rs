@@ -52,8 +52,10 @@ pub fn sample(table: &Table, reading: Reading, x_t: Tensor, mut outside: Outside
     for row in &table.rows {
         if let Some(ask) = row.ask {
             let at = At { index, total, t: ask.t, level: ask.level, to: row.to };
-            past.hear(denoised(&at, reading, kind, past.x(0)?, &mut outside)?);
-            (first, last) = (first.or(Some(ask.t)), Some(at));
+            let said = denoised(&at, reading, kind, past.x(0)?, &mut outside)?;
+            first.get_or_insert_with(|| (ask.t, said.x0_hat.shallow_clone()));
+            past.hear(said);
+            last = Some(at);
         }
         let mut x = past.sum(row)?;
         if let Some(s) = row.s {
@@ -64,8 +66,11 @@ pub fn sample(table: &Table, reading: Reading, x_t: Tensor, mut outside: Outside
             if let Some(correction) = &mut outside.correction {
                 x = correction.after(at, x, outside.noise)?;
             }
-            let t = first.take().unwrap_or(at.t);
-            (outside.on_step)(&Step { index, total, t, x: &x, x0_hat: &past.heard(0)?.x0_hat })?;
+            let (t, x0_hat) = match first.take() {
+                Some(first) => first,
+                None => (at.t, past.heard(0)?.x0_hat.shallow_clone()),
+            };
+            (outside.on_step)(&Step { index, total, t, x: &x, x0_hat: &x0_hat })?;
             index += 1;
         }
         past.make(x);
