@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from rust_diffusion.view.measures import LEVEL
 
 DDPM = "DDPM"
 #: More ways than matplotlib has colours of its own.
-_COLOURS = [f"C{k}" for k in range(10)] + ["black", "gold"]
+_COLOURS = [*(f"C{k}" for k in range(10)), "black", "gold"]
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ def plot(rows: Sequence[Row], path: Path) -> None:
 
 
 def _curves(axis: Any, rows: Sequence[Row], value: Callable[[Row], float | None]) -> None:
-    for way, colour in zip(names(rows), _COLOURS, strict=False):
+    for way, colour in zip(names(rows), itertools.cycle(_COLOURS), strict=False):
         points = [(row.calls, value(row)) for row in rows if row.way == way]
         if points[0][1] is not None:
             stochastic = next(row.distance for row in rows if row.way == way) is None

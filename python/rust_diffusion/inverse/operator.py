@@ -68,7 +68,8 @@ class Operator:
         """Pickle by the arguments; a subclass of the user's, whose attributes may have changed, by those."""
         if type(self)._matvec is Operator._matvec:
             return _remade, (type(self), *self._made_of)
-        own = {name: value for name, value in self.__dict__.items() if name not in ("_held", "_transposed")}
+        remade = ("_held", "_transposed", "_made_of")
+        own = {name: value for name, value in self.__dict__.items() if name not in remade}
         return object.__new__, (type(self),), own
 
     def _hold(self, core: _native.LinearOperator) -> None:

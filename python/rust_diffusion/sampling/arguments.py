@@ -119,9 +119,7 @@ def _start(x_T: Any, shape: list[int], device: torch.device) -> Tensor:
         raise ValueError(f"x_T must have shape {tuple(shape)}, got {tuple(x.shape)}")
     if not x.is_floating_point():
         raise TypeError(f"x_T must be a floating-point tensor, got {x.dtype}")
-    if not torch.isfinite(x).all():
-        raise ValueError("x_T must be finite, got NaN or infinity")
-    return x.detach().to(device=device, dtype=torch.float32)
+    return checks.finite("x_T", x).detach().to(device=device, dtype=torch.float32)
 
 
 def _denoiser(

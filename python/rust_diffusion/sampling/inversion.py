@@ -207,8 +207,7 @@ def _run_from(
 def _check_values(name: str, images: Tensor) -> None:
     if not images.is_floating_point():
         raise TypeError(f"{name} must be a floating-point tensor in [-1, 1], got {images.dtype}")
-    if not torch.isfinite(images).all():
-        raise ValueError(f"{name} must be finite, got NaN or infinity")
+    checks.finite(name, images)
 
 
 def _pair(a: Any, b: Any) -> Tensor:

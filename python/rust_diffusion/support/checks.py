@@ -129,10 +129,8 @@ def alpha_bars(name: str, value: Any) -> torch.Tensor:
         raise ValueError(f"{name} must have shape (T,) with T >= 1, got {tuple(vector.shape)}")
     if not vector.is_floating_point():
         raise TypeError(f"{name} must be a floating-point tensor, got {vector.dtype}")
-    values = vector.detach().to("cpu", torch.float32)
+    values = finite(name, vector.detach().to("cpu", torch.float32))
     low, high = float(values.min()), float(values.max())
-    if not math.isfinite(low + high):
-        raise ValueError(f"{name} must be finite, got NaN or infinity")
     if low <= 0.0 or high > 1.0:
         raise ValueError(f"{name} must lie in (0, 1], got values from {low:g} to {high:g}")
     rises = (values.diff() > 0).nonzero()

@@ -207,10 +207,7 @@ def _images(name: str, value: Any) -> Tensor:
     images = as_images(value, name).detach().cpu()
     if len(images) < 3 or images[0].numel() == 0:
         raise ValueError(f"{name} must be (N, C, H, W) with N >= 3, got {tuple(images.shape)}")
-    images = as_values(images)
-    if not torch.isfinite(images).all():
-        raise ValueError(f"{name} must be finite, got NaN or infinity")
-    return images
+    return checks.finite(name, as_values(images))
 
 
 def _thin(images: Tensor, most: int, generator: torch.Generator) -> Tensor:

@@ -131,8 +131,7 @@ def _as_measured(context: click.Context, operator: Operator, channels: int) -> t
         raise ValueError(
             f"--input {data} must hold measurements of the operator, {wanted} each, got {tuple(y.shape)}"
         )
-    if not bool(torch.isfinite(y).all()):
-        raise ValueError(f"--input {data} must be finite, got NaN or infinity")
+    checks.finite(f"--input {data}", y)
     if context.params["operator"] != "ct" and not context.params["unit_range"]:
         check_values(f"--input {data}", y)
     return y, names
