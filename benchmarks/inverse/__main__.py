@@ -50,6 +50,9 @@ PATH = click.Path(path_type=Path)
 @click.option("--updates", default=3000, show_default=True, help="Updates that the prior is trained for.")
 @click.option("--slices", type=PATH, help="Real slices, in train/ and test/, instead of phantoms.")
 @click.option("--again", is_flag=True, help="Measure anew what is in the folder.")
+@click.option(
+    "--device", default="cpu", show_default=True, help="Where the prior is trained and the methods draw."
+)
 @click.option("--rounds", default=5, show_default=True, help="Timed rounds of --work speed.")
 def main(
     out: Path,
@@ -61,6 +64,7 @@ def main(
     updates: int,
     slices: Path | None,
     again: bool,
+    device: str,
     rounds: int,
 ) -> None:
     """Restore images by every method, and tell how good and how well calibrated each is, and what it costs."""
@@ -72,8 +76,8 @@ def main(
         return
     images = prior.real(slices, count) if slices else prior.drawn(count)
     truth = images.test
-    denoiser = prior.trained(images, updates, out)
-    about = {"machine": machine("cpu"), "torch": torch.__version__, "updates of the prior": updates}
+    denoiser = prior.trained(images, updates, out, device)
+    about = {"machine": machine(device), "torch": torch.__version__, "updates of the prior": updates}
     results = Results(out, images.name, about)
     for task in tasks or TASKS:
         for name in methods or (*WITHOUT, *METHODS):
@@ -83,7 +87,7 @@ def main(
             if name in WITHOUT:
                 results.add(without_prior(task, name, truth))
                 continue
-            row, found = with_prior(task, name, truth, denoiser, samples)
+            row, found = with_prior(task, name, truth, denoiser, samples, device)
             results.add(row)
             tv = results.rows.get((task, "tv"))
             if name == "daps" and tv is not None and tv.weight is not None:

@@ -85,23 +85,23 @@ class Prior:
         return (self.error * partners).sum((1, 2)) / SIZE**2
 
 
-def trained(images: Images, updates: int, folder: Path) -> Prior:
+def trained(images: Images, updates: int, folder: Path, device: str = "cpu") -> Prior:
     """Train for so many updates; a run that stands in the folder is resumed, one that is finished is taken."""
     name = f"prior-{images.name}-{updates}"
     betas = rd.cosine_beta_schedule(T)
     alpha_bars = torch.cumprod(1 - betas, 0)
     finished = folder / name
     if not (finished / "error.pt").is_file():
-        model = _train(images.training(), images.name, betas, updates, folder, name)
+        model = _train(images.training(), images.name, betas, updates, folder, name, device)
         model.save_pretrained(finished)
-        error = rd.denoising_error(model, images.held_out(), alpha_bars, "cpu", VISITED, spectrum=True)
-        torch.save(error, finished / "error.pt")
-    model = rd.load(finished).eval()
+        error = rd.denoising_error(model, images.held_out(), alpha_bars, device, VISITED, spectrum=True)
+        torch.save(error.cpu(), finished / "error.pt")
+    model = rd.load(finished, device=device).eval()
     return Prior(model, alpha_bars, torch.load(finished / "error.pt", weights_only=True))
 
 
 def _train(
-    data: Tensor, source: str, betas: Tensor, updates: int, folder: Path, name: str
+    data: Tensor, source: str, betas: Tensor, updates: int, folder: Path, name: str, device: str
 ) -> rd.DiffusionUNet:
     torch.manual_seed(0)
     result = rd.train(
@@ -115,7 +115,7 @@ def _train(
         seed=0,
         weights_dir=folder,
         name=name,
-        device="cpu",
+        device=device,
         **RECIPE,
     )
     return result.ema.shadow

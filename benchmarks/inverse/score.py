@@ -83,13 +83,13 @@ def without_prior(task: str, name: str, truth: Tensor) -> Row:
 
 
 def with_prior(
-    task: str, name: str, truth: Tensor, prior: Prior, samples: int
+    task: str, name: str, truth: Tensor, prior: Prior, samples: int, device: str = "cpu"
 ) -> tuple[Row, rd.inverse.Posterior]:
     """Measure draws from the posterior, their mean, and the interval between their quantiles; return them too."""
     method = {**METHODS, **VARIANTS}[name]
     samples = 1 if method.sure else samples
     start = time.perf_counter()
-    found = draws(task, method, truth, prior, samples)
+    found = draws(task, method, truth, prior, samples, device)
     seconds = (time.perf_counter() - start) / (len(truth) * samples)
     assert found.samples is not None
     one, each = found.samples.flatten(0, 1), truth.repeat_interleave(samples, 0)
@@ -102,20 +102,30 @@ def with_prior(
     return row, found
 
 
-def draws(task: str, method: Method, truth: Tensor, prior: Prior, samples: int) -> rd.inverse.Posterior:
-    """Draw reconstructions of the task's measurements of `truth`."""
+def draws(
+    task: str, method: Method, truth: Tensor, prior: Prior, samples: int, device: str = "cpu"
+) -> rd.inverse.Posterior:
+    """Draw reconstructions of the task's measurements of `truth`; what comes back lies on the CPU."""
     K, y, sigma = TASKS[task].measured(truth)
-    return rd.posterior(
+    found = rd.posterior(
         method.sampler,
         prior.model,
-        y,
+        y.to(device),
         K,
         prior.alpha_bars,
-        "cpu",
+        device,
         num_samples=samples,
         sigma_y=sigma,
         keep=True,
         **method.keywords(prior),
+    )
+    assert found.samples is not None
+    return rd.inverse.Posterior(
+        mean=found.mean.cpu(),
+        std=found.std.cpu(),
+        quantiles=tuple(quantile.cpu() for quantile in found.quantiles),
+        residual=found.residual.cpu(),
+        samples=found.samples.cpu(),
     )
 
 
