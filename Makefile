@@ -78,7 +78,8 @@ bench: $(INSTALLED)  ## speed against the peers, into bench-output/
 	$(say) 'Benchmark; the table and the plot go to bench-output/'
 	$(BIN)/python -m benchmarks --out bench-output
 	$(say) "A network of diffusers' beside its own"
-	$(BIN)/python -m benchmarks.unet2d
+	@if $(BIN)/python -c 'import diffusers' 2>/dev/null; then $(BIN)/python -m benchmarks.unet2d; \
+	else echo 'Skipped: diffusers is not installed.'; fi
 	$(say) "Beside processes that are never done"
 	$(BIN)/python -m benchmarks.busy
 

@@ -375,6 +375,9 @@ class Table:
     @property
     def steps(self) -> int:
         """Steps as a user counts them."""
+    @property
+    def questions(self) -> list[tuple[float, float]]:
+        """What the network is taken to be shown: (timestep, alpha_bar)."""
     @staticmethod
     def ddpm(betas: _Array, alphas: _Array, alpha_bars: _Array) -> Table: ...
     @staticmethod

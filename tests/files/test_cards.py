@@ -8,6 +8,7 @@ import warnings
 import pytest
 import torch
 
+from rust_diffusion import operators
 from tools import TINY, TINY_UNET2D, slices
 
 FIELDS = {"objective", "betas", "image_size", "value_range", "data_variance", "initial_share", "trained_with"}
@@ -226,3 +227,53 @@ def test_bare_weights_whose_architecture_nobody_says_are_refused(rd, tmp_path):
     torch.save(rd.UNet2DModel(**TINY_UNET2D).state_dict(), tmp_path / "bare.pth")
     with pytest.raises(ValueError, match=r"bare\.pth: .*cannot be read off a bare state dict.*config\.json"):
         rd.load(tmp_path / "bare.pth")
+
+
+def drawn(rd, sampler, model, betas):
+    """Draw by one of the doors through which alpha_bars come in."""
+    bars = torch.cumprod(1 - betas, 0)
+    if sampler == "ddpm":
+        return rd.ddpm_sample(model, 1, (1, 8, 8), betas, 1 - betas, bars, "cpu", seed=0, progress=False)
+    if sampler == "daps":
+        K = operators.Identity((8, 8))
+        y = torch.zeros(1, 1, 8, 8)
+        return rd.daps_sample(model, y, K, bars, "cpu", 3, sigma_y=0.1, seed=0, progress=False)
+    return getattr(rd, f"{sampler}_sample")(model, 1, (1, 8, 8), bars, "cpu", 3, seed=0, progress=False)
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "heun", "ddpm", "daps"])
+def test_alpha_bars_of_another_schedule_than_the_models_are_told_of(rd, model, sampler):
+    model.eval().betas = rd.linear_beta_schedule(40)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        drawn(rd, sampler, model, rd.linear_beta_schedule(40))
+    for other in (rd.linear_beta_schedule(20), rd.cosine_beta_schedule(40)):
+        with pytest.warns(UserWarning, match=r"not of the schedule that the model was trained with.*T = 40"):
+            drawn(rd, sampler, model, other)
+    with pytest.warns(UserWarning, match="has 40 timesteps"):
+        drawn(rd, sampler, model, rd.linear_beta_schedule(400))
+
+
+@pytest.mark.parametrize("objective", ["eps", "x0"])
+def test_going_back_to_noise_warns_of_nothing(rd, model, objective):
+    """There an answer is read at the level before the one that the network is asked about."""
+    model.eval().betas, model.objective = rd.linear_beta_schedule(40), objective
+    bars, images = torch.cumprod(1 - model.betas, 0), torch.zeros(2, 1, 8, 8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        rd.ddim_invert(model, images, bars, "cpu", 3, progress=False)
+        rd.interpolate(model, images[0], images[1], bars, "cpu", 3, sample_steps=4, progress=False)
+
+
+def test_a_network_taken_for_flow_is_told_of_no_schedule(rd, model):
+    model.eval().betas = rd.linear_beta_schedule(40)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        rd.flow_sample(model, 1, (1, 8, 8), "cpu", 3, objective="flow", seed=0, progress=False)
+
+
+def test_a_schedule_that_is_only_assumed_warns_of_nothing(rd, model):
+    model.eval().card.assume(betas=rd.linear_beta_schedule(40))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        drawn(rd, "ddim", model, rd.cosine_beta_schedule(20))

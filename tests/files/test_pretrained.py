@@ -120,6 +120,7 @@ def test_a_course_checkpoint_gives_its_ema_and_its_number_of_steps(rd, model, tm
     for path in ("run.ckpt", "run.pth", ""):
         loaded = rd.load(tmp_path / path, num_heads=2)
         assert torch.equal(loaded.init.weight, model.init.weight) and len(loaded.betas) == 30
+        assert loaded.card.certainty("betas") == "assumed"  # a number of steps is no schedule
     assert torch.equal(rd.load(tmp_path / "run_raw.pth", num_heads=2).init.weight, other.init.weight)
 
 

@@ -371,11 +371,17 @@ def test_total_variation_tells_what_does_not_fit(operator):
     for K, measured, weight, text in (
         (operator, torch.zeros(1, 1, 8, 8), 0.1, "y must have the shape"),
         (operator, torch.full_like(y, torch.nan), 0.1, "y must be finite"),
-        (operator, y, 0.0, "lambda_ must be finite and above 0"),
+        (operator, y, 0.0, "lambda_ must be above 0"),
+        (operator, y, 1e300, "and at most 1e12"),
         (NoAdjoint(), y, 0.1, "its adjoint is none"),
     ):
         with pytest.raises(ValueError, match=text):
             rd.tv_reconstruct(measured, K, weight)
+
+
+def test_the_strongest_total_variation_leaves_an_even_picture(operator):
+    flat = rd.tv_reconstruct(torch.rand(1, 1, *SIZE), operator, 1e12)
+    assert torch.isfinite(flat).all() and float(flat.std()) < 0.05
 
 
 def test_a_posterior_needs_sigma_y_and_a_method_that_is_known(model, y, operator, bars):

@@ -88,6 +88,17 @@ def test_a_wrong_argument_of_a_sampler_is_refused(world, sampler, changes, kinds
 DDPM = {
     "betas of another length": (lambda w: ddpm(w, betas=w.betas[:5]), ValueError, r"betas.*5"),
     "alphas of another length": (lambda w: ddpm(w, alphas=w.alphas[:5]), ValueError, r"alphas.*5"),
+    "alpha_bars for alphas": (
+        lambda w: ddpm(w, alphas=w.alpha_bars),
+        ValueError,
+        r"alphas must follow from betas.*at timestep",
+    ),
+    "alphas for alpha_bars": (
+        lambda w: ddpm(w, alpha_bars=w.alphas),
+        ValueError,
+        r"alpha_bars must follow from betas.*at timestep",
+    ),
+    "negative alphas": (lambda w: ddpm(w, alphas=-w.alphas), ValueError, r"alphas must follow from betas"),
     "betas of integers": (lambda w: ddpm(w, betas=torch.ones(12).long()), (TypeError, ValueError), r"betas"),
     "betas with NaN": (lambda w: ddpm(w, betas=torch.full((12,), NAN)), ValueError, r"betas"),
 }

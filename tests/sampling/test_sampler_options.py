@@ -363,3 +363,16 @@ def test_a_module_that_begins_in_place_changes_nothing_of_the_callers(rd, alpha_
     for got, want in zip(drawn(InPlace()), drawn(lambda x, t: 0.5 * x), strict=True):
         assert torch.equal(got, want)
     assert torch.equal(start, before)
+
+
+@pytest.mark.parametrize("seed", [None, 4])
+@pytest.mark.parametrize("network", [True, False], ids=["our network", "a function"])
+def test_images_are_float32_whatever_torchs_default_is(rd, draw, exact, network, seed):
+    torch.manual_seed(0)
+    model = rd.DiffusionUNet(**TINY).eval() if network else exact
+    images = []
+    for default in (torch.float32, torch.float64):
+        torch.set_default_dtype(default)
+        torch.manual_seed(1)
+        images.append(draw("ddim, eta 0.7", model, seed=seed))
+    assert images[1].dtype == torch.float32 and torch.equal(*images)

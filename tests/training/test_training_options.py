@@ -358,3 +358,16 @@ def test_a_switch_is_true_or_false_and_no_text(rd, betas, option):
 def test_a_weights_dir_without_a_usable_name_is_refused(rd, betas, folder):
     with pytest.raises(ValueError, match="weights_dir must be the path of a folder"):
         rd.train(rd.DiffusionUNet(**TINY), slices(2), betas=betas, epochs=1, weights_dir=folder)
+
+
+def test_a_run_does_not_depend_on_torchs_default_dtype(rd, betas, networks):
+    ours = networks[0]
+    start = {name: value.clone() for name, value in ours.state_dict().items()}
+    made = []
+    for default in (torch.float32, torch.float64):
+        ours.load_state_dict(start)
+        data, held_out = slices(8, 16), slices(4, 16, seed=1)
+        torch.set_default_dtype(default)
+        result = rd.train(ours, data, betas=betas, epochs=2, batch_size=4, val_data=held_out, **FIXED)
+        made.append((flat(ours.parameters()), result.val_history))
+    assert torch.equal(made[0][0], made[1][0]) and made[0][1] == made[1][1]

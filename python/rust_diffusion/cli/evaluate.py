@@ -28,12 +28,12 @@ from rust_diffusion.view.compare import compare_sets
     rust-diffusion evaluate --samples drawn/ --data slices/ --size 64
 """)
 @click.option(
-    "--data", required=True, help="What it was trained on: a folder, a glob in quotes, phantoms[:N]."
+    "--data", required=True, help="What it was trained on: a folder, a glob in quotes, phantoms[:N[:SEED]]."
 )
 @click.option("--weights", type=PATH, help="Draw the images to judge with these.")
 @click.option(
     "--samples",
-    help="Or take images that are there: a folder, a glob in quotes, phantoms[:N], a .npy or .pt file.",
+    help="Or take images that are there: a folder, a glob in quotes, phantoms[:N[:SEED]], a .npy or .pt file.",
 )
 @click.option("--out", type=PATH, help="Also draw the report, nearest training images included, as a .png.")
 @click.option("--num-samples", type=int, default=64, show_default=True, help="How many to draw.")

@@ -98,7 +98,7 @@ _about_run = together(
     rust-diffusion train --data 'scans/*/*.png' --recipe course --precision bf16 --out weights
     rust-diffusion train --data dicom/ --window -600,1500 --val-data dicom-test/ --out weights
 """)
-@click.option("--data", required=True, help="Folder of images, a glob in quotes, or phantoms[:N].")
+@click.option("--data", required=True, help="Folder of images, a glob in quotes, or phantoms[:N[:SEED]].")
 @click.option("--val-data", help="Likewise, images for a validation loss after each epoch.")
 @click.option(
     "--out", "--weights-dir", "out", required=True, type=PATH, help="Folder for weights and checkpoint."

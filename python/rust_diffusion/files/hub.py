@@ -45,7 +45,7 @@ def fetch(name: str) -> Path:
         from huggingface_hub.errors import HFValidationError
     except ImportError:
         raise FileNotFoundError(
-            f"there is no file or folder {name}; to look it up on the Hub: pip install 'rust-diffusion[hub]'. "
+            f"there is no file or folder {name}; to look it up on the Hub: pip install huggingface_hub. "
             f"{_by_hand(name, _FLAT)}"
         ) from None
 

@@ -200,7 +200,7 @@ def _betas(config: Mapping[str, Any]) -> Tensor:
     if kind == "linear":
         return _native.linear_beta_schedule(steps, start, end)
     if kind == "scaled_linear":
-        return torch.linspace(start**0.5, end**0.5, steps).square()
+        return torch.linspace(start**0.5, end**0.5, steps, dtype=torch.float32).square()
     if kind == "squaredcos_cap_v2":
         return _native.cosine_beta_schedule(steps)
     raise ValueError(f"beta_schedule must be linear, scaled_linear or squaredcos_cap_v2, got {kind!r}")

@@ -139,7 +139,7 @@ def _card(said: Mapping[str, Any]) -> ModelCard:
     config = said.get("config")
     if card.betas is None and isinstance(config, Mapping) and "num_diffusion_steps" in config:
         steps = checks.integer("num_diffusion_steps", config["num_diffusion_steps"], 1, MAX_STEPS)
-        card.betas = SCHEDULES["cosine"](steps)
+        card.assume(betas=SCHEDULES["cosine"](steps))
     if card.betas is None:
         card.assume(betas=SCHEDULES["cosine"](COURSE_STEPS))
     if card.image_size is None:

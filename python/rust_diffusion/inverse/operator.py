@@ -377,7 +377,7 @@ def shapes_of(image: list[int], apply: Callable[[Tensor], Tensor], must: str) ->
     """The shapes of images and measurements of `apply`; it is tried out on an empty image, and refused with `must`."""
     channels, plane = (image[0] if len(image) == 3 else 1), image[-2:]
     with torch.no_grad():
-        made = apply(torch.zeros(1, channels, *plane))
+        made = apply(torch.zeros(1, channels, *plane, dtype=torch.float32))
     if not isinstance(made, Tensor) or made.ndim != 4 or made.shape[0] != 1:
         got = tuple(made.shape) if isinstance(made, Tensor) else type(made).__name__
         raise ValueError(f"{must}, got {got} for one")

@@ -225,6 +225,7 @@ def ddnm_sample(
     {task}
     eta : float
         Between 0 and 1: the share of the noise that is drawn anew, sqrt(1 - eta^2) of the old one is kept (not DDIM's).
+        Below 1 some of what is kept counts the noise of y twice: take 1 where y has much of it.
     sigma_y : float or Tensor
         Standard deviation of the measurements' noise; 0 is DDNM, above 0 is DDNM+.
     travel_length, travel_repeat : int

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -30,6 +30,8 @@ VALUE_RANGE = (-1.0, 1.0)
 MAX_STEPS, MAX_SIDE = _native.MAX_STEPS, _native.MAX_SIDE
 #: Averaged weights that hold more than this of the initial ones draw noise rather than images.
 MAX_INITIAL_SHARE = 0.1
+#: Two schedules in float32 differ by less at a timestep; another number of steps or another shape, by more.
+_SAME_ALPHA_BAR = 0.01
 
 
 @dataclass(eq=False, repr=False)
@@ -232,6 +234,25 @@ def warn_of_initial_weights(model: Any) -> None:
             f"{100 * share:.0f} % of these averaged weights (EMA) are still the random ones that training began "
             f"with: train longer, use a smaller ema_decay or ema_warmup=True, or sample from the model itself"
         )
+
+
+def warn_of_other_schedule(model: Any, questions: Sequence[tuple[float, float]]) -> None:
+    """Say that a model, asked as (timestep, alpha_bar) tell, was trained with other noise at those timesteps."""
+    card = card_of(model)
+    if card is None or card.certainty("betas") != "stated":
+        return
+    assert card.betas is not None
+    known = torch.cumprod(1 - card.betas.double(), 0).tolist()
+    for t, alpha_bar in questions:
+        trained = known[int(t)] if t < len(known) else None
+        if trained is None or abs(trained - alpha_bar) > _SAME_ALPHA_BAR:
+            said = f"has {len(known)} timesteps" if trained is None else f"has {trained:.3g} there"
+            warn(
+                f"alpha_bars are not of the schedule that the model was trained with: {alpha_bar:.3g} at timestep "
+                f"{int(t)}, the model's own ({_show_betas(card.betas)}) {said}. Its own: "
+                f"torch.cumprod(1 - model.betas, 0)"
+            )
+            return
 
 
 def objective_of(model: Any) -> Any:

@@ -11,7 +11,13 @@ from torch import Tensor, nn
 from torch.amp.autocast_mode import is_autocast_available
 
 from rust_diffusion import _native
-from rust_diffusion.model.card import OBJECTIVES, objective_of, warn_of_initial_weights
+from rust_diffusion.model.card import (
+    FLOW,
+    OBJECTIVES,
+    objective_of,
+    warn_of_initial_weights,
+    warn_of_other_schedule,
+)
 from rust_diffusion.model.ema import averaged
 from rust_diffusion.model.network import AUTOCAST, Network, check_fits, tensor_of
 from rust_diffusion.sampling import noise
@@ -55,6 +61,12 @@ class Arguments:
             graphs_asked = checks.flag("cuda_graphs", graphs_asked)
         self.model = _denoiser(model, self.shape, self.device, precision, graphs_asked)
         warn_of_initial_weights(model)
+        self._given = model
+
+    def look_at(self, table: _native.Table) -> None:
+        """Say so where the model knows other timesteps than those of the table."""
+        if self.objective != FLOW:
+            warn_of_other_schedule(self._given, table.questions)
 
     def advice(self) -> str:
         """What to do when the images do not fit into memory."""
@@ -81,7 +93,7 @@ class Arguments:
             return self.x_T
         if self.noise is not None:
             return self.noise(self.shape)
-        return torch.randn(self.shape, device=self.device)
+        return torch.randn(self.shape, device=self.device, dtype=torch.float32)
 
 
 def timesteps_of(alpha_bars: Any, sample_steps: Any, timesteps: Any, spacing: Any) -> list[int]:

@@ -23,13 +23,15 @@ def source(
             raise ValueError(
                 f"generator must be on {device.type}, where the images are drawn, got {generator.device.type}"
             )
-        return lambda shape: torch.randn(shape, generator=generator, device=device)
+        return lambda shape: torch.randn(shape, generator=generator, device=device, dtype=torch.float32)
     if seed is None:
         return None
     streams = [torch.Generator().manual_seed(s) for s in seeds_of(seed, count)]
 
     def draw(shape: list[int]) -> Tensor:
-        images = torch.stack([torch.randn(shape[1:], generator=stream) for stream in streams])
+        images = torch.stack(
+            [torch.randn(shape[1:], generator=stream, dtype=torch.float32) for stream in streams]
+        )
         return graphs.sent(images, device)
 
     return draw

@@ -23,6 +23,7 @@ def draw(
     *rest: Any,
 ) -> Tensor:
     """Follow a table from where `run` starts; `engine` takes the model, the start, the table, settings and `rest`."""
+    run.look_at(table)
     bar = Progress(name, table.steps, run.progress, run.callback)
     with guards.enough_memory(run.advice), run.modes(), bar:
         settings = {

@@ -83,6 +83,6 @@ def ddpm_sample(
 
     {raises}
     """
-    table = _native.Table.ddpm(betas, alphas, alpha_bars)
     checks.alpha_bars("alpha_bars", alpha_bars)
+    table = _native.Table.ddpm(betas, alphas, alpha_bars)
     return images_from_noise("ddpm", table, model, num_samples, image_shape, device, keywords)

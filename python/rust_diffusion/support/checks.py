@@ -99,10 +99,18 @@ def tensor(name: str, value: Any, dtype: torch.dtype | None = None) -> torch.Ten
         raise wrong
     if isinstance(value, np.ndarray) and any(stride < 0 for stride in value.strides):
         value = value.copy()  # one that runs backwards, a flipped image for one, no tensor can share
+    if dtype is not None and not dtype.is_complex and _is_complex(value):
+        raise TypeError(f"{name} must hold real numbers, got {value.dtype}")
     try:
         return torch.as_tensor(value, dtype=dtype)
     except (TypeError, ValueError, RuntimeError):
         raise wrong from None
+
+
+def _is_complex(value: Any) -> bool:
+    if isinstance(value, torch.Tensor):
+        return value.is_complex()
+    return isinstance(value, np.ndarray) and np.iscomplexobj(value)
 
 
 def finite(name: str, value: torch.Tensor) -> torch.Tensor:

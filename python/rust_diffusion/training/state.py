@@ -22,6 +22,10 @@ from rust_diffusion.training.settings import Settings
 _AT_A_TIME = 256
 
 
+def _zeros(size: int, device: torch.device) -> Tensor:
+    return torch.zeros(size, dtype=torch.float32, device=device)
+
+
 class State:
     """The tensors that the engine changes in place, and what has been measured."""
 
@@ -37,7 +41,7 @@ class State:
         self.averages: list[Tensor] = [shadow[name] for name in trained]
         #: Running means of gradient and squared gradient, all parameters one behind the other.
         size, device = sum(p.numel() for p in self.parameters), self.parameters[0].device
-        self.moments = torch.zeros(size, device=device), torch.zeros(size, device=device)
+        self.moments = _zeros(size, device), _zeros(size, device)
         self.history: list[float] = []
         self.val_history: list[float | None] = []
         self.best_loss = float("inf")

@@ -90,7 +90,7 @@ class SetComparison:
         if None not in values:
             return ", ".join(f"{value:.3f}" for value in values)
         if find_spec("torchmetrics") is None:
-            return "not computed; it needs pip install 'rust-diffusion[evaluate]'"
+            return "not computed; it needs pip install torchmetrics"
         return f"not computed; the images must be larger than {MS_SSIM_WINDOW} x {MS_SSIM_WINDOW}"
 
     def figure(self, *, vmin: float = BLACK, vmax: float = WHITE) -> Figure:

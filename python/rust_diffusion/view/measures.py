@@ -82,7 +82,9 @@ def _kernel(pooled: Tensor) -> Tensor:
 def patch_features(a: Tensor, b: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """How strongly each image answers to random filters, by scale and quarter; (N, features) each."""
     channels = a.shape[1]
-    filters = torch.randn(_FILTERS, channels, _FILTER_SIDE, _FILTER_SIDE, generator=generator)
+    filters = torch.randn(
+        _FILTERS, channels, _FILTER_SIDE, _FILTER_SIDE, generator=generator, dtype=torch.float32
+    )
     # Without a mean a filter sees structure, not brightness.
     filters = filters - filters.mean((2, 3), keepdim=True)
     filters = filters / filters.square().sum(dim=(1, 2, 3), keepdim=True).sqrt()

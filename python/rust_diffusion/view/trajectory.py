@@ -91,7 +91,7 @@ def follow(model: Network, sampler: str, seed: int, image_size: Any = None, **op
     shape = (1, model.in_channels, *size_of(model, image_size))
     generator = torch.Generator().manual_seed(checks.integer("seed", seed, 0, 2**63 - 1))
     device = next(model.parameters()).device
-    start = torch.randn(shape, generator=generator)
+    start = torch.randn(shape, generator=generator, dtype=torch.float32)
     alpha_bars = None if "alpha_bars" not in inspect.signature(function).parameters else _alpha_bars(model)
     stops: list[Stop] = []
     x_t = [start]

@@ -32,7 +32,7 @@ about_measurement = together(
         "data",
         required=True,
         help="What was measured: a .npy file, or pictures (a file, a folder, a glob in quotes) where the operator "
-        "makes pictures. With --simulate clean images: also phantoms[:N].",
+        "makes pictures. With --simulate clean images: also phantoms[:N[:SEED]].",
     ),
     click.option("--simulate", is_flag=True, help="Make the measurement: --input is clean images."),
     click.option(

@@ -62,7 +62,7 @@ about_methods = together(
     click.option(
         "--held-out",
         help="daps, pigdm: measure the denoiser's own error on these images, for --r2: a folder, a glob in quotes, "
-        "phantoms[:N]. Draws are better calibrated so.",
+        "phantoms[:N[:SEED]]. Draws are better calibrated so.",
     ),
     option_of(
         daps_sample,

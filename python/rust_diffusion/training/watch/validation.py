@@ -31,7 +31,7 @@ def validation_loss(model: nn.Module, batches: Batches, betas: Tensor, objective
             batches.check_range(share.images)
             images = share.images.cpu()
             t = torch.randint(len(betas), (len(images),), generator=generator)
-            noise = torch.randn(images.shape, generator=generator)
+            noise = torch.randn(images.shape, generator=generator, dtype=torch.float32)
             x_t, shown, target = _native.noised(images, t, noise, betas, objective)
             prediction = predict(model, x_t.to(device), shown.to(device)).float()
             total += F.mse_loss(prediction, target.to(device)).item() * len(images)

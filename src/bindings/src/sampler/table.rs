@@ -41,6 +41,12 @@ impl Table {
         self.inner.steps()
     }
 
+    /// What the network is taken to be shown: (timestep, alpha_bar).
+    #[getter]
+    fn questions(&self) -> Vec<(f64, f64)> {
+        self.inner.questions()
+    }
+
     #[staticmethod]
     fn ddpm(
         py: Python<'_>,

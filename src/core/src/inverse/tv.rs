@@ -10,6 +10,8 @@ use crate::error::{ensure, Result};
 
 /// |Gradient|^2 is at most this.
 const GRADIENT_SQUARED: f64 = 8.0;
+/// More than any picture needs; far above, its steps overflow in float32.
+const MOST: f64 = 1e12;
 /// The primal step, as a share of what lambda suggests: images change by about 1 while the dual moves within lambda.
 const PRIMAL_STEP: f64 = 0.1;
 
@@ -22,7 +24,7 @@ pub fn tv(
     on_iteration: &mut dyn FnMut() -> Result<()>,
 ) -> Result<Tensor> {
     check(y, operator.out_shape(), "y", "the operator's measurements")?;
-    ensure!(lambda.is_finite() && lambda > 0.0, Value, "lambda_ must be finite and above 0, got {lambda}");
+    ensure!(lambda > 0.0 && lambda <= MOST, Value, "lambda_ must be above 0 and at most {MOST:e}, got {lambda}");
     let Shape { height, width, .. } = operator.img_shape();
     let gradient = Pictures(Gradient::new(height, width)?);
     let squared = solve::norm(operator, y.device())?.powi(2);

@@ -78,7 +78,7 @@ pub fn check_inputs(plan: &Blueprint, params: &[Tensor], x: &Tensor, t: &Tensor)
 fn check_image(plan: &Blueprint, x: &Tensor) -> Result<()> {
     let (channels, multiple, size) = (plan.in_channels, plan.size_multiple(), x.size());
     ensure!(size.len() == 4, Value, "x must have shape (B, {channels}, H, W), got {size:?}");
-    ensure!(size[1] == channels, Value, "x must have {channels} channels (in_ch), got shape {size:?}");
+    ensure!(size[1] == channels, Value, "x must have {channels} channels, got shape {size:?}");
     ensure!(size[0] > 0, Value, "x must hold at least one image, got shape {size:?}");
     ensure!(
         size[2] > 0 && size[3] > 0 && size[2] % multiple == 0 && size[3] % multiple == 0,

@@ -73,7 +73,17 @@ impl Table {
         self.rows.iter().filter_map(|row| row.ask).map(|ask| ask.t).collect()
     }
 
-    /// Whether all of those are timesteps of the schedule.
+    /// What the network is taken to be shown on the way to clean images, in order: (timestep, alpha_bar), without times
+    /// between timesteps. The way from images to noise reads an answer at the level before, so it has none to tell.
+    pub fn questions(&self) -> Vec<(f64, f64)> {
+        if !self.ends_clean() {
+            return vec![];
+        }
+        let asked = self.rows.iter().filter_map(|row| row.ask).filter(|ask| ask.t.fract() == 0.0);
+        asked.map(|Ask { t, level }| (t, level.signal.powi(2))).collect()
+    }
+
+    /// Whether the network is asked at timesteps of the schedule only.
     pub fn on_timesteps(&self) -> bool {
         self.times().iter().all(|t| t.fract() == 0.0)
     }

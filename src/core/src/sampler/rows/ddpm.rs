@@ -8,6 +8,8 @@ use crate::sampler::table::{Ask, Row, Said, Table};
 const MIN_VARIANCE: f32 = 1e-20;
 /// Where x_t holds less noise than this (a variance), float32 cannot tell how much: it is taken for the clean image.
 const NO_NOISE: f32 = 1e-6;
+/// What a schedule in a short type may be off by; arguments in the wrong places are off by more.
+const ROUNDING: f32 = 0.1;
 
 /// Through every timestep, drawing noise in each step but the last. The numbers are computed in float32, as the course
 /// computes them, so that the same seed gives the same image.
@@ -24,6 +26,14 @@ pub fn ddpm(schedule: &Schedule) -> Result<Table> {
     let mut rows: Vec<Row> = Vec::with_capacity(total);
     let mut before = 1.0;
     for (k, ((beta, alpha), alpha_bar)) in betas.iter().zip(alphas).zip(alpha_bars).enumerate() {
+        for (name, given, follows) in [("alphas", *alpha, 1.0 - beta), ("alpha_bars", *alpha_bar, before * alpha)] {
+            ensure!(
+                (given - follows).abs() <= ROUNDING,
+                Value,
+                "{name} must follow from betas (alphas = 1 - betas, alpha_bars their running product): \
+                 at timestep {k} it has {given}, not {follows}"
+            );
+        }
         let noise = 1.0 - alpha_bar;
         let (x0, x) = match noise < NO_NOISE {
             true => (1.0, 0.0),
