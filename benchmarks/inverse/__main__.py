@@ -87,7 +87,7 @@ def main(
             if name in WITHOUT:
                 results.add(without_prior(task, name, truth))
                 continue
-            row, found = with_prior(task, name, truth, denoiser, samples, device)
+            row, found = with_prior(task, name, truth, denoiser, samples)
             results.add(row)
             tv = results.rows.get((task, "tv"))
             if name == "daps" and tv is not None and tv.weight is not None:

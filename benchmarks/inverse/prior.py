@@ -85,7 +85,7 @@ class Prior:
         return (self.error * partners).sum((1, 2)) / SIZE**2
 
 
-def trained(images: Images, updates: int, folder: Path, device: str = "cpu") -> Prior:
+def trained(images: Images, updates: int, folder: Path, device: str) -> Prior:
     """Train for so many updates; a run that stands in the folder is resumed, one that is finished is taken."""
     name = f"prior-{images.name}-{updates}"
     betas = rd.cosine_beta_schedule(T)

@@ -83,13 +83,13 @@ def without_prior(task: str, name: str, truth: Tensor) -> Row:
 
 
 def with_prior(
-    task: str, name: str, truth: Tensor, prior: Prior, samples: int, device: str = "cpu"
+    task: str, name: str, truth: Tensor, prior: Prior, samples: int
 ) -> tuple[Row, rd.inverse.Posterior]:
     """Measure draws from the posterior, their mean, and the interval between their quantiles; return them too."""
     method = {**METHODS, **VARIANTS}[name]
     samples = 1 if method.sure else samples
     start = time.perf_counter()
-    found = draws(task, method, truth, prior, samples, device)
+    found = draws(task, method, truth, prior, samples)
     seconds = (time.perf_counter() - start) / (len(truth) * samples)
     assert found.samples is not None
     one, each = found.samples.flatten(0, 1), truth.repeat_interleave(samples, 0)
@@ -102,10 +102,9 @@ def with_prior(
     return row, found
 
 
-def draws(
-    task: str, method: Method, truth: Tensor, prior: Prior, samples: int, device: str = "cpu"
-) -> rd.inverse.Posterior:
-    """Draw reconstructions of the task's measurements of `truth`; what comes back lies on the CPU."""
+def draws(task: str, method: Method, truth: Tensor, prior: Prior, samples: int) -> rd.inverse.Posterior:
+    """Draw reconstructions of the task's measurements of `truth` where the prior is; they come back on the CPU."""
+    device = next(prior.model.parameters()).device
     K, y, sigma = TASKS[task].measured(truth)
     found = rd.posterior(
         method.sampler,

@@ -137,11 +137,11 @@ def _card(said: Mapping[str, Any]) -> ModelCard:
         own.setdefault("trained_with", f"torch {own['torch']}")
     card = ModelCard.from_dict(own)
     config = said.get("config")
-    if card.betas is None and isinstance(config, Mapping) and "num_diffusion_steps" in config:
-        steps = checks.integer("num_diffusion_steps", config["num_diffusion_steps"], 1, MAX_STEPS)
-        card.assume(betas=SCHEDULES["cosine"](steps))
     if card.betas is None:
-        card.assume(betas=SCHEDULES["cosine"](COURSE_STEPS))
+        steps = COURSE_STEPS
+        if isinstance(config, Mapping) and "num_diffusion_steps" in config:
+            steps = checks.integer("num_diffusion_steps", config["num_diffusion_steps"], 1, MAX_STEPS)
+        card.assume(betas=SCHEDULES["cosine"](steps))
     if card.image_size is None:
         card.assume(image_size=(COURSE_SIZE, COURSE_SIZE))
     return card
