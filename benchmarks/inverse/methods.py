@@ -43,7 +43,8 @@ class Method:
 
 
 METHODS = {
-    "daps": Method("daps", 40, measured=True),
+    "daps": Method("daps", 40, measured=True, options={"widen": True}),
+    "daps, not widened": Method("daps", 40, measured=True),
     "daps, r2 of the schedule": Method("daps", 40),
     "mmps": Method("mmps", 40, backward=6),
     "pigdm": Method("pigdm", 100, backward=1),

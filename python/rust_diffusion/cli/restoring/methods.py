@@ -39,7 +39,10 @@ BASELINES = ("tv", "fbp")
 #: Ends of the interval whose coverage is told, and the share of pixels that it should hold.
 INTERVAL, SHARE = (0.05, 0.95), 0.9
 #: Arguments of the methods; not each of them takes each.
-_OF_METHODS = ("sample_steps", "eta", "scale", "guide_below", "lambda_", "zeta", "cg_steps", "style", "r2")
+_OF_METHODS = (
+    *("sample_steps", "eta", "scale", "guide_below", "lambda_", "zeta"),
+    *("cg_steps", "style", "r2", "widen"),
+)
 
 about_methods = together(
     click.option(
@@ -63,6 +66,11 @@ about_methods = together(
         "--held-out",
         help="daps, pigdm: measure the denoiser's own error on these images, for --r2: a folder, a glob in quotes, "
         "phantoms[:N[:SEED]]. Draws are better calibrated so.",
+    ),
+    option_of(
+        daps_sample,
+        "widen",
+        "daps: trust the network less where the measurement shows that it is further off than --r2 or --held-out say.",
     ),
     option_of(
         daps_sample,

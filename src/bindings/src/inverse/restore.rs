@@ -71,8 +71,8 @@ impl Method {
     }
 
     #[staticmethod]
-    fn daps(spread: PyRef<'_, Spread>) -> Self {
-        Self { inner: methods::Method::Daps(spread.inner.clone()) }
+    fn daps(spread: PyRef<'_, Spread>, widen: bool) -> Self {
+        Self { inner: methods::Method::Daps { spread: spread.inner.clone(), widen } }
     }
 
     #[staticmethod]

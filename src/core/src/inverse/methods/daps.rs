@@ -5,6 +5,7 @@ use tch::Tensor;
 
 use super::mmps::{covariance, whitened};
 use super::spread::{at_step, Known};
+use super::widening::widening;
 use super::Problem;
 use crate::diffusion::process::Denoised;
 use crate::diffusion::Noise;
@@ -17,14 +18,23 @@ use crate::sampler::{At, Correction, Means};
 pub struct Daps {
     pub problem: Problem,
     pub spread: Known,
+    /// Whether C is widened where y - K x0_hat is larger than it explains.
+    pub widen: bool,
 }
 
 impl Correction for Daps {
     fn denoised(&mut self, at: &At, _: &Tensor, said: Denoised, means: &mut Means) -> Result<Denoised> {
         let x0_hat = match &self.spread {
-            Known::Even(r2) => evenly_spread(&self.problem, *at_step(r2, at)?, &said.x0_hat, means.noise)?,
+            Known::Even(r2) => {
+                let r2 = Tensor::f_from_slice(&[*at_step(r2, at)?])?;
+                let r2 = if self.widen { r2.f_mul(&widening(&self.problem, &r2, &said.x0_hat)?)? } else { r2 };
+                evenly_spread(&self.problem, &r2, &said.x0_hat, means.noise)?
+            }
             Known::Modes(planes) => {
-                let modes = at_step(planes, at)?;
+                let mut modes = at_step(planes, at)?.shallow_clone();
+                if self.widen {
+                    modes = modes.times(&widening(&self.problem, &modes.variances(), &said.x0_hat)?)?;
+                }
                 let mut root = |eps: &Tensor, _: &mut Means| modes.root_times(eps);
                 let Perturbed { z, misfit } = perturbed(&self.problem, &said.x0_hat, &mut root, means)?;
                 // an error of a step is drowned in the noise of the next one
@@ -36,9 +46,9 @@ impl Correction for Daps {
 }
 
 /// x0 ~ N(x0_hat, r2 I) given y: in closed form for operators that have one.
-fn evenly_spread(problem: &Problem, r2: f64, x0_hat: &Tensor, noise: &mut dyn Noise) -> Result<Tensor> {
+fn evenly_spread(problem: &Problem, r2: &Tensor, x0_hat: &Tensor, noise: &mut dyn Noise) -> Result<Tensor> {
     let Problem { operator, y, sigma, .. } = problem;
-    let r = sigma.f_zeros_like()?.f_add_scalar(r2.sqrt())?;
+    let r = sigma.f_zeros_like()?.f_add(&r2.f_sqrt()?.f_to_device(sigma.device())?)?;
     draw(operator.as_ref(), &Gaussian { z: x0_hat, y, sigma, r: &r }, noise, problem.iterations()?)
 }
 

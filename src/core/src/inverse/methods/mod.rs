@@ -9,6 +9,7 @@ mod mmps;
 mod pigdm;
 mod rows;
 mod spread;
+mod widening;
 
 use std::sync::OnceLock;
 
@@ -55,6 +56,11 @@ impl Problem {
         Ok(self.y.f_sub(&self.operator.apply(x0)?)?)
     }
 
+    /// |y - K x0|^2 of each image, (N,), float64, on the CPU, and of how many measurements.
+    fn squares(&self, x0: &Tensor) -> Result<(Tensor, f64)> {
+        squares(&self.operator, self.misfit(x0)?)
+    }
+
     /// K' (y - K x0).
     fn pull(&self, x0: &Tensor) -> Result<Tensor> {
         self.operator.adjoint(&self.misfit(x0)?)
@@ -95,7 +101,7 @@ pub enum Method {
     Ddnm { eta: f64 },
     Pigdm(Spread),
     Mmps { cg_steps: usize },
-    Daps(Spread),
+    Daps { spread: Spread, widen: bool },
     DapsJacobian { steps: usize },
     CourseDps { scale: f64 },
     CourseDiffpir { tau: f64 },
@@ -110,7 +116,10 @@ impl Method {
             Self::Ddnm { eta } => Box::new(ddnm::Ddnm::new(problem, eta)?),
             Self::Pigdm(spread) => Box::new(pigdm::Pigdm { spread: Known::beside(spread, &problem)?, problem }),
             Self::Mmps { cg_steps } => Box::new(mmps::Mmps { problem, cg_steps }),
-            Self::Daps(spread) => Box::new(daps::Daps { spread: Known::beside(spread, &problem)?, problem }),
+            Self::Daps { spread, widen } => {
+                let spread = Known::beside(spread, &problem)?;
+                Box::new(daps::Daps { spread, widen, problem })
+            }
             Self::DapsJacobian { steps } => Box::new(daps::DapsJacobian { problem, steps }),
             Self::CourseDps { scale } => Box::new(course::Dps::new(problem, scale, clip)),
             Self::CourseDiffpir { tau } => Box::new(course::Diffpir { problem, tau, clip }),
@@ -129,12 +138,18 @@ fn guided(at: &At, said: Denoised, q: &Tensor) -> Result<Denoised> {
 
 /// |K x0 - y|^2 / (m sigma^2) of each image, over what was measured: about 1 for an image that explains its measurement.
 pub fn residual(operator: &Shared, x0: &Tensor, y: &Tensor, sigma: &Tensor) -> Result<Tensor> {
-    let mut apart = forward(operator.as_ref(), x0)?.f_sub(&y.f_to_kind(x0.kind())?)?;
+    let apart = forward(operator.as_ref(), x0)?.f_sub(&y.f_to_kind(x0.kind())?)?;
+    let (squares, count) = squares(operator, apart)?;
+    let noise = sigma.f_square()?.f_view([-1])?.f_to_device(Device::Cpu)?;
+    Ok(squares.f_div_scalar(count)?.f_div(&noise)?)
+}
+
+/// The squares of what was measured, summed for each image, (N,), float64, on the CPU, and how many of them there are.
+fn squares(operator: &Shared, mut apart: Tensor) -> Result<(Tensor, f64)> {
     let mut count = apart.numel() as f64 / apart.size()[0].max(1) as f64;
     if let Some(measured) = operator.measured() {
         count *= measured.f_mean(Kind::Double)?.f_double_value(&[])?;
         apart = apart.f_mul(&measured.f_to_device(apart.device())?)?;
     }
-    let squares = Tensor::f_from_slice(&inner(&apart, &apart)?)?.f_div_scalar(count)?;
-    Ok(squares.f_div(&sigma.f_square()?.f_view([-1])?.f_to_device(tch::Device::Cpu)?)?)
+    Ok((Tensor::f_from_slice(&inner(&apart, &apart)?)?, count))
 }

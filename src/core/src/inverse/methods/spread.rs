@@ -82,6 +82,20 @@ impl Modes {
         solve_near(&mut system, &mut |v| filtered(v, &compliance), &operator.adjoint(r)?, limits)
     }
 
+    /// The variances, (H, W / 2 + 1), float64, on the CPU.
+    pub fn variances(&self) -> Tensor {
+        self.0.values()
+    }
+
+    /// With variances so many times as large, for each image by itself: (N, 1, 1, 1), float64, on the CPU.
+    pub fn times(&self, factors: &Tensor) -> Result<Self> {
+        Ok(Self(Circulant::with(self.0.values().f_mul(factors)?)))
+    }
+
+    pub fn shallow_clone(&self) -> Self {
+        Self(Circulant::with(self.0.values()))
+    }
+
     /// C^-1 v.
     pub fn over(&self, v: &Tensor) -> Result<Tensor> {
         self.0.filter(v, &|variances| Ok(variances.f_reciprocal()?))

@@ -8,8 +8,8 @@ use crate::error::Result;
 
 /// K'K for K a correlation with circular boundary, or a covariance.
 pub struct Circulant {
-    /// Eigenvalues, (H, W / 2 + 1), on the CPU: for K'K the square of the transfer function, for a covariance the variance of
-    /// each mode.
+    /// Eigenvalues, (H, W / 2 + 1), or (N, 1, H, W / 2 + 1) for N images, on the CPU: for K'K the square of the transfer
+    /// function, for a covariance the variance of each mode.
     values: Constant,
 }
 
@@ -20,7 +20,7 @@ impl Circulant {
         Ok(Self::with(transfer.f_abs()?.f_square()?))
     }
 
-    /// With these eigenvalues, (H, W / 2 + 1).
+    /// With these eigenvalues, (H, W / 2 + 1) or (N, 1, H, W / 2 + 1).
     pub fn with(values: Tensor) -> Self {
         Self { values: Constant::new(values) }
     }
@@ -40,7 +40,7 @@ impl Spectrum for Circulant {
         let size = x.size();
         let plane = [size[2], size[3]];
         let kind = precise(x);
-        let values = self.values.like(x, kind)?.f_view([1, 1, plane[0], plane[1] / 2 + 1])?;
+        let values = self.values.like(x, kind)?.f_view([-1, 1, plane[0], plane[1] / 2 + 1])?;
         let factors = f(&values)?;
         let one = |image: &Tensor, factors: &Tensor| {
             let modes = image.f_to_kind(kind)?.f_fft_rfft2(plane.as_slice(), [-2, -1], "backward")?;
