@@ -45,10 +45,11 @@ impl Correction for Daps {
     }
 }
 
-/// x0 ~ N(x0_hat, r2 I) given y: in closed form for operators that have one.
+/// x0 ~ N(x0_hat, r2 I) given y: in closed form for operators that have one. `r2`: one number, (1,), or one for each image,
+/// (N, 1, 1, 1), on the CPU.
 fn evenly_spread(problem: &Problem, r2: &Tensor, x0_hat: &Tensor, noise: &mut dyn Noise) -> Result<Tensor> {
     let Problem { operator, y, sigma, .. } = problem;
-    let r = sigma.f_zeros_like()?.f_add(&r2.f_sqrt()?.f_to_device(sigma.device())?)?;
+    let r = sigma.f_zeros_like()?.f_add(&r2.f_sqrt()?.f_to_kind(sigma.kind())?.f_to_device(sigma.device())?)?;
     draw(operator.as_ref(), &Gaussian { z: x0_hat, y, sigma, r: &r }, noise, problem.iterations()?)
 }
 
