@@ -181,6 +181,14 @@ def test_the_denoisers_own_error_can_be_measured_first(cli, weights, tmp_path):
     assert status == 2 and "--held-out" in err
 
 
+def test_a_network_that_is_off_can_be_trusted_less(cli, weights, tmp_path):
+    words = ["--weights", weights, *BLUR, "--input", "phantoms:1:5", "--simulate", *SHORT]
+    assert cli(*words, "--out", tmp_path / "plain")[0] == 0
+    assert cli(*words, "--widen", "--out", tmp_path / "widened")[0] == 0
+    plain, widened = (np.load(tmp_path / name / "mean.npy") for name in ("plain", "widened"))
+    assert not np.array_equal(plain, widened)
+
+
 def _files(folder):
     np.save(folder / "nan.npy", np.full((SIZE, SIZE), np.nan, np.float32))
     np.save(folder / "small.npy", np.zeros((8, 8), np.float32))
@@ -212,6 +220,7 @@ WRONG = [
     ([*BLUR, *SIMULATED, "--angles", "9"], 2, "--angles: only for --operator ct, not blur"),
     ([*BLUR, *SIMULATED, "--method", "fbp"], 2, "--method fbp is for --operator ct"),
     ([*BLUR, *SIMULATED, "--zeta", "0.1"], 2, "--zeta is not for --method daps, only for diffpir"),
+    ([*BLUR, *SIMULATED, "--method", "dps", "--widen"], 2, "--widen is not for --method dps, only for daps"),
     ([*BLUR, *SIMULATED, "--steps", "13"], 1, "sample_steps must be between 1 and 12"),
     ([*BLUR, *SIMULATED, "--samples", "0"], 1, "num_samples must be"),
     ([*BLUR, *SIMULATED, "--size", "32"], 2, "trained on 16 x 16"),
