@@ -17,10 +17,10 @@ OPERATORS = {
 }
 
 
-def restored(operator, variances, variance=S, **options):
-    """Draws for made-up images of this variance, and how far each is from its measurement."""
+def restored(operator, variances, **options):
+    """Draws for made-up images, and how far each is from its measurement."""
     g = torch.Generator().manual_seed(3)
-    truth = variance**0.5 * torch.randn(COUNT, 1, *SHAPE, generator=g)
+    truth = S**0.5 * torch.randn(COUNT, 1, *SHAPE, generator=g)
     y = operator(truth)
     y = y + SIGMA * torch.randn(y.shape, generator=g)
     residuals = []

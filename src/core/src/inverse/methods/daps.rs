@@ -31,10 +31,9 @@ impl Correction for Daps {
                 evenly_spread(&self.problem, &r2, &said.x0_hat, means.noise)?
             }
             Known::Modes(planes) => {
-                let mut modes = at_step(planes, at)?.shallow_clone();
-                if self.widen {
-                    modes = modes.times(&widening(&self.problem, &modes.variances(), &said.x0_hat)?)?;
-                }
+                let known = at_step(planes, at)?;
+                let wider = self.widen.then(|| known.widened(&self.problem, &said.x0_hat)).transpose()?;
+                let modes = wider.as_ref().unwrap_or(known);
                 let mut root = |eps: &Tensor, _: &mut Means| modes.root_times(eps);
                 let Perturbed { z, misfit } = perturbed(&self.problem, &said.x0_hat, &mut root, means)?;
                 // an error of a step is drowned in the noise of the next one

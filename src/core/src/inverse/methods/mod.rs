@@ -56,11 +56,6 @@ impl Problem {
         Ok(self.y.f_sub(&self.operator.apply(x0)?)?)
     }
 
-    /// |y - K x0|^2 of each image, (N,), float64, on the CPU, and of how many measurements.
-    fn squares(&self, x0: &Tensor) -> Result<(Tensor, f64)> {
-        squares(&self.operator, self.misfit(x0)?)
-    }
-
     /// K' (y - K x0).
     fn pull(&self, x0: &Tensor) -> Result<Tensor> {
         self.operator.adjoint(&self.misfit(x0)?)

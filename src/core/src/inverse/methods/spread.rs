@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use tch::Tensor;
 
+use super::widening::widening;
 use super::Problem;
 use crate::error::{ensure, Error, Result};
 use crate::inverse::operator::{normal, Shape};
@@ -82,18 +83,10 @@ impl Modes {
         solve_near(&mut system, &mut |v| filtered(v, &compliance), &operator.adjoint(r)?, limits)
     }
 
-    /// The variances, (H, W / 2 + 1), float64, on the CPU.
-    pub fn variances(&self) -> Tensor {
-        self.0.values()
-    }
-
-    /// With variances so many times as large, for each image by itself: (N, 1, 1, 1), float64, on the CPU.
-    pub fn times(&self, factors: &Tensor) -> Result<Self> {
-        Ok(Self(Circulant::with(self.0.values().f_mul(factors)?)))
-    }
-
-    pub fn shallow_clone(&self) -> Self {
-        Self(Circulant::with(self.0.values()))
+    /// As wide as each image's measurement asks for.
+    pub fn widened(&self, problem: &Problem, x0_hat: &Tensor) -> Result<Self> {
+        let variances = self.0.values();
+        Ok(Self(Circulant::with(variances.f_mul(&widening(problem, &variances, x0_hat)?)?)))
     }
 
     /// C^-1 v.

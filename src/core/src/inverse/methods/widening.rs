@@ -2,7 +2,7 @@
 
 use tch::{Device, Kind, Tensor};
 
-use super::Problem;
+use super::{squares, Problem};
 use crate::error::Result;
 
 /// Chance explains a misfit up to so many standard deviations above what it should be.
@@ -16,7 +16,7 @@ const MOST: f64 = 10.0;
 /// |y - K x0_hat|^2 has the mean m sigma^2 + tr(K C K') and the variance 2 tr((K C K' + sigma^2)^2), with the traces of the
 /// circulant matrix next to K'K. `variances`: those of Fourier modes, (H, W / 2 + 1), or one number that broadcasts.
 pub fn widening(problem: &Problem, variances: &Tensor, x0_hat: &Tensor) -> Result<Tensor> {
-    let (squares, count) = problem.squares(x0_hat)?;
+    let (squares, count) = squares(&problem.operator, problem.misfit(x0_hat)?)?;
     let noise = problem.sigma.f_to_device(Device::Cpu)?.f_square()?.f_view([-1, 1, 1, 1])?;
     let seen = problem.near()?.values().f_mul(variances)?;
     let partners = partners(x0_hat.size()[3])?.f_mul_scalar(x0_hat.size()[1] as f64)?;
