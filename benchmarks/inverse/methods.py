@@ -26,10 +26,8 @@ class Method:
     steps: int
     #: Passes back through the network at each step, at most.
     backward: int = 0
-    #: The denoiser's own error for r2, mode by mode.
-    measured: bool = False
-    #: The same as one number.
-    even: bool = False
+    #: Which of the denoiser's own errors is taken for r2: of `Prior.errors`.
+    r2: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
     #: The chapter's loop: on its own task only.
     course: bool = False
@@ -38,13 +36,14 @@ class Method:
 
     def keywords(self, prior: Prior) -> dict[str, Any]:
         """Return what `posterior` is to hand on to the method."""
-        r2 = {"r2": prior.mean_error if self.even else prior.error} if self.measured else {}
+        r2 = {} if self.r2 is None else {"r2": prior.errors[self.r2]}
         return {"sample_steps": self.steps, **r2, **self.options}
 
 
 METHODS = {
-    "daps": Method("daps", 40, measured=True, options={"widen": True}),
-    "daps, not widened": Method("daps", 40, measured=True),
+    "daps": Method("daps", 40, r2="local", options={"widen": True}),
+    "daps, not widened": Method("daps", 40, r2="local"),
+    "daps, modes alone": Method("daps", 40, r2="modes", options={"widen": True}),
     "daps, r2 of the schedule": Method("daps", 40),
     "mmps": Method("mmps", 40, backward=6),
     "pigdm": Method("pigdm", 100, backward=1),
@@ -56,13 +55,14 @@ METHODS = {
 }
 #: Tried to find what holds `daps` back; measured when asked for by name.
 VARIANTS = {
-    "daps, one r2": Method("daps", 40, measured=True, even=True),
-    "daps, 100 steps": Method("daps", 100, measured=True),
-    "daps, 200 steps": Method("daps", 200, measured=True),
-    "daps, 20 steps": Method("daps", 20, measured=True),
-    "daps, no clamp": Method("daps", 40, measured=True, options={"clip": False}),
+    "daps, modes alone, not widened": Method("daps", 40, r2="modes"),
+    "daps, one r2": Method("daps", 40, r2="one"),
+    "daps, 100 steps": Method("daps", 100, r2="local"),
+    "daps, 200 steps": Method("daps", 200, r2="local"),
+    "daps, 20 steps": Method("daps", 20, r2="local"),
+    "daps, no clamp": Method("daps", 40, r2="local", options={"clip": False}),
     "daps, Jacobian": Method("daps", 40, backward=31, options={"r2": "jacobian"}),
-    "pigdm, measured r2": Method("pigdm", 100, backward=1, measured=True),
+    "pigdm, measured r2": Method("pigdm", 100, backward=1, r2="local"),
 }
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import click
 import rust_diffusion as rd
 import torch
+from rust_diffusion.inverse import LocalError
 from torch import Tensor
 
 SIZE = 64
@@ -74,15 +75,8 @@ class Prior:
 
     model: rd.DiffusionUNet
     alpha_bars: Tensor
-    #: Mean squared error of each Fourier mode of x0_hat at each timestep, on images held out, (T, H, W // 2 + 1).
-    error: Tensor
-
-    @property
-    def mean_error(self) -> Tensor:
-        """Mean squared error of a pixel, (T,): every mode but those of the first and the last column has a partner."""
-        partners = torch.full((SIZE // 2 + 1,), 2.0)
-        partners[[0, -1]] = 1.0
-        return (self.error * partners).sum((1, 2)) / SIZE**2
+    #: How wrong it is on images held out: "one" number a timestep, (T,), by "modes", (T, H, W // 2 + 1), or "local".
+    errors: dict[str, Any]
 
 
 def trained(images: Images, updates: int, folder: Path, device: str) -> Prior:
@@ -91,13 +85,20 @@ def trained(images: Images, updates: int, folder: Path, device: str) -> Prior:
     betas = rd.cosine_beta_schedule(T)
     alpha_bars = torch.cumprod(1 - betas, 0)
     finished = folder / name
-    if not (finished / "error.pt").is_file():
+    if not finished.is_dir():
         model = _train(images.training(), images.name, betas, updates, folder, name, device)
         model.save_pretrained(finished)
-        error = rd.denoising_error(model, images.held_out(), alpha_bars, device, VISITED, spectrum=True)
-        torch.save(error.cpu(), finished / "error.pt")
     model = rd.load(finished, device=device).eval()
-    return Prior(model, alpha_bars, torch.load(finished / "error.pt", weights_only=True))
+
+    def error(name: str, **options: Any) -> Any:
+        path = finished / f"error-{name}.pt"
+        if not path.is_file():
+            found = rd.denoising_error(model, images.held_out(), alpha_bars, device, VISITED, **options)
+            torch.save(tuple(found) if isinstance(found, LocalError) else found, path)
+        return torch.load(path, weights_only=True)
+
+    errors = {"one": error("one"), "modes": error("modes", spectrum=True)}
+    return Prior(model, alpha_bars, {**errors, "local": LocalError(*error("local", local=True))})
 
 
 def _train(

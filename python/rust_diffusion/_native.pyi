@@ -48,6 +48,7 @@ __all__ = [
     "check_betas",
     "cosine_beta_schedule",
     "course_pairs_table",
+    "denoising_apart",
     "denoising_squares",
     "denormalize_to_01",
     "ema_update",
@@ -60,6 +61,7 @@ __all__ = [
     "linear_beta_schedule",
     "list_images",
     "load_images",
+    "local_error",
     "log_density",
     "metric",
     "noised",
@@ -580,6 +582,9 @@ class Spread:
     @staticmethod
     def modes(variances: Tensor) -> Spread:
         """A variance for each Fourier mode, (questions, H, W // 2 + 1), float64."""
+    @staticmethod
+    def local(modes: Tensor, gradients: Tensor, variances: Tensor) -> Spread:
+        """Of errors over their standard deviations, whose squares follow from gradients, (questions, points)."""
 
 @final
 class Method:
@@ -631,6 +636,12 @@ def denoising_squares(
     model: Any, images: Tensor, table: Table, settings: dict[str, Any], by_mode: bool
 ) -> Tensor:
     """|x0_hat - x0|^2 at each question of `visits_table`, summed over images and pixels, float64; or for each mode."""
+
+def denoising_apart(model: Any, images: Tensor, table: Table, settings: dict[str, Any]) -> Tensor:
+    """Gradients of x0_hat, and x0_hat - x0, at each question of `visits_table`, (visits, 2, N, C, H, W), on the CPU."""
+
+def local_error(gradients: Tensor, apart: Tensor, floor: float) -> list[Tensor]:
+    """What follows from those of one question: modes, gradients and variances for `Spread.local`, float64."""
 
 def errors_at_every_timestep(alpha_bars: _Array, timesteps: Sequence[int], errors: Tensor) -> Tensor:
     """Errors at some timesteps, (visits, ...), as errors at all of them, (T, ...), float64."""

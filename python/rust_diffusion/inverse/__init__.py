@@ -2,7 +2,7 @@
 
 from rust_diffusion.inverse.baselines import tv_reconstruct
 from rust_diffusion.inverse.ct import CTProjector
-from rust_diffusion.inverse.denoising import denoising_error
+from rust_diffusion.inverse.denoising import LocalError, denoising_error
 from rust_diffusion.inverse.kernels import gaussian_kernel, motion_kernel, random_motion_kernel
 from rust_diffusion.inverse.metrics import PSNR, RE, RMSE, SSIM, gaussian_noise
 from rust_diffusion.inverse.operator import Operator
@@ -39,6 +39,7 @@ __all__ = [
     "Gradient",
     "Identity",
     "Inpainting",
+    "LocalError",
     "MatrixOperator",
     "Operator",
     "Posterior",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -22,10 +22,6 @@ _F = TypeVar("_F", bound=Callable[..., Tensor])
 
 #: Every method by its name: what `posterior` and the command line choose from.
 METHODS: dict[str, Callable[..., Tensor]] = {}
-#: What `r2` may be called by name: by the schedule alone, or from the network's derivative.
-R2 = ("schedule", "jacobian")
-#: Variance of the data that "schedule" assumes for a model that does not know it.
-ASSUMED_VARIANCE = 0.25
 
 _TASK = """\
 model : DiffusionUNet, EMA or callable
@@ -123,42 +119,6 @@ def refuse_inference_mode(name: str) -> None:
             f"{name}_sample differentiates the model, which torch.inference_mode() forbids: "
             f"call it under torch.no_grad(), or under neither"
         )
-
-
-def spread(r2: Any, model: Any, alpha_bars: Tensor, timesteps: Sequence[int]) -> _native.Spread:
-    """How x0 given x_t is spread at each timestep, from what the caller says about it."""
-    if getattr(r2, "ndim", 0) != 3:
-        return _native.Spread.even(_variances(r2, model, alpha_bars, timesteps))
-    modes = checks.tensor("r2", r2).detach().double().cpu()
-    if len(modes) != len(alpha_bars):
-        raise ValueError(f"r2 must have modes for each timestep ({len(alpha_bars)}), got {len(modes)}")
-    modes = modes[torch.as_tensor(timesteps)]
-    if not bool((modes.isfinite() & (modes > 0)).all()):
-        raise ValueError("r2 must be finite and above 0 for every mode at every timestep")
-    return _native.Spread.modes(modes)
-
-
-def _variances(r2: Any, model: Any, alpha_bars: Tensor, timesteps: Sequence[int]) -> list[float]:
-    """The variance of x0 given x_t at each timestep, from what the caller says about it."""
-    bars = torch.as_tensor(alpha_bars, dtype=torch.float64).cpu()
-    if isinstance(r2, str):
-        checks.choice("r2", r2, R2[:1])
-        card = card_of(averaged(model))
-        known = None if card is None else card.data_variance
-        s = ASSUMED_VARIANCE if known is None else known
-        found = [s * (1 - float(bars[t])) / (float(bars[t]) * s + 1 - float(bars[t])) for t in timesteps]
-    elif callable(r2):
-        found = [checks.number("what r2 returned", r2(t)) for t in timesteps]
-    elif getattr(r2, "ndim", 0) == 1 or isinstance(r2, (list, tuple)):
-        table = checks.tensor("r2", r2).detach().double().cpu()
-        if len(table) != len(bars):
-            raise ValueError(f"r2 must have one entry per timestep ({len(bars)}), got {len(table)}")
-        found = [float(table[t]) for t in timesteps]
-    else:
-        found = [checks.number("r2", r2)] * len(timesteps)
-    if not all(0 < value < float("inf") for value in found):
-        raise ValueError(f"r2 must be finite and above 0 at every timestep, got {min(found)}")
-    return found
 
 
 def _measurements(y: Any, operator: Operator, device: torch.device) -> Tensor:

@@ -11,8 +11,9 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from rust_diffusion import _native
+from rust_diffusion.inverse.denoising import R2, spread
 from rust_diffusion.inverse.operator import Operator
-from rust_diffusion.inverse.restoring import R2, Task, method, refuse_inference_mode, spread
+from rust_diffusion.inverse.restoring import Task, method, refuse_inference_mode
 from rust_diffusion.sampling.arguments import timesteps_of
 from rust_diffusion.sampling.sampler import Keywords
 from rust_diffusion.support import checks
@@ -49,13 +50,14 @@ def daps_sample(
     ----------
     {task}
     {sigma}
-    r2 : "schedule", "jacobian", callable, Tensor or float
+    r2 : "schedule", "jacobian", callable, Tensor, LocalError or float
         The variance of x0 given x_t. "schedule" is S (1 - ab) / (ab S + 1 - ab), S the variance of the data that the
         model was trained on (0.25 if it does not say); a callable is asked with each timestep; a tensor (T,) holds one
         number per timestep: the denoiser's own mean squared error, see `denoising_error`. Best is what that gives with
-        ``spectrum=True``, (T, H, W // 2 + 1): a variance for each Fourier mode, exact for every stationary Gaussian
-        prior. "jacobian" takes the whole covariance from the network's derivative: exact for every Gaussian prior, and
-        much slower.
+        ``local=True``: larger where more happens in the picture, and correlated from pixel to pixel. The variances of
+        Fourier modes alone, from ``spectrum=True``, (T, H, W // 2 + 1), are as exact for every stationary Gaussian
+        prior, and faster. "jacobian" takes the whole covariance from the network's derivative: exact for every Gaussian
+        prior, and much slower.
     widen : bool
         Where y is further from the estimate's measurement than noise and `r2` explain (by more than two standard
         deviations), multiply `r2` for that image and step by what explains it, at most 10. Residuals of draws come

@@ -13,7 +13,7 @@ from torch import Tensor
 from rust_diffusion import _native
 from rust_diffusion.sampling.progress import SamplerStep
 
-_F = TypeVar("_F", bound=Callable[..., Tensor])
+_F = TypeVar("_F", bound=Callable[..., Any])
 
 #: Every sampler by its name, in the order in which they are defined: what `model.sample(sampler=...)` and the command
 #: line choose from.

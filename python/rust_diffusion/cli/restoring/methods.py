@@ -18,10 +18,10 @@ from rust_diffusion.cli.inputs import read_images
 from rust_diffusion.cli.main import on_terminal
 from rust_diffusion.cli.options import arguments_of, flag_of, given, option_of, together
 from rust_diffusion.cli.restoring.measurements import Measurements
-from rust_diffusion.inverse.denoising import denoising_error
+from rust_diffusion.inverse.denoising import R2, denoising_error
 from rust_diffusion.inverse.operator import Operator
 from rust_diffusion.inverse.posterior import Posterior, at_once, posterior
-from rust_diffusion.inverse.restoring import METHODS, R2
+from rust_diffusion.inverse.restoring import METHODS
 from rust_diffusion.inverse.samplers import (
     STYLES,
     daps_sample,
@@ -207,7 +207,7 @@ def _options(context: click.Context, model: Network, bars: Tensor, shape: tuple[
             bars,
             context.params["device"],
             seed=context.params["seed"],
-            spectrum=True,
+            local=True,
             progress=on_terminal(),
         )
     usual = min(usual_steps(METHODS[name]), len(bars))

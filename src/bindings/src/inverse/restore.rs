@@ -5,6 +5,7 @@ use std::sync::Arc;
 use diffusion_core::choice::Choice;
 use diffusion_core::diffusion::schedule::alpha_bar_values;
 use diffusion_core::inverse::denoising::{self, DenoisingError};
+use diffusion_core::inverse::local::{measured, Apart};
 use diffusion_core::inverse::methods::{self, Norm, Problem, Travel};
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
@@ -32,6 +33,13 @@ impl Spread {
     #[staticmethod]
     fn modes(variances: &Bound<'_, PyAny>) -> PyResult<Self> {
         let inner = methods::Spread::modes(&from_python(variances, "r2")?).map_err(to_py)?;
+        Ok(Self { inner })
+    }
+
+    #[staticmethod]
+    fn local(modes: &Bound<'_, PyAny>, gradients: &Bound<'_, PyAny>, variances: &Bound<'_, PyAny>) -> PyResult<Self> {
+        let [modes, gradients, variances] = [modes, gradients, variances].map(|of| from_python(of, "r2"));
+        let inner = methods::Spread::local(&modes?, &gradients?, &variances?).map_err(to_py)?;
         Ok(Self { inner })
     }
 }
@@ -175,6 +183,33 @@ fn denoising_squares<'py>(
     to_python(py, gathers.squares().map_err(to_py)?)
 }
 
+/// Gradients of x0_hat, and x0_hat - x0, at each question of `visits_table`, (visits, 2, N, C, H, W); from the clean `images` on.
+#[pyfunction]
+fn denoising_apart<'py>(
+    py: Python<'py>,
+    model: Model<'py>,
+    images: &Bound<'py, PyAny>,
+    table: PyRef<'py, Table>,
+    settings: Settings,
+) -> PyResult<Bound<'py, PyAny>> {
+    let mut gathers = Apart::new(&from_python(images, "images")?);
+    let _ = draw(py, model, images, &table, settings, Some(&mut gathers))?;
+    to_python(py, gathers.found().map_err(to_py)?)
+}
+
+/// What follows from those of one question: modes, gradients and variances for `Spread.local`.
+#[pyfunction]
+fn local_error<'py>(
+    py: Python<'py>,
+    gradients: &Bound<'py, PyAny>,
+    apart: &Bound<'py, PyAny>,
+    floor: f64,
+) -> PyResult<[Bound<'py, PyAny>; 3]> {
+    let (gradients, apart) = (from_python(gradients, "gradients")?, from_python(apart, "apart")?);
+    let found = detached(py, move || measured(&gradients, &apart, floor))?;
+    Ok([to_python(py, found.modes)?, to_python(py, found.gradients)?, to_python(py, found.variances)?])
+}
+
 /// Errors at some timesteps as errors at all of them.
 #[pyfunction]
 fn errors_at_every_timestep<'py>(
@@ -196,6 +231,8 @@ pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(residual, m)?)?;
     m.add_function(wrap_pyfunction!(visits_table, m)?)?;
     m.add_function(wrap_pyfunction!(denoising_squares, m)?)?;
+    m.add_function(wrap_pyfunction!(denoising_apart, m)?)?;
+    m.add_function(wrap_pyfunction!(local_error, m)?)?;
     m.add_function(wrap_pyfunction!(errors_at_every_timestep, m)?)?;
     m.add_class::<Spread>()?;
     m.add_class::<Method>()

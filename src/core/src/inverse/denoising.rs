@@ -41,7 +41,7 @@ impl DenoisingError {
 
 /// The squares of the Fourier modes, (H, W / 2 + 1), summed over images and channels; those of the norm "ortho", whose squares
 /// have the sum of the pixels'.
-fn squares_by_mode(apart: &Tensor) -> Result<Tensor> {
+pub fn squares_by_mode(apart: &Tensor) -> Result<Tensor> {
     let (images, channels, height, width) = apart.size4()?;
     let mut sum = Tensor::f_zeros([height, width / 2 + 1], (Kind::Double, apart.device()))?;
     for plane in apart.f_to_kind(Kind::Double)?.f_view([images * channels, height, width])?.f_unbind(0)? {

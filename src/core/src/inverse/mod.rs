@@ -2,6 +2,7 @@
 
 pub mod denoising;
 pub mod fbp;
+pub mod local;
 pub mod methods;
 pub mod metrics;
 pub mod operator;

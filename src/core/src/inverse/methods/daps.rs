@@ -4,8 +4,7 @@
 use tch::Tensor;
 
 use super::mmps::{covariance, whitened};
-use super::spread::{at_step, Known};
-use super::widening::widening;
+use super::spread::{at_step, widening, Known};
 use super::Problem;
 use crate::diffusion::process::Denoised;
 use crate::diffusion::Noise;
@@ -31,13 +30,14 @@ impl Correction for Daps {
                 evenly_spread(&self.problem, &r2, &said.x0_hat, means.noise)?
             }
             Known::Modes(planes) => {
-                let known = at_step(planes, at)?;
-                let wider = self.widen.then(|| known.widened(&self.problem, &said.x0_hat)).transpose()?;
-                let modes = wider.as_ref().unwrap_or(known);
-                let mut root = |eps: &Tensor, _: &mut Means| modes.root_times(eps);
+                let mut known = at_step(planes, at)?.about(&said.x0_hat)?;
+                if self.widen {
+                    known = known.widened(&self.problem, &said.x0_hat)?;
+                }
+                let mut root = |eps: &Tensor, _: &mut Means| known.root_times(eps);
                 let Perturbed { z, misfit } = perturbed(&self.problem, &said.x0_hat, &mut root, means)?;
                 // an error of a step is drowned in the noise of the next one
-                z.f_add(&modes.towards(&misfit, &self.problem, 1e-4)?)?
+                z.f_add(&known.towards(&misfit, &self.problem, 1e-4)?)?
             }
         };
         Ok(Denoised { x0_hat, ..said })

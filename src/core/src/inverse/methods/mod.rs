@@ -9,7 +9,6 @@ mod mmps;
 mod pigdm;
 mod rows;
 mod spread;
-mod widening;
 
 use std::sync::OnceLock;
 

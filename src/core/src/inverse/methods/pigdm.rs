@@ -30,10 +30,10 @@ impl Correction for Pigdm {
                 way(operator.as_ref(), &said.x0_hat, y, &odds, self.problem.iterations()?)?.f_div_scalar(r2)?
             }
             Known::Modes(planes) => {
-                let modes = at_step(planes, at)?;
+                let known = at_step(planes, at)?.about(&said.x0_hat)?;
                 let misfit = self.problem.misfit(&said.x0_hat)?;
                 // K' w is C^-1 x; from the misfit that x leaves it would come with the solver's error over sigma^2
-                modes.over(&modes.towards(&misfit, &self.problem, 1e-5)?)?
+                known.over(&known.towards(&misfit, &self.problem, 1e-5)?)?
             }
         };
         let q = means.x0_vjp(&back)?;

@@ -29,6 +29,11 @@ impl Circulant {
         self.values.get()
     }
 
+    /// Multiplies the modes of x, (N, C, H, W), with these `factors` instead of the eigenvalues.
+    pub fn times(&self, x: &Tensor, factors: &Tensor) -> Result<Tensor> {
+        self.filter(x, &|_| Ok(factors.shallow_clone()))
+    }
+
     /// [H, W / 2 + 1].
     pub fn size(&self) -> Vec<i64> {
         self.values.get().size()

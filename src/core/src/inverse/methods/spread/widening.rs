@@ -2,8 +2,8 @@
 
 use tch::{Device, Kind, Tensor};
 
-use super::{squares, Problem};
 use crate::error::Result;
+use crate::inverse::methods::{squares, Problem};
 
 /// Chance explains a misfit up to so many standard deviations above what it should be.
 const SURPRISE: f64 = 2.0;
@@ -14,22 +14,23 @@ const MOST: f64 = 10.0;
 /// (N, 1, 1, 1), float64, on the CPU: 1 where chance explains it.
 ///
 /// |y - K x0_hat|^2 has the mean m sigma^2 + tr(K C K') and the variance 2 tr((K C K' + sigma^2)^2), with the traces of the
-/// circulant matrix next to K'K. `variances`: those of Fourier modes, (H, W / 2 + 1), or one number that broadcasts.
+/// circulant matrix next to K'K. `variances`: those of Fourier modes, (H, W / 2 + 1) or (N, 1, H, W / 2 + 1), or one number that
+/// broadcasts.
 pub fn widening(problem: &Problem, variances: &Tensor, x0_hat: &Tensor) -> Result<Tensor> {
     let (squares, count) = squares(&problem.operator, problem.misfit(x0_hat)?)?;
     let noise = problem.sigma.f_to_device(Device::Cpu)?.f_square()?.f_view([-1, 1, 1, 1])?;
     let seen = problem.near()?.values().f_mul(variances)?;
     let partners = partners(x0_hat.size()[3])?.f_mul_scalar(x0_hat.size()[1] as f64)?;
-    let trace = |of: &Tensor| Result::Ok(of.f_mul(&partners)?.f_sum(Kind::Double)?.f_double_value(&[])?);
+    let trace = |of: &Tensor| of.f_mul(&partners)?.f_sum_dim_intlist([-2i64, -1].as_slice(), true, Kind::Double);
     let first = trace(&seen)?;
     // m eigenvalues with this sum have squares of no smaller sum, whatever K makes of modes that are averaged here
-    let second = trace(&seen.f_square()?)?.max(first * first / count);
+    let second = trace(&seen.f_square()?)?.f_maximum(&first.f_square()?.f_div_scalar(count)?)?;
 
     let excess = squares.f_view([-1, 1, 1, 1])?.f_sub(&noise.f_mul_scalar(count)?)?;
-    let noisy = noise.f_square()?.f_mul_scalar(count)?.f_add(&noise.f_mul_scalar(2.0 * first)?)?;
-    let chance = noisy.f_add_scalar(second)?.f_mul_scalar(2.0)?.f_sqrt()?.f_mul_scalar(SURPRISE)?;
-    let surprising = excess.f_sub_scalar(first)?.f_gt_tensor(&chance)?;
-    let factor = excess.f_div_scalar(first)?.f_clamp(1.0, MOST)?;
+    let noisy = noise.f_square()?.f_mul_scalar(count)?.f_add(&noise.f_mul_scalar(2.0)?.f_mul(&first)?)?;
+    let chance = noisy.f_add(&second)?.f_mul_scalar(2.0)?.f_sqrt()?.f_mul_scalar(SURPRISE)?;
+    let surprising = excess.f_sub(&first)?.f_gt_tensor(&chance)?;
+    let factor = excess.f_div(&first)?.f_clamp(1.0, MOST)?;
     Ok(factor.f_where_scalarother(&surprising, 1.0)?)
 }
 
