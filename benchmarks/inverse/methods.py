@@ -41,9 +41,9 @@ class Method:
 
 
 METHODS = {
-    "daps": Method("daps", 40, r2="local", options={"widen": True}),
-    "daps, not widened": Method("daps", 40, r2="local"),
-    "daps, modes alone": Method("daps", 40, r2="modes", options={"widen": True}),
+    "daps": Method("daps", 40, r2="local"),
+    "daps, widened": Method("daps", 40, r2="local", options={"widen": True}),
+    "daps, modes alone": Method("daps", 40, r2="modes"),
     "daps, r2 of the schedule": Method("daps", 40),
     "mmps": Method("mmps", 40, backward=6),
     "pigdm": Method("pigdm", 100, backward=1),
@@ -55,7 +55,7 @@ METHODS = {
 }
 #: Tried to find what holds `daps` back; measured when asked for by name.
 VARIANTS = {
-    "daps, modes alone, not widened": Method("daps", 40, r2="modes"),
+    "daps, modes alone, widened": Method("daps", 40, r2="modes", options={"widen": True}),
     "daps, one r2": Method("daps", 40, r2="one"),
     "daps, 100 steps": Method("daps", 100, r2="local"),
     "daps, 200 steps": Method("daps", 200, r2="local"),
