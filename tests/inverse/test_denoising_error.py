@@ -150,9 +150,9 @@ def test_modes_that_do_not_fit_are_told_before_the_model_is_asked():
     operator, y = ops.Identity((SIZE, SIZE)), torch.zeros(1, 1, SIZE, SIZE)
     right = torch.ones(60, SIZE, SIZE // 2 + 1)
     wrong = {
-        "r2 must have modes for each timestep": right[:59],
+        "r2 must have numbers for each timestep": right[:59],
         "r2 must have .*modes for the operator's images": right[:, :, :8],
-        "r2 must be finite and above 0": right - 1,
+        "r2 must be finite and above 0 at every": right - 1,
     }
     for sampler in (rd.daps_sample, rd.pigdm_sample):
         for text, r2 in wrong.items():

@@ -210,15 +210,28 @@ def test_a_measurement_that_surprises_widens_it_and_explains_itself():
 
 
 WRONG = {
-    "timesteps": (lambda e: LocalError(*(part[:59] for part in e)), "r2 must have modes for each timestep"),
+    "timesteps": (
+        lambda e: LocalError(*(part[:59] for part in e)),
+        "modes of r2 must have numbers for each timestep",
+    ),
     "modes": (
         lambda e: e._replace(modes=e.modes[:, :, :4]),
         "r2 must have .*modes for the operator's images",
     ),
     "points": (lambda e: e._replace(variances=e.variances[:, :1]), r"r2 must hold \(T, H, W // 2 \+ 1\)"),
-    "below zero": (lambda e: e._replace(gradients=-e.gradients), "r2 must be finite and above 0"),
-    "falling": (lambda e: e._replace(gradients=e.gradients.flip(1)), "gradients of r2 must rise"),
-    "a number": (lambda e: e._replace(modes=torch.tensor(1.0)), "r2 must have modes for each timestep"),
+    "below zero": (
+        lambda e: e._replace(gradients=-e.gradients),
+        "gradients of r2 must be finite and above 0",
+    ),
+    "falling": (lambda e: e._replace(gradients=e.gradients.flip(1)), "gradients of r2 must not fall"),
+    "a number": (
+        lambda e: e._replace(modes=torch.tensor(1.0)),
+        r"modes of r2 must have numbers for each timestep \(60\), got one",
+    ),
+    "no points": (
+        lambda e: e._replace(gradients=e.gradients[:, :0], variances=e.variances[:, :0]),
+        r"r2 must hold \(T, H, W // 2 \+ 1\)",
+    ),
 }
 
 
@@ -238,3 +251,9 @@ def test_what_does_not_fit_is_told_before_the_model_is_asked(case):
 def test_a_broken_model_is_told():
     with pytest.raises(ValueError, match="NaN or infinity at timestep"):
         measured(torch.zeros(1, 1, SIZE, SIZE), lambda x, t: x * torch.nan, local=True, sample_steps=3)
+
+
+def test_what_was_read_from_a_file_is_told_to_be_made_a_local_error():
+    r2, y = tuple(wider_at_the_edge()), torch.zeros(1, 1, 8, 8)
+    with pytest.raises(TypeError, match=r"LocalError\(\*r2\)"):
+        rd.daps_sample(None, y, ops.Identity((8, 8)), BARS, "cpu", 5, sigma_y=0.1, r2=r2)

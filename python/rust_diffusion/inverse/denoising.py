@@ -37,15 +37,21 @@ class LocalError(NamedTuple):
 
     The variance of an error at a pixel is read off a curve, from the squared gradient of x0_hat averaged around the
     pixel. Errors over their standard deviations are taken to be the same everywhere, with a variance for each Fourier
-    mode. Three tensors: ``torch.save(tuple(error), path)`` keeps them, ``LocalError(*torch.load(path))`` brings them
-    back.
+    mode. ``torch.save(tuple(error), path)`` keeps it, for `torch.load` to take its three tensors;
+    ``LocalError(*torch.load(path))`` brings it back.
+
+    Attributes
+    ----------
+    modes : Tensor
+        Variances of the modes of errors over their standard deviations, (T, H, W // 2 + 1): about 1 on average.
+    gradients : Tensor
+        Squared gradients, in units of [-1, 1] squared, not falling, (T, points).
+    variances : Tensor
+        The mean squared error of pixels with these gradients, (T, points).
     """
 
-    #: Variances of the modes of errors over their standard deviations, (T, H, W // 2 + 1): 1 on average.
     modes: Tensor
-    #: Squared gradients, in units of [-1, 1] squared, rising, (T, points).
     gradients: Tensor
-    #: The mean squared error of pixels with these gradients, (T, points).
     variances: Tensor
 
 
@@ -173,30 +179,38 @@ def _over_schedule(alpha_bars: Tensor, grid: list[int], errors: Tensor) -> Tenso
 def spread(r2: Any, model: Any, alpha_bars: Tensor, timesteps: Sequence[int]) -> _native.Spread:
     """How x0 given x_t is spread at each timestep, from what the caller says about it."""
     if isinstance(r2, LocalError):
-        modes, gradients, variances = (_at_steps(part, alpha_bars, timesteps) for part in r2)
-        if modes.ndim != 3 or gradients.ndim != 2 or gradients.shape != variances.shape:
+        modes, gradients, variances = (
+            _at_steps(part, alpha_bars, timesteps, f"{name} of r2") for name, part in r2._asdict().items()
+        )
+        if (
+            modes.ndim != 3
+            or gradients.ndim != 2
+            or gradients.shape != variances.shape
+            or not gradients.numel()
+        ):
             shapes = [tuple(part.shape) for part in r2]
             raise ValueError(
                 f"r2 must hold (T, H, W // 2 + 1), (T, points) and (T, points) numbers, got {shapes}"
             )
         if bool((gradients.diff(dim=1) < -1e-6 * gradients[:, 1:]).any()):
-            raise ValueError("gradients of r2 must rise from point to point at every timestep")
+            raise ValueError("gradients of r2 must not fall from point to point")
         return _native.Spread.local(modes, gradients, variances)
     if getattr(r2, "ndim", 0) == 3:
-        return _native.Spread.modes(_at_steps(r2, alpha_bars, timesteps))
+        return _native.Spread.modes(_at_steps(r2, alpha_bars, timesteps, "r2"))
+    if isinstance(r2, tuple) and len(r2) == len(LocalError._fields) and isinstance(r2[0], Tensor):
+        raise TypeError("r2 must be a LocalError, not the tuple that it was saved as: LocalError(*r2)")
     return _native.Spread.even(_variances(r2, model, alpha_bars, timesteps))
 
 
-def _at_steps(r2: Any, alpha_bars: Tensor, timesteps: Sequence[int]) -> Tensor:
+def _at_steps(r2: Any, alpha_bars: Tensor, timesteps: Sequence[int], name: str) -> Tensor:
     """What is known of every timestep, (T, ...), at those that are asked for."""
-    known = checks.tensor("r2", r2).detach().double().cpu()
+    known = checks.tensor(name, r2).detach().double().cpu()
     if known.ndim == 0 or len(known) != len(alpha_bars):
-        raise ValueError(
-            f"r2 must have modes for each timestep ({len(alpha_bars)}), got {len(known) if known.ndim else 1}"
-        )
+        got = len(known) if known.ndim else "one number"
+        raise ValueError(f"{name} must have numbers for each timestep ({len(alpha_bars)}), got {got}")
     known = known[torch.as_tensor(timesteps)]
     if not bool((known.isfinite() & (known > 0)).all()):
-        raise ValueError("r2 must be finite and above 0 for every mode at every timestep")
+        raise ValueError(f"{name} must be finite and above 0 at every timestep that is visited")
     return known
 
 
