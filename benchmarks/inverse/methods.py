@@ -26,7 +26,7 @@ class Method:
     steps: int
     #: Passes back through the network at each step, at most.
     backward: int = 0
-    #: Which of the denoiser's own errors is taken for r2: of `Prior.errors`.
+    #: Which of the denoiser's own errors is taken for r2: of `prior.ERRORS`.
     r2: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
     #: The chapter's loop: on its own task only.
@@ -36,7 +36,7 @@ class Method:
 
     def keywords(self, prior: Prior) -> dict[str, Any]:
         """Return what `posterior` is to hand on to the method."""
-        r2 = {} if self.r2 is None else {"r2": prior.errors[self.r2]}
+        r2 = {} if self.r2 is None else {"r2": prior.error(self.r2)}
         return {"sample_steps": self.steps, **r2, **self.options}
 
 

@@ -30,6 +30,8 @@ RECIPE: dict[str, Any] = {
     **{name: _DEMO.training[name] for name in ("learning_rate", "ema_decay", "objective")},
     "precision": "bf16",
 }
+#: The denoiser's error: a number a timestep, (T,), each Fourier mode's, (T, H, W // 2 + 1), or a `LocalError`.
+ERRORS: dict[str, dict[str, Any]] = {"one": {}, "modes": {"spectrum": True}, "local": {"local": True}}
 #: Of the course's folders: one training slice in ten only tells the denoiser's error.
 EVERY = 10
 
@@ -75,8 +77,22 @@ class Prior:
 
     model: rd.DiffusionUNet
     alpha_bars: Tensor
-    #: How wrong it is on images held out: "one" number a timestep, (T,), by "modes", (T, H, W // 2 + 1), or "local".
-    errors: dict[str, Any]
+    #: What its error is measured on, made when that is asked for.
+    held_out: Callable[[], Tensor]
+    #: Where the errors are kept.
+    folder: Path
+
+    def error(self, name: str) -> Any:
+        """Return how wrong it is on images held out, of `ERRORS`; measured once."""
+        path = self.folder / f"error-{name}.pt"
+        if not path.is_file():
+            device = next(self.model.parameters()).device
+            found = rd.denoising_error(
+                self.model, self.held_out(), self.alpha_bars, device, VISITED, **ERRORS[name]
+            )
+            torch.save(tuple(found) if isinstance(found, LocalError) else found, path)
+        found = torch.load(path, weights_only=True)
+        return LocalError(*found) if isinstance(found, tuple) else found
 
 
 def trained(images: Images, updates: int, folder: Path, device: str) -> Prior:
@@ -89,16 +105,7 @@ def trained(images: Images, updates: int, folder: Path, device: str) -> Prior:
         model = _train(images.training(), images.name, betas, updates, folder, name, device)
         model.save_pretrained(finished)
     model = rd.load(finished, device=device).eval()
-
-    def error(name: str, **options: Any) -> Any:
-        path = finished / f"error-{name}.pt"
-        if not path.is_file():
-            found = rd.denoising_error(model, images.held_out(), alpha_bars, device, VISITED, **options)
-            torch.save(tuple(found) if isinstance(found, LocalError) else found, path)
-        return torch.load(path, weights_only=True)
-
-    errors = {"one": error("one"), "modes": error("modes", spectrum=True)}
-    return Prior(model, alpha_bars, {**errors, "local": LocalError(*error("local", local=True))})
+    return Prior(model, alpha_bars, images.held_out, finished)
 
 
 def _train(

@@ -48,8 +48,7 @@ __all__ = [
     "check_betas",
     "cosine_beta_schedule",
     "course_pairs_table",
-    "denoising_apart",
-    "denoising_squares",
+    "denoising_errors",
     "denormalize_to_01",
     "ema_update",
     "errors_at_every_timestep",
@@ -632,16 +631,17 @@ def restore(
 def visits_table(alpha_bars: _Array, timesteps: Sequence[int]) -> Table:
     """Clean images noised to each of the timesteps in turn."""
 
-def denoising_squares(
-    model: Any, images: Tensor, table: Table, settings: dict[str, Any], by_mode: bool
+def denoising_errors(
+    model: Any, images: Tensor, table: Table, settings: dict[str, Any], gathered: str
 ) -> Tensor:
-    """|x0_hat - x0|^2 at each question of `visits_table`, summed over images and pixels, float64; or for each mode."""
+    """What is gathered of x0_hat - x0 at each question of `visits_table`, (visits, ...), on the CPU.
 
-def denoising_apart(model: Any, images: Tensor, table: Table, settings: dict[str, Any]) -> Tensor:
-    """Gradients of x0_hat, and x0_hat - x0, at each question of `visits_table`, (visits, 2, N, C, H, W), on the CPU."""
+    Squares as float64, summed over images and "pixels", or for each of the "modes"; or at all "places": gradients of
+    x0_hat and x0_hat - x0 themselves, (visits, 2, N, C, H, W).
+    """
 
 def local_error(gradients: Tensor, apart: Tensor, floor: float) -> list[Tensor]:
-    """What follows from those of one question: modes, gradients and variances for `Spread.local`, float64."""
+    """What follows from the places of one question: modes, gradients and variances for `Spread.local`, float64."""
 
 def errors_at_every_timestep(alpha_bars: _Array, timesteps: Sequence[int], errors: Tensor) -> Tensor:
     """Errors at some timesteps, (visits, ...), as errors at all of them, (T, ...), float64."""

@@ -123,6 +123,7 @@ def denoising_error(
         raise ValueError(f"floor must be above 0, got {floor}")
     size = checks.integer("batch_size", batch_size, 1)
     by_mode, by_place = checks.flag("spectrum", spectrum), checks.flag("local", local)
+    gathered = "places" if by_place else "modes" if by_mode else "pixels"
     total = schedule_length(alpha_bars)
     steps = min(total, MOST_VISITED) if sample_steps is None else sample_steps
     grid = timesteps_of(alpha_bars, steps, timesteps, spacing)
@@ -145,10 +146,7 @@ def denoising_error(
             batch = as_values(clean[start : start + size])
             own: Keywords = {**told, "seed": first + start, "x_T": batch}
             run = Arguments(model, len(batch), batch.shape[1:], device, own, "denoising_error")
-            if by_place:
-                found.append(draw("ERROR", table, run, _native.denoising_apart))
-            else:
-                found.append(draw("ERROR", table, run, _native.denoising_squares, by_mode))
+            found.append(draw("ERROR", table, run, _native.denoising_errors, gathered))
     everywhere = partial(_over_schedule, alpha_bars, grid)
     if not by_place:
         count = len(clean) * clean.shape[1] if by_mode else clean.numel()

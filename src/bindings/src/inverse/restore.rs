@@ -4,8 +4,7 @@ use std::sync::Arc;
 
 use diffusion_core::choice::Choice;
 use diffusion_core::diffusion::schedule::alpha_bar_values;
-use diffusion_core::inverse::denoising::{self, DenoisingError};
-use diffusion_core::inverse::local::{measured, Apart};
+use diffusion_core::inverse::denoising::{self, DenoisingError, Gathered};
 use diffusion_core::inverse::methods::{self, Norm, Problem, Travel};
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
@@ -167,37 +166,23 @@ fn visits_table(py: Python<'_>, alpha_bars: &Bound<'_, PyAny>, timesteps: Vec<i6
     along(py, alpha_bars, move |bars| denoising::visits(bars, &timesteps))
 }
 
-/// |x0_hat - x0|^2 at each question of `visits_table`, summed over images and pixels or, `by_mode`, for each Fourier mode,
-/// float64; from the clean `images` on.
+/// What is `gathered` of x0_hat - x0 at each question of `visits_table`, from the clean `images` on.
 #[pyfunction]
-fn denoising_squares<'py>(
+fn denoising_errors<'py>(
     py: Python<'py>,
     model: Model<'py>,
     images: &Bound<'py, PyAny>,
     table: PyRef<'py, Table>,
     settings: Settings,
-    by_mode: bool,
+    gathered: &str,
 ) -> PyResult<Bound<'py, PyAny>> {
-    let mut gathers = DenoisingError::new(&from_python(images, "images")?, by_mode);
-    let _ = draw(py, model, images, &table, settings, Some(&mut gathers))?;
-    to_python(py, gathers.squares().map_err(to_py)?)
-}
-
-/// Gradients of x0_hat, and x0_hat - x0, at each question of `visits_table`, (visits, 2, N, C, H, W); from the clean `images` on.
-#[pyfunction]
-fn denoising_apart<'py>(
-    py: Python<'py>,
-    model: Model<'py>,
-    images: &Bound<'py, PyAny>,
-    table: PyRef<'py, Table>,
-    settings: Settings,
-) -> PyResult<Bound<'py, PyAny>> {
-    let mut gathers = Apart::new(&from_python(images, "images")?);
+    let gathered = Gathered::parse(gathered).map_err(to_py)?;
+    let mut gathers = DenoisingError::new(&from_python(images, "images")?, gathered);
     let _ = draw(py, model, images, &table, settings, Some(&mut gathers))?;
     to_python(py, gathers.found().map_err(to_py)?)
 }
 
-/// What follows from those of one question: modes, gradients and variances for `Spread.local`.
+/// What follows from the places of one question: modes, gradients and variances for `Spread.local`.
 #[pyfunction]
 fn local_error<'py>(
     py: Python<'py>,
@@ -206,7 +191,7 @@ fn local_error<'py>(
     floor: f64,
 ) -> PyResult<[Bound<'py, PyAny>; 3]> {
     let (gradients, apart) = (from_python(gradients, "gradients")?, from_python(apart, "apart")?);
-    let found = detached(py, move || measured(&gradients, &apart, floor))?;
+    let found = detached(py, move || denoising::measured(&gradients, &apart, floor))?;
     Ok([to_python(py, found.modes)?, to_python(py, found.gradients)?, to_python(py, found.variances)?])
 }
 
@@ -230,8 +215,7 @@ pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(restore, m)?)?;
     m.add_function(wrap_pyfunction!(residual, m)?)?;
     m.add_function(wrap_pyfunction!(visits_table, m)?)?;
-    m.add_function(wrap_pyfunction!(denoising_squares, m)?)?;
-    m.add_function(wrap_pyfunction!(denoising_apart, m)?)?;
+    m.add_function(wrap_pyfunction!(denoising_errors, m)?)?;
     m.add_function(wrap_pyfunction!(local_error, m)?)?;
     m.add_function(wrap_pyfunction!(errors_at_every_timestep, m)?)?;
     m.add_class::<Spread>()?;

@@ -1,13 +1,18 @@
 //! How wrong a denoiser is at each timestep, on images that are known: the variance of x0 given x_t that the methods ask for.
 
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
+use super::local::{gradients, Local};
 use super::methods::renoised;
 use super::solve::cg::inner;
+use crate::choice::Choice;
 use crate::diffusion::process::Denoised;
 use crate::diffusion::schedule::Level;
 use crate::error::Result;
 use crate::sampler::{At, Correction, Means, Row, Table};
+
+/// So many points has the curve from gradients to variances, each for as many pixels.
+const POINTS: i64 = 16;
 
 /// From clean images, noised to each of the timesteps in turn, each time with fresh noise.
 pub fn visits(alpha_bars: &[f32], grid: &[i64]) -> Result<Table> {
@@ -19,29 +24,44 @@ pub fn visits(alpha_bars: &[f32], grid: &[i64]) -> Result<Table> {
     Ok(table)
 }
 
-/// Gathers |x0_hat - x0|^2 along [`visits`], and puts the known images in the network's place.
+/// What of the errors is gathered at each visit.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Gathered {
+    /// Squares, summed over images and pixels: one number.
+    Pixels,
+    /// Squares, summed over images and channels, of each Fourier mode: (H, W / 2 + 1).
+    Modes,
+    /// All that [`measured`] asks for: [`gradients`] of x0_hat and x0_hat - x0, (2, N, C, H, W).
+    Places,
+}
+
+impl Choice for Gathered {
+    const WHAT: &'static str = "gathered";
+    const ALL: &'static [(&'static str, Self)] =
+        &[("pixels", Self::Pixels), ("modes", Self::Modes), ("places", Self::Places)];
+}
+
+/// Gathers x0_hat - x0 along [`visits`], and puts the known images in the network's place.
 pub struct DenoisingError {
     images: Tensor,
-    by_mode: bool,
-    squares: Vec<Tensor>,
+    gathered: Gathered,
+    found: Vec<Tensor>,
 }
 
 impl DenoisingError {
-    /// `by_mode`: for each Fourier mode instead of for all pixels together.
-    pub fn new(images: &Tensor, by_mode: bool) -> Self {
-        Self { images: images.shallow_clone(), by_mode, squares: vec![] }
+    pub fn new(images: &Tensor, gathered: Gathered) -> Self {
+        Self { images: images.shallow_clone(), gathered, found: vec![] }
     }
 
-    /// At each timestep that was visited, float64: summed over images and pixels, (visits,), or over images and channels,
-    /// (visits, H, W / 2 + 1).
-    pub fn squares(&self) -> Result<Tensor> {
-        Ok(Tensor::f_stack(&self.squares, 0)?)
+    /// At each timestep that was visited, (visits, ...), on the CPU; squares are float64.
+    pub fn found(&self) -> Result<Tensor> {
+        Ok(Tensor::f_stack(&self.found, 0)?)
     }
 }
 
 /// The squares of the Fourier modes, (H, W / 2 + 1), summed over images and channels; those of the norm "ortho", whose squares
 /// have the sum of the pixels'.
-pub fn squares_by_mode(apart: &Tensor) -> Result<Tensor> {
+fn squares_by_mode(apart: &Tensor) -> Result<Tensor> {
     let (images, channels, height, width) = apart.size4()?;
     let mut sum = Tensor::f_zeros([height, width / 2 + 1], (Kind::Double, apart.device()))?;
     for plane in apart.f_to_kind(Kind::Double)?.f_view([images * channels, height, width])?.f_unbind(0)? {
@@ -49,17 +69,64 @@ pub fn squares_by_mode(apart: &Tensor) -> Result<Tensor> {
         let modes = plane.f_fft_rfft2([height, width].as_slice(), [-2, -1], "ortho")?;
         sum = sum.f_add(&modes.f_abs()?.f_square()?)?;
     }
-    Ok(sum.f_to_device(tch::Device::Cpu)?)
+    Ok(sum.f_to_device(Device::Cpu)?)
 }
 
 impl Correction for DenoisingError {
     fn denoised(&mut self, _: &At, _: &Tensor, said: Denoised, _: &mut Means) -> Result<Denoised> {
         let apart = said.x0_hat.f_sub(&self.images)?;
-        self.squares.push(match self.by_mode {
-            true => squares_by_mode(&apart)?,
-            false => Tensor::f_from_slice(&inner(&apart, &apart)?)?.f_sum(Kind::Double)?,
+        self.found.push(match self.gathered {
+            Gathered::Pixels => Tensor::f_from_slice(&inner(&apart, &apart)?)?.f_sum(Kind::Double)?,
+            Gathered::Modes => squares_by_mode(&apart)?,
+            Gathered::Places => Tensor::f_stack(&[gradients(&said.x0_hat)?, apart], 0)?.f_to_device(Device::Cpu)?,
         });
         Ok(Denoised { x0_hat: self.images.shallow_clone(), ..said })
+    }
+}
+
+/// How wrong it is at one timestep where more or less happens.
+pub struct Measured {
+    /// (points,), rising.
+    pub gradients: Tensor,
+    /// (points,).
+    pub variances: Tensor,
+    /// Of the errors' Fourier modes, each error over its pixel's standard deviation, (H, W / 2 + 1).
+    pub modes: Tensor,
+}
+
+/// From estimates whose [`gradients`] are known and which are `apart` from the truth, both (N, C, H, W). No variance is below
+/// `floor`.
+pub fn measured(gradients: &Tensor, apart: &Tensor, floor: f64) -> Result<Measured> {
+    let line = |of: &Tensor| of.f_to_kind(Kind::Double)?.f_flatten(0, -1);
+    let (logs, order) = line(gradients)?.f_log()?.f_sort_stable(true, 0, false)?;
+    let squares = line(apart)?.f_square()?.f_index_select(0, &order)?;
+    let (pixels, points) = (logs.numel() as i64, POINTS.min(logs.numel() as i64));
+    let means = |of: &Tensor| {
+        let ends = (0..points).map(|k| (k * pixels / points, (k + 1) * pixels / points));
+        let mean = |(start, end)| Ok(of.f_narrow(0, start, end - start)?.f_mean(Kind::Double)?.f_double_value(&[])?);
+        ends.map(mean).collect::<Result<Vec<f64>>>()
+    };
+    let (places, mut variances) = (means(&logs)?, means(&squares)?);
+    pool(&places, &mut variances);
+    let tensor = |of: &[f64]| Tensor::f_from_slice(of);
+    let (places, variances) = (tensor(&places)?.f_exp()?, tensor(&variances)?.f_clamp_min(floor)?);
+
+    let around = Local::through(&places, &variances)?.at(gradients)?;
+    let modes = squares_by_mode(&apart.f_div(&around.f_sqrt()?)?)?;
+    let modes = modes.f_div_scalar((apart.size()[0] * apart.size()[1]) as f64)?;
+    let least = floor / around.f_mean(Kind::Double)?.f_double_value(&[])?;
+    Ok(Measured { gradients: places, variances, modes: modes.f_clamp_min(least)? })
+}
+
+/// Points with the same gradient, such as those of air, get the mean of their variances.
+fn pool(places: &[f64], variances: &mut [f64]) {
+    let mut start = 0;
+    while start < places.len() {
+        let same = places[start..].iter().take_while(|place| **place - places[start] < 1e-6).count().max(1);
+        let these = &mut variances[start..start + same];
+        let mean = these.iter().sum::<f64>() / same as f64;
+        these.fill(mean);
+        start += same;
     }
 }
 
@@ -112,5 +179,25 @@ mod tests {
     fn beyond_the_grid_its_ends_hold() {
         let found = at_every_timestep(&[0.9, 0.5, 0.1], &[1], &Tensor::from_slice(&[0.3])).expect("errors");
         assert!(Vec::<f64>::try_from(found).expect("a line").iter().all(|error| (error - 0.3).abs() < 1e-12));
+    }
+
+    #[test]
+    fn errors_that_grow_with_the_gradient_are_found_and_leave_white_noise() {
+        tch::manual_seed(0);
+        let gradients = Tensor::rand([40, 1, 16, 16], (Kind::Double, Device::Cpu)) * 0.09 + 0.01;
+        let apart = Tensor::randn([40, 1, 16, 16], (Kind::Double, Device::Cpu)) * gradients.sqrt();
+        let Measured { gradients, variances, modes } = measured(&gradients, &apart, 1e-9).expect("measured");
+        let wrong = (variances / gradients - 1.0).abs().max();
+        assert!(wrong.double_value(&[]) < 0.2 && (modes.mean(Kind::Double) - 1.0).abs().double_value(&[]) < 0.05);
+    }
+
+    #[test]
+    fn what_is_equally_quiet_is_equally_sure() {
+        let mut variances = [1.0, 3.0, 5.0, 7.0];
+        pool(&[0.0, 0.0, 0.0, 1.0], &mut variances);
+        assert_eq!(variances, [3.0, 3.0, 3.0, 7.0]);
+        let mut none = [f64::NAN];
+        pool(&[f64::NAN], &mut none);
+        assert!(none[0].is_nan());
     }
 }

@@ -2,7 +2,7 @@
 
 use tch::Tensor;
 
-use super::Problem;
+use super::problem::Problem;
 use crate::diffusion::process::Denoised;
 use crate::diffusion::Noise;
 use crate::error::Result;

@@ -4,8 +4,8 @@
 use tch::Tensor;
 
 use super::mmps::{covariance, whitened};
-use super::spread::{at_step, widening, Known};
-use super::Problem;
+use super::problem::Problem;
+use super::spread::{at_step, widening, Spread};
 use crate::diffusion::process::Denoised;
 use crate::diffusion::Noise;
 use crate::error::Result;
@@ -16,7 +16,7 @@ use crate::sampler::{At, Correction, Means};
 /// x0 ~ N(x0_hat, C) given y, with C known beforehand.
 pub struct Daps {
     pub problem: Problem,
-    pub spread: Known,
+    pub spread: Spread,
     /// Whether C is widened where y - K x0_hat is larger than it explains.
     pub widen: bool,
 }
@@ -24,12 +24,12 @@ pub struct Daps {
 impl Correction for Daps {
     fn denoised(&mut self, at: &At, _: &Tensor, said: Denoised, means: &mut Means) -> Result<Denoised> {
         let x0_hat = match &self.spread {
-            Known::Even(r2) => {
+            Spread::Even(r2) => {
                 let r2 = Tensor::f_from_slice(&[*at_step(r2, at)?])?;
                 let r2 = if self.widen { r2.f_mul(&widening(&self.problem, &r2, &said.x0_hat)?)? } else { r2 };
                 evenly_spread(&self.problem, &r2, &said.x0_hat, means.noise)?
             }
-            Known::Modes(planes) => {
+            Spread::Modes(planes) => {
                 let mut known = at_step(planes, at)?.about(&said.x0_hat)?;
                 if self.widen {
                     known = known.widened(&self.problem, &said.x0_hat)?;

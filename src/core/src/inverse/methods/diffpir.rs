@@ -2,7 +2,7 @@
 
 use tch::Tensor;
 
-use super::Problem;
+use super::problem::Problem;
 use crate::diffusion::process::{Denoised, Mixing};
 use crate::error::Result;
 use crate::inverse::solve::prox;

@@ -2,7 +2,7 @@
 
 use tch::Tensor;
 
-use super::{guided, Problem};
+use super::problem::{guided, Problem};
 use crate::choice::Choice;
 use crate::diffusion::process::Denoised;
 use crate::diffusion::Noise;

@@ -3,7 +3,7 @@
 
 use tch::Tensor;
 
-use super::{guided, Problem};
+use super::problem::{guided, Problem};
 use crate::diffusion::process::Denoised;
 use crate::error::Result;
 use crate::inverse::solve::cg::{self, Limits, Matrix};

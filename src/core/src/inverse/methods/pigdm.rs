@@ -3,8 +3,8 @@
 
 use tch::Tensor;
 
-use super::spread::{at_step, Known};
-use super::{guided, Problem};
+use super::problem::{guided, Problem};
+use super::spread::{at_step, Spread};
 use crate::diffusion::process::Denoised;
 use crate::error::Result;
 use crate::inverse::solve::way;
@@ -12,7 +12,7 @@ use crate::sampler::{At, Correction, Means};
 
 pub struct Pigdm {
     pub problem: Problem,
-    pub spread: Known,
+    pub spread: Spread,
 }
 
 impl Correction for Pigdm {
@@ -24,12 +24,12 @@ impl Correction for Pigdm {
     fn denoised(&mut self, at: &At, _: &Tensor, said: Denoised, means: &mut Means) -> Result<Denoised> {
         let Problem { operator, y, sigma, .. } = &self.problem;
         let back = match &self.spread {
-            Known::Even(r2) => {
+            Spread::Even(r2) => {
                 let r2 = *at_step(r2, at)?;
                 let odds = sigma.f_square()?.f_reciprocal()?.f_mul_scalar(r2)?;
                 way(operator.as_ref(), &said.x0_hat, y, &odds, self.problem.iterations()?)?.f_div_scalar(r2)?
             }
-            Known::Modes(planes) => {
+            Spread::Modes(planes) => {
                 let known = at_step(planes, at)?.about(&said.x0_hat)?;
                 let misfit = self.problem.misfit(&said.x0_hat)?;
                 // K' w is C^-1 x; from the misfit that x leaves it would come with the solver's error over sigma^2

@@ -5,7 +5,7 @@ use tch::{Kind, Tensor};
 
 use super::widening::widening;
 use crate::error::Result;
-use crate::inverse::methods::Problem;
+use crate::inverse::methods::problem::Problem;
 use crate::inverse::operator::normal;
 use crate::inverse::solve::cg::{solve_near, Limits};
 use crate::inverse::solve::circulant::Circulant;

@@ -7,10 +7,9 @@ use std::sync::Arc;
 
 use tch::Tensor;
 
-use super::Problem;
+use super::problem::Problem;
 use crate::error::{ensure, Error, Result};
 use crate::inverse::local::Local;
-use crate::inverse::operator::Shape;
 use crate::inverse::solve::circulant::Circulant;
 use crate::sampler::At;
 use covariance::Covariance;
@@ -44,32 +43,17 @@ impl Spread {
         Ok(Self::Modes((0..questions).map(one).collect::<Result<Vec<_>>>()?.into()))
     }
 
-    /// Whether it is one for these images.
-    fn check(&self, images: Shape) -> Result<()> {
-        let Self::Modes(planes) = self else { return Ok(()) };
+    /// The same, if it is one for the operator's images.
+    pub fn beside(self, problem: &Problem) -> Result<Self> {
+        let images = problem.operator.img_shape();
         let wanted = [images.height, images.width / 2 + 1];
-        for plane in planes.iter() {
-            let size = plane.modes.size();
-            ensure!(size == wanted, Value, "r2 must have {wanted:?} modes for the operator's images, got {size:?}");
+        if let Self::Modes(planes) = &self {
+            for plane in planes.iter() {
+                let size = plane.modes.size();
+                ensure!(size == wanted, Value, "r2 must have {wanted:?} modes for the operator's images, got {size:?}");
+            }
         }
-        Ok(())
-    }
-}
-
-/// The covariance, once it is checked.
-pub enum Known {
-    Even(Vec<f64>),
-    Modes(Arc<[Modes]>),
-}
-
-impl Known {
-    /// Checked against the operator's images.
-    pub fn beside(spread: Spread, problem: &Problem) -> Result<Self> {
-        spread.check(problem.operator.img_shape())?;
-        Ok(match spread {
-            Spread::Even(r2) => Self::Even(r2),
-            Spread::Modes(planes) => Self::Modes(planes),
-        })
+        Ok(self)
     }
 }
 

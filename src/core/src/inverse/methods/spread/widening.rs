@@ -3,7 +3,7 @@
 use tch::{Device, Kind, Tensor};
 
 use crate::error::Result;
-use crate::inverse::methods::{squares, Problem};
+use crate::inverse::methods::problem::{squares, Problem};
 
 /// Chance explains a misfit up to so many standard deviations above what it should be.
 const SURPRISE: f64 = 2.0;
