@@ -13,6 +13,7 @@ OPERATORS = {
     "blur": ops.Blurring((8, 8), kernel_type="gaussian", kernel_size=3),
     "inpainting": ops.Inpainting((8, 8), keep=0.4, seed=1),
     "means": ops.DownScaling((8, 8), 2),
+    "differences": ops.Gradient((8, 8)),
 }
 
 
@@ -94,15 +95,22 @@ def posterior(operator, C, sigma):
     """Mean and covariance of x0 ~ N(edge, C) given what was measured of something else."""
     basis = torch.eye(64, dtype=torch.float64).view(64, 1, 8, 8)
     A = operator(basis).flatten(1).T
-    y = A @ torch.linspace(-1, 1, 64, dtype=torch.float64).sin()
+    g = torch.Generator().manual_seed(7)
+    away = torch.linalg.cholesky(C) @ torch.randn(64, generator=g, dtype=torch.float64)
+    noise = sigma * torch.randn(len(A), generator=g, dtype=torch.float64)
+    y = A @ (edge().double().flatten() + away) + noise
     gain = C @ A.T @ torch.linalg.inv(A @ C @ A.T + sigma**2 * torch.eye(len(A), dtype=torch.float64))
     x0_hat = edge().double().flatten()
     return y, x0_hat + gain @ (y - A @ x0_hat), C - gain @ A @ C
 
 
-@pytest.mark.parametrize("kind", OPERATORS)
-def test_a_draw_of_daps_has_the_posteriors_mean_and_covariance(kind):
-    operator, sigma, count = OPERATORS[kind], 0.1, 4000
+#: With little noise, what is hardly measured or not at all must not be left where the solver began.
+CASES = [*((kind, 0.1, 4000) for kind in OPERATORS), ("inpainting", 0.003, 1000), ("differences", 0.003, 1000)]
+
+
+@pytest.mark.parametrize(("kind", "sigma", "count"), CASES)
+def test_a_draw_of_daps_has_the_posteriors_mean_and_covariance(kind, sigma, count):
+    operator = OPERATORS[kind]
     down, across = torch.fft.fftfreq(8)[:, None], torch.fft.rfftfreq(8)[None]
     modes = 1 / (0.3 + (4 * down).square() + (4 * across).square())
     # what happens around a pixel of `edge` depends on its column: how much, found by another road
@@ -117,7 +125,7 @@ def test_a_draw_of_daps_has_the_posteriors_mean_and_covariance(kind):
     C = deviations[:, None] * S * deviations
     y, mean, covariance = posterior(operator, C, sigma)
 
-    many = y.view(1, 1, *operator.out_shape).float().expand(count, -1, -1, -1)
+    many = y.view(1, *operator(edge()).shape[1:]).float().expand(count, -1, -1, -1)
     out = rd.daps_sample(
         lambda x, t: edge().expand(len(x), -1, -1, -1),
         many,
@@ -134,11 +142,11 @@ def test_a_draw_of_daps_has_the_posteriors_mean_and_covariance(kind):
     )
     out = out.double().view(count, 64)
     std = covariance.diagonal().sqrt()
-    # by chance 1 / sqrt(count) = .016 and 1 / sqrt(2 count) = .011
-    assert ((out.mean(0) - mean) / std).square().mean().sqrt() < 0.025
-    assert (out.std(0) / std - 1).square().mean().sqrt() < 0.02
+    chance = count**-0.5
+    assert ((out.mean(0) - mean) / std).square().mean().sqrt() < 1.6 * chance
+    assert (out.std(0) / std - 1).square().mean().sqrt() < 1.8 * chance / 2**0.5
     apart = (out.T.cov() - covariance) / (std[:, None] * std)
-    assert apart.square().mean().sqrt() < 0.025
+    assert apart.square().mean().sqrt() < 1.6 * chance
 
 
 @pytest.mark.parametrize("sampler", [rd.daps_sample, rd.pigdm_sample])

@@ -36,8 +36,8 @@ impl Correction for Daps {
                 }
                 let mut root = |eps: &Tensor, _: &mut Means| known.root_times(eps);
                 let Perturbed { z, misfit } = perturbed(&self.problem, &said.x0_hat, &mut root, means)?;
-                // an error of a step is drowned in the noise of the next one
-                z.f_add(&known.towards(&misfit, &self.problem, 1e-4)?)?
+                // a small share of what is drawn
+                z.f_add(&known.towards(&misfit, &self.problem, 0.1, 1e-6)?)?
             }
         };
         Ok(Denoised { x0_hat, ..said })
