@@ -45,6 +45,12 @@ SAMPLES = 64
 @click.option("--samples", default=SAMPLES, show_default=True, help="Images drawn.")
 @click.option("--updates", type=int, help="So many updates instead of as many as fit into the time.")
 @click.option("--set", "changes", multiple=True, help="Change the recipe: learning_rate=1e-3, for one.")
+@click.option(
+    "--first-updates", type=int, help="So many updates before those of the recipe, changed by --first."
+)
+@click.option(
+    "--first", multiple=True, help="Change those: batch_size=8, or size=32 for images averaged down."
+)
 @click.option("--threads", default=2, show_default=True)
 @click.option(
     "--device",
@@ -62,19 +68,27 @@ def main(
     samples: int,
     updates: int | None,
     changes: tuple[str, ...],
+    first_updates: int | None,
+    first: tuple[str, ...],
     threads: int,
     device: str,
 ) -> None:
     """Measure what recipes draw after a time of training."""
+    if (first_updates is None) != (not first):
+        raise click.UsageError("--first-updates and --first belong together")
+    begun = None if first_updates is None else _first(first_updates, first)
     torch.set_num_threads(threads)
     images = read(slices, size)
     records = Records(Path(out))
     for budget in minutes:
         for row in chosen:
             for seed in seeds:
-                trained = _train(row, budget, images, updates, changes, seed, device)
+                trained = _train(row, budget, images, updates, changes, seed, device, begun)
                 found = measure(trained, images, samples, seed)
-                name = _name(row, changes, updates, samples, device)
+                said = (*changes, *(f"first {change}" for change in first))
+                if first_updates is not None:
+                    said += (f"first {first_updates} updates",)
+                name = _name(row, said, updates, samples, device)
                 drawn = found.pop("samples")
                 about = {"data": f"{images.name}, {size}", "minutes": budget, "recipe": name, "seed": seed}
                 records.add({**about, **found, "machine": report.machine(device)})
@@ -94,6 +108,7 @@ def _train(
     changes: tuple[str, ...],
     seed: int,
     device: str,
+    first: rows.First | None,
 ) -> Trained:
     if row == rows.EAGER:
         return rows.eager(rd.recipe("course"), images.train, minutes, updates, seed, device)
@@ -102,7 +117,7 @@ def _train(
     )
     for change in changes:
         _change(recipe, change)
-    return rows.engine(recipe, images.train, updates, seed, device)
+    return rows.engine(recipe, images.train, updates, seed, device, first)
 
 
 def _name(row: str, changes: tuple[str, ...], updates: int | None, samples: int, device: str) -> str:
@@ -119,18 +134,29 @@ def _name(row: str, changes: tuple[str, ...], updates: int | None, samples: int,
     return ", ".join(said)
 
 
+def _first(updates: int, changes: tuple[str, ...]) -> rows.First:
+    said = dict(_parsed(change) for change in changes)
+    return rows.First(
+        updates, {name: value for name, value in said.items() if name != "size"}, said.get("size")
+    )
+
+
 def _change(recipe: rd.Recipe, change: str) -> None:
     """Put ``name=value`` where a recipe has that name; what it has nowhere is for `train`."""
-    name, _, text = change.partition("=")
-    try:
-        value: Any = ast.literal_eval(text)
-    except (SyntaxError, ValueError):
-        value = text
+    name, value = _parsed(change)
     if name in ("num_steps", "schedule"):
         setattr(recipe, name, value)
         return
     places = [part for part in (recipe.network, recipe.sampling) if name in part]
     (places or [recipe.training])[0][name] = value
+
+
+def _parsed(change: str) -> tuple[str, Any]:
+    name, _, text = change.partition("=")
+    try:
+        return name, ast.literal_eval(text)
+    except (SyntaxError, ValueError):
+        return name, text
 
 
 def _short(found: dict[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import dataclass
 from typing import Any
 
 import rust_diffusion as rd
@@ -94,16 +95,30 @@ class _Loop:
         self.made += 1
 
 
-def engine(recipe: rd.Recipe, images: Tensor, updates: int | None, seed: int, device: str) -> Trained:
+@dataclass(frozen=True)
+class First:
+    """What a network learns before the recipe: so many updates, with these keywords of `train` changed."""
+
+    updates: int
+    changes: dict[str, Any]
+    #: Height and width of the images, averaged down; None leaves them.
+    size: int | None
+
+
+def engine(
+    recipe: rd.Recipe, images: Tensor, updates: int | None, seed: int, device: str, first: First | None = None
+) -> Trained:
     """A recipe on our engine, for its minutes or for so many updates."""
     start = time.perf_counter()
     torch.manual_seed(seed)
     model = rd.DiffusionUNet(**recipe.network)
+    if first is not None:
+        small = images if first.size is None else torch.nn.functional.adaptive_avg_pool2d(images, first.size)
+        options = _for_updates({**recipe.training, **first.changes}, first.updates, len(images))
+        rd.train(model, small, betas=recipe.betas, seed=seed, device=device, progress=False, **options)
     options = dict(recipe.training)
     if updates is not None:
-        options.pop("minutes", None)
-        per_epoch = math.ceil(len(images) / options["batch_size"])
-        options |= {"epochs": math.ceil(updates / per_epoch), "max_steps": updates}
+        options = _for_updates(options, updates, len(images))
     result = rd.train(model, images, betas=recipe.betas, seed=seed, device=device, progress=False, **options)
     seconds = time.perf_counter() - start
     made = result.updates
@@ -119,6 +134,13 @@ def engine(recipe: rd.Recipe, images: Tensor, updates: int | None, seed: int, de
         sampling=recipe.sampling,
         device=device,
     )
+
+
+def _for_updates(options: dict[str, Any], updates: int, images: int) -> dict[str, Any]:
+    """The same training for so many updates instead of minutes."""
+    epochs = math.ceil(updates / math.ceil(images / options["batch_size"]))
+    rest = {name: value for name, value in options.items() if name != "minutes"}
+    return {**rest, "epochs": epochs, "max_steps": updates}
 
 
 def course(minutes: float) -> rd.Recipe:

@@ -177,6 +177,8 @@ def test_a_mask_is_a_picture_and_back_projection_needs_no_noise(cli, tmp_path):
 def test_the_denoisers_own_error_can_be_measured_first(cli, weights, tmp_path):
     words = [*BLUR, "--input", "phantoms:1:5", "--simulate", "--held-out", "phantoms:2:7", *SHORT]
     assert cli("--weights", weights, *words, "--out", tmp_path / "out")[0] == 0
+    settings = json.loads((tmp_path / "out" / "results.json").read_text())["settings"]
+    assert settings["held_out"] == "phantoms:2:7" and "r2" not in settings
     status, _, err = cli("--weights", weights, *words, "--method", "dps", "--out", tmp_path / "out")
     assert status == 2 and "--held-out" in err
 

@@ -105,7 +105,11 @@ def posterior(operator, C, sigma):
 
 
 #: With little noise, what is hardly measured or not at all must not be left where the solver began.
-CASES = [*((kind, 0.1, 4000) for kind in OPERATORS), ("inpainting", 0.003, 1000), ("differences", 0.003, 1000)]
+CASES = [
+    *((kind, 0.1, 4000) for kind in OPERATORS),
+    ("inpainting", 0.003, 1000),
+    ("differences", 0.003, 1000),
+]
 
 
 @pytest.mark.parametrize(("kind", "sigma", "count"), CASES)
@@ -254,6 +258,24 @@ def test_what_does_not_fit_is_told_before_the_model_is_asked(case):
         with pytest.raises(ValueError, match=text):
             r2 = change(wider_at_the_edge())
             sampler(never, y, ops.Identity((8, 8)), BARS, "cpu", 5, sigma_y=0.1, r2=r2, progress=False)
+
+
+STRANGE = {
+    "sparse": (lambda part: part.to_sparse(), "modes of r2 must be a dense tensor"),
+    "meta": (lambda part: part.to("meta"), "modes of r2 must be a dense tensor"),
+    "complex": (lambda part: part.to(torch.complex64), "modes of r2 must hold real numbers"),
+}
+
+
+@pytest.mark.parametrize("case", STRANGE)
+def test_a_part_that_is_no_dense_tensor_of_numbers_is_told(case):
+    change, text = STRANGE[case]
+    error = wider_at_the_edge()
+    r2 = error._replace(modes=change(error.modes))
+    with pytest.raises(TypeError, match=text):
+        rd.daps_sample(
+            None, torch.zeros(1, 1, 8, 8), ops.Identity((8, 8)), BARS, "cpu", 5, sigma_y=0.1, r2=r2
+        )
 
 
 def test_a_broken_model_is_told():

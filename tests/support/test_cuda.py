@@ -267,7 +267,9 @@ def test_a_posterior_and_the_denoisers_error_are_the_cpus(pair, alpha_bars, kind
     K, truth = OPERATORS["inpainting"](), slices(2, 16, seed=3)
     found = {}
     for model, device in zip(pair, ("cpu", DEVICE), strict=True):
-        error = rd.denoising_error(model, slices(8, 16).to(device), alpha_bars, device, seed=1, **{kind: True})
+        error = rd.denoising_error(
+            model, slices(8, 16).to(device), alpha_bars, device, seed=1, **{kind: True}
+        )
         p = rd.posterior(
             "daps",
             model,

@@ -113,4 +113,6 @@ def _settings(context: click.Context, measured: Measurements) -> dict[str, Any]:
         for name, value in context.params.items()
         if value is not None
     }
+    if "held_out" in known:
+        del known["r2"]  # the usual one, which what was measured takes the place of
     return known if measured.sigma is None else {**known, "sigma": measured.sigma.tolist()}

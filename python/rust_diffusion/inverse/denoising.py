@@ -202,7 +202,12 @@ def spread(r2: Any, model: Any, alpha_bars: Tensor, timesteps: Sequence[int]) ->
 
 def _at_steps(r2: Any, alpha_bars: Tensor, timesteps: Sequence[int], name: str) -> Tensor:
     """What is known of every timestep, (T, ...), at those that are asked for."""
-    known = checks.tensor(name, r2).detach().double().cpu()
+    known = checks.tensor(name, r2, torch.float64).detach()
+    if known.layout is not torch.strided or known.is_meta:
+        raise TypeError(
+            f"{name} must be a dense tensor that holds numbers, got {known.layout} on {known.device}"
+        )
+    known = known.cpu()
     if known.ndim == 0 or len(known) != len(alpha_bars):
         got = len(known) if known.ndim else "one number"
         raise ValueError(f"{name} must have numbers for each timestep ({len(alpha_bars)}), got {got}")

@@ -56,8 +56,8 @@ def daps_sample(
         number per timestep: the denoiser's own mean squared error, see `denoising_error`. Best is what that gives with
         ``local=True``: larger where more happens in the picture, and correlated from pixel to pixel. The variances of
         Fourier modes alone, from ``spectrum=True``, (T, H, W // 2 + 1), are as exact for every stationary Gaussian
-        prior, faster, and better for operators that do not see the mean of an image, such as `Gradient`. "jacobian"
-        takes the whole covariance from the network's derivative: exact for every Gaussian prior, and much slower.
+        prior, and faster. "jacobian" takes the whole covariance from the network's derivative: exact for every
+        Gaussian prior, and much slower.
     widen : bool
         Where y is further from the estimate's measurement than noise and `r2` explain (by more than two standard
         deviations), multiply `r2` for that image and step by what explains it, at most 10. Residuals of draws come
