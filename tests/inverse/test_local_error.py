@@ -1,5 +1,7 @@
 """Errors of a denoiser that are larger where more happens in the picture: measured, and believed by the methods."""
 
+import math
+
 import pytest
 import torch
 from test_denoising_error import BARS, SIZE, S, Stationary, measured
@@ -92,7 +94,7 @@ def test_flat_pictures_and_few_pixels_have_errors_too():
 
 
 def posterior(operator, C, sigma):
-    """Mean and covariance of x0 ~ N(edge, C) given what was measured of something else."""
+    """A measurement, and mean and covariance of x0 ~ N(edge, C) given it."""
     basis = torch.eye(64, dtype=torch.float64).view(64, 1, 8, 8)
     A = operator(basis).flatten(1).T
     g = torch.Generator().manual_seed(7)
@@ -104,53 +106,84 @@ def posterior(operator, C, sigma):
     return y, x0_hat + gain @ (y - A @ x0_hat), C - gain @ A @ C
 
 
-#: With little noise, what is hardly measured or not at all must not be left where the solver began.
-CASES = [
-    *((kind, 0.1, 4000) for kind in OPERATORS),
-    ("inpainting", 0.003, 1000),
-    ("differences", 0.003, 1000),
-]
+MODES = 1 / (0.3 + (4 * torch.fft.fftfreq(8)[:, None]).square() + (4 * torch.fft.rfftfreq(8)[None]).square())
 
 
-@pytest.mark.parametrize(("kind", "sigma", "count"), CASES)
-def test_a_draw_of_daps_has_the_posteriors_mean_and_covariance(kind, sigma, count):
-    operator = OPERATORS[kind]
-    down, across = torch.fft.fftfreq(8)[:, None], torch.fft.rfftfreq(8)[None]
-    modes = 1 / (0.3 + (4 * down).square() + (4 * across).square())
-    # what happens around a pixel of `edge` depends on its column: how much, found by another road
+def wider_covariance():
+    """That of `wider_at_the_edge(MODES)` about `edge`, found by another road."""
+    # what happens around a pixel depends on its column
     near = torch.tensor([0, 0, 0, 0.5, 0.5, 0, 0, 0], dtype=torch.float64)
     weights = torch.exp(-torch.arange(-3, 4).double().square() / 2)
     wide = torch.cat([near[:1].expand(3), near, near[-1:].expand(3)])
     gradients = (wide.unfold(0, 7, 1) @ (weights / weights.sum())).clamp(1e-6, 0.2)
-    slope = torch.log(torch.tensor(100.0)) / torch.log(torch.tensor(0.2 / 1e-6))
+    slope = math.log(100) / math.log(0.2 / 1e-6)
     deviations = (1e-3 * (gradients / 1e-6) ** slope).sqrt().repeat(8)
     basis = torch.eye(64, dtype=torch.float64).view(64, 1, 8, 8)
-    S = torch.fft.irfft2(torch.fft.rfft2(basis) * modes.double(), s=(8, 8)).view(64, 64)
-    C = deviations[:, None] * S * deviations
-    y, mean, covariance = posterior(operator, C, sigma)
+    S = torch.fft.irfft2(torch.fft.rfft2(basis) * MODES.double(), s=(8, 8)).view(64, 64)
+    return deviations[:, None] * S * deviations
 
-    many = y.view(1, *operator(edge()).shape[1:]).float().expand(count, -1, -1, -1)
+
+def draws(operator, y, sigma, **options):
+    """One step from a denoiser that always says `edge`, (N, 64)."""
     out = rd.daps_sample(
         lambda x, t: edge().expand(len(x), -1, -1, -1),
-        many,
+        y.float().view(len(y), *operator(edge()).shape[1:]),
         operator,
         BARS,
         "cpu",
         1,
         sigma_y=sigma,
-        r2=wider_at_the_edge(modes),
         objective="x0",
         clip=False,
         seed=0,
         progress=False,
+        **options,
     )
-    out = out.double().view(count, 64)
-    std = covariance.diagonal().sqrt()
-    chance = count**-0.5
+    return out.double().view(len(y), 64)
+
+
+@pytest.mark.parametrize("kind", OPERATORS)
+def test_a_draw_of_daps_has_the_posteriors_mean_and_covariance(kind):
+    operator, sigma, count = OPERATORS[kind], 0.1, 4000
+    y, mean, covariance = posterior(operator, wider_covariance(), sigma)
+    out = draws(operator, y.expand(count, -1), sigma, r2=wider_at_the_edge(MODES))
+    std, chance = covariance.diagonal().sqrt(), count**-0.5
     assert ((out.mean(0) - mean) / std).square().mean().sqrt() < 1.6 * chance
     assert (out.std(0) / std - 1).square().mean().sqrt() < 1.8 * chance / 2**0.5
     apart = (out.T.cov() - covariance) / (std[:, None] * std)
     assert apart.square().mean().sqrt() < 1.6 * chance
+
+
+SOLVED = {**OPERATORS, "ct": ops.CTProjector((8, 8), torch.arange(6) * math.pi / 6, 12)}
+
+
+@pytest.mark.parametrize("sigma", [0.1, 0.003])
+@pytest.mark.parametrize("spread", ["local", "modes", "even"])
+@pytest.mark.parametrize("kind", SOLVED)
+def test_a_draw_is_off_by_a_small_part_of_its_standard_deviation(kind, spread, sigma):
+    """Draws of the same noise differ as their measurements say, so that the solver's error is seen."""
+    operator, count = SOLVED[kind], 32
+    A = operator(torch.eye(64, dtype=torch.float64).view(64, 1, 8, 8)).flatten(1).T
+    flat = 0.01 * torch.fft.irfft2(
+        torch.fft.rfft2(torch.eye(64, dtype=torch.float64).view(64, 8, 8)) * MODES, s=(8, 8)
+    )
+    C, r2 = {
+        "local": (wider_covariance(), wider_at_the_edge(MODES)),
+        "modes": (flat.view(64, 64), (0.01 * MODES).expand(len(BARS), 8, 5)),
+        "even": (0.04 * torch.eye(64, dtype=torch.float64), 0.04),
+    }[spread]
+    g = torch.Generator().manual_seed(3)
+    truth = edge().double().view(64) + torch.randn(2, count, 64, generator=g, dtype=torch.float64) @ (
+        torch.linalg.cholesky(C).T
+    )
+    noise = sigma * torch.randn(2, count, len(A), generator=g, dtype=torch.float64)
+    y = (truth @ A.T + noise).float().double()
+    one, other = (draws(operator, part, sigma, r2=r2) for part in y)
+    gain = torch.linalg.solve(A @ C @ A.T + sigma**2 * torch.eye(len(A)), A @ C)
+    off = one - other - (y[0] - y[1]) @ gain
+    precision = A.T @ A / sigma**2 + torch.linalg.inv(C)
+    # two draws that are off by .2 each would be by .28
+    assert ((off @ precision) * off).sum(1).sqrt().max() < 0.3
 
 
 @pytest.mark.parametrize("sampler", [rd.daps_sample, rd.pigdm_sample])

@@ -100,7 +100,7 @@ def random_motion_kernel(size: int, intensity: float = 0.5, seed: int = 0) -> Te
     """
     size = checks.integer("size", size, 1)
     intensity = checks.number("intensity", intensity, 0.0, 1.0)
-    generator = torch.Generator().manual_seed(checks.integer("seed", seed))
+    generator = torch.Generator().manual_seed(checks.integer("seed", seed, -(2**63), 2**63 - 1))
     path = _path(8 * size, intensity, generator)
     path -= (path.amax(0) + path.amin(0)) / 2
     reach = path.abs().max().clamp(min=1e-9)

@@ -115,6 +115,6 @@ def gaussian_noise(
     level = checks.number("noise_level", noise_level, 0.0)
     check_one_source(generator, seed)
     if seed is not None:
-        generator = torch.Generator(y.device).manual_seed(checks.integer("seed", seed))
+        generator = torch.Generator(y.device).manual_seed(checks.integer("seed", seed, -(2**63), 2**63 - 1))
     e = torch.randn(y.shape, generator=generator, dtype=y.dtype, device=y.device)
     return e / torch.norm(e) * torch.norm(y) * level

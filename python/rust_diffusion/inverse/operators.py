@@ -161,7 +161,9 @@ class Inpainting(Operator):
             self.mask = _mask(mask, plane)
         elif keep is not None:
             self.mask = _random_mask(
-                checks.number("keep", keep, 0.0, 1.0), plane, checks.integer("seed", seed)
+                checks.number("keep", keep, 0.0, 1.0),
+                plane,
+                checks.integer("seed", seed, -(2**63), 2**63 - 1),
             )
         else:
             self.mask = _hole(checks.integers("box", box, 0), plane)

@@ -112,6 +112,7 @@ def _simulated(
         sigmas = level * power.sqrt()
     else:
         sigmas = torch.full((len(y),), sigma, dtype=torch.float64)
+    seed = checks.integer("--seed", seed, -(2**63), 2**63 - 1 - _STREAM - len(y))
     streams = (torch.Generator().manual_seed(_STREAM + seed + k) for k in range(len(y)))
     noise = torch.stack([torch.randn(y.shape[1:], generator=stream) for stream in streams])
     return Measurements(y + sigmas.float().view(-1, 1, 1, 1) * noise * known, sigmas, clean, names)

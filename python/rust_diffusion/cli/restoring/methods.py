@@ -89,7 +89,7 @@ about_methods = together(
     option_of(dps_sample, "style", "dps, diffpir: the paper's, or the loop of the course.", choices=STYLES),
     click.option(
         "--tv-weight",
-        type=float,
+        type=click.FloatRange(min=0, min_open=True, max=1e12),
         help="Of total variation.  [default: the best for a known truth, else the one whose misfit is the noise's]",
     ),
 )

@@ -4,12 +4,13 @@
 use tch::Tensor;
 
 use super::mmps::{covariance, whitened};
-use super::problem::Problem;
+use super::problem::{Problem, ACCURACY};
 use super::spread::{at_step, widening, Spread};
 use crate::diffusion::process::Denoised;
 use crate::diffusion::Noise;
 use crate::error::Result;
 use crate::inverse::solve::lanczos::root;
+use crate::inverse::solve::least::FINEST;
 use crate::inverse::solve::{draw, Gaussian};
 use crate::sampler::{At, Correction, Means};
 
@@ -36,8 +37,7 @@ impl Correction for Daps {
                 }
                 let mut root = |eps: &Tensor, _: &mut Means| known.root_times(eps);
                 let Perturbed { z, misfit } = perturbed(&self.problem, &said.x0_hat, &mut root, means)?;
-                // a small share of what is drawn
-                z.f_add(&known.towards(&misfit, &self.problem, 0.1, 1e-6)?)?
+                z.f_add(&known.towards(&misfit, &self.problem, FINEST, ACCURACY)?)?
             }
         };
         Ok(Denoised { x0_hat, ..said })

@@ -14,6 +14,9 @@ use crate::inverse::solve::Iterations;
 use crate::inverse::Shared;
 use crate::sampler::At;
 
+/// By how many standard deviations a draw of x0 given y may be off, in all directions together.
+pub(super) const ACCURACY: f64 = 0.2;
+
 /// What was measured: y = K x + sigma n.
 pub struct Problem {
     pub operator: Shared,
@@ -64,7 +67,8 @@ impl Problem {
     pub(super) fn iterations(&self) -> Result<Iterations<'_>> {
         let near = self.operator.nearly_circulant() && self.operator.spectrum().is_none();
         let pays = near && self.y.device() == Device::Cpu;
-        Ok(Iterations { limits: self.limits(), near: pays.then(|| self.near()).transpose()? })
+        let near = pays.then(|| self.near()).transpose()?;
+        Ok(Iterations { limits: self.limits(), near, deviations: ACCURACY })
     }
 
     /// How accurately systems are solved within a step: well below the noise that is drawn in it.

@@ -60,52 +60,22 @@ pub fn solve(a: &mut Matrix, b: &Tensor, limits: Limits) -> Result<Tensor> {
     solve_near(a, &mut |r| Ok(r.shallow_clone()), b, limits)
 }
 
-/// Steps that tell how far the one before them was from the end.
-const DELAY: usize = 4;
-
 /// The same, in fewer steps the nearer `inverse` is to that of A. The residual r is measured by r' inverse r.
 pub fn solve_near(a: &mut Matrix, inverse: &mut Matrix, b: &Tensor, limits: Limits) -> Result<Tensor> {
-    solve_until(a, inverse, b, &|_| 0.0, limits)
-}
-
-/// The same, where it may also do that the square of an image's error, e' A e, falls to `enough`. It is known some steps later:
-/// by as much as those have taken from it (Hestenes and Stiefel 1952, theorem 6:1).
-pub fn solve_until(
-    a: &mut Matrix,
-    inverse: &mut Matrix,
-    b: &Tensor,
-    enough: &dyn Fn(usize) -> f64,
-    limits: Limits,
-) -> Result<Tensor> {
     let mut x = b.f_zeros_like()?;
     let mut residual = b.f_detach_copy()?;
-    let mut direction = inverse(&residual)?.f_detach_copy()?;
-    let mut squares = inner(&residual, &direction)?;
-    let finite = squares.iter().all(|square| square.is_finite());
-    ensure!(
-        finite,
-        Value,
-        "a system to solve holds NaN or infinity: sigma_y, sigma or gamma is too far from 1 for {:?}, or the model's answer \
-         is not finite",
-        b.kind()
-    );
-    let share = limits.tolerance * limits.tolerance;
-    let goals: Vec<f64> = squares.iter().map(|square| square * share).collect();
-    let mut taken = vec![[f64::INFINITY; DELAY]; squares.len()];
+    let (mut direction, mut squares) = start(inverse, &residual)?;
+    let goals: Vec<f64> = squares.iter().map(|square| square * limits.tolerance * limits.tolerance).collect();
     let mut pulse = Pulse::new(limits.watch);
-    for iteration in 0..limits.iterations {
+    for _ in 0..limits.iterations {
         pulse.beat()?;
-        let open = |i: usize| squares[i] > goals[i] && taken[i].iter().sum::<f64>() > enough(i);
-        let open: Vec<bool> = (0..squares.len()).map(open).collect();
+        let open: Vec<bool> = squares.iter().zip(&goals).map(|(square, goal)| *square > *goal).collect();
         if !open.iter().any(|open| *open) {
             break;
         }
         let image = a(&direction)?;
         let curvature = inner(&direction, &image)?;
         let steps = each(&open, |i| if curvature[i] > 0.0 { squares[i] / curvature[i] } else { 0.0 });
-        for (i, taken) in taken.iter_mut().enumerate() {
-            taken[iteration % DELAY] = steps[i] * squares[i];
-        }
         let steps = numbers(&steps, b)?;
         let _ = x.f_add_(&direction.f_mul(&steps)?)?;
         let _ = residual.f_sub_(&image.f_mul(&steps)?)?;
@@ -121,8 +91,23 @@ pub fn solve_until(
     Ok(x)
 }
 
+/// The first direction, and the square of each image's residual.
+pub(super) fn start(inverse: &mut Matrix, residual: &Tensor) -> Result<(Tensor, Vec<f64>)> {
+    let direction = inverse(residual)?.f_detach_copy()?;
+    let squares = inner(residual, &direction)?;
+    let finite = squares.iter().all(|square| square.is_finite());
+    ensure!(
+        finite,
+        Value,
+        "a system to solve holds NaN or infinity: sigma_y, sigma or gamma is too far from 1 for {:?}, or the model's answer \
+         is not finite",
+        residual.kind()
+    );
+    Ok((direction, squares))
+}
+
 /// A number for each image that is still open, 0 for the others.
-fn each(open: &[bool], value: impl Fn(usize) -> f64) -> Vec<f64> {
+pub(super) fn each(open: &[bool], value: impl Fn(usize) -> f64) -> Vec<f64> {
     open.iter().enumerate().map(|(i, open)| if *open { value(i) } else { 0.0 }).collect()
 }
 

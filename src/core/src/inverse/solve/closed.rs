@@ -5,6 +5,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::cg::{self, Limits};
 use super::circulant::Circulant;
+use super::least::{squares_of, Least, FINEST};
 use super::spectrum::{precise, Spectrum};
 use crate::diffusion::Noise;
 use crate::error::{ensure, Result};
@@ -16,11 +17,23 @@ pub struct Iterations<'a> {
     pub limits: Limits,
     /// The circulant matrix next to K'K, where solving near it saves more time than it takes.
     pub near: Option<&'a Circulant>,
+    /// By how many of its own standard deviations a draw may be off, in all directions together; 0: as far as the limits say.
+    pub deviations: f64,
+}
+
+impl Iterations<'_> {
+    /// Next to (I + gamma K'K)^-1 r, given that of what is near.
+    fn solved(&self, r: &Tensor, factors: Option<&Tensor>) -> Result<Tensor> {
+        match self.near.zip(factors) {
+            Some((near, factors)) => near.filter(r, &|s| Ok(factors.f_to_kind(s.kind())?)),
+            None => Ok(r.shallow_clone()),
+        }
+    }
 }
 
 impl From<Limits> for Iterations<'_> {
     fn from(limits: Limits) -> Self {
-        Self { limits, near: None }
+        Self { limits, near: None, deviations: 0.0 }
     }
 }
 
@@ -33,26 +46,19 @@ pub fn prox(operator: &dyn LinearOperator, z: &Tensor, y: &Tensor, gamma: &Tenso
 
 /// From z to there: gamma (I + gamma K'K)^-1 K' (y - K z).
 pub fn way(operator: &dyn LinearOperator, z: &Tensor, y: &Tensor, gamma: &Tensor, by: Iterations) -> Result<Tensor> {
-    let pull = |z: &Tensor, y: &Tensor| operator.adjoint(&y.f_sub(&operator.apply(z)?)?);
-    match operator.spectrum() {
-        Some(spectrum) => {
-            // gamma times the rounding of float32 would show where K'K is 0
-            let kind = precise(z);
-            let pull = pull(&z.f_to_kind(kind)?, &y.f_to_kind(kind)?)?;
-            let share = |s: &Tensor| Ok(gamma.f_div(&s.f_mul(&gamma.f_to_kind(s.kind())?)?.f_add_scalar(1.0)?)?);
-            Ok(spectrum.filter(&pull, &share)?.f_to_kind(z.kind())?)
-        }
-        None => {
-            let factors = by.near.map(|near| inverse_of_near(near, gamma)).transpose()?;
-            let gamma = gamma.f_to_kind(z.kind())?;
-            let mut system = |x: &Tensor| Ok(normal(operator, x)?.f_mul(&gamma)?.f_add(x)?);
-            let mut inverse = |r: &Tensor| match by.near.zip(factors.as_ref()) {
-                Some((near, factors)) => near.filter(r, &|s| Ok(factors.f_to_kind(s.kind())?)),
-                None => Ok(r.shallow_clone()),
-            };
-            cg::solve_near(&mut system, &mut inverse, &pull(z, y)?.f_mul(&gamma)?, by.limits)
-        }
-    }
+    let Some(spectrum) = operator.spectrum() else {
+        let factors = by.near.map(|near| inverse_of_near(near, gamma)).transpose()?;
+        let gamma = gamma.f_to_kind(z.kind())?;
+        let mut system = |x: &Tensor| Ok(normal(operator, x)?.f_mul(&gamma)?.f_add(x)?);
+        let mut inverse = |r: &Tensor| by.solved(r, factors.as_ref());
+        let pull = operator.adjoint(&y.f_sub(&operator.apply(z)?)?)?.f_mul(&gamma)?;
+        return cg::solve_near(&mut system, &mut inverse, &pull, by.limits);
+    };
+    // gamma times the rounding of float32 would show where K'K is 0
+    let kind = precise(z);
+    let misfit = y.f_to_kind(kind)?.f_sub(&operator.apply(&z.f_to_kind(kind)?)?)?;
+    let share = |s: &Tensor| Ok(gamma.f_div(&s.f_mul(&gamma.f_to_kind(s.kind())?)?.f_add_scalar(1.0)?)?);
+    Ok(spectrum.filter(&operator.adjoint(&misfit)?, &share)?.f_to_kind(z.kind())?)
 }
 
 /// (I + gamma `near`)^-1 for each mode, on the CPU: (N, 1, H, W / 2 + 1).
@@ -109,7 +115,17 @@ pub fn draw(operator: &dyn LinearOperator, of: &Gaussian, noise: &mut dyn Noise,
     }
     let z = z.f_add(&normal(z)?.f_mul(&r.f_to_kind(z.kind())?)?)?;
     let y = y.f_add(&normal(y)?.f_mul(&sigma.f_to_kind(y.kind())?)?)?;
-    prox(operator, &z, &y, &odds, by)
+    let factors = by.near.map(|near| inverse_of_near(near, &odds)).transpose()?;
+    let stiffness = odds.f_to_kind(z.kind())?.f_reciprocal()?;
+    let least =
+        Least { seen: &|x| operator.apply(x), back: &|r| operator.adjoint(r), stiff: &|x| Ok(x.f_mul(&stiffness)?) };
+    // e' (K'K + sigma^2 / r^2) e / sigma^2 is the square of an error e in standard deviations
+    let enough = squares_of(&sigma.f_mul_scalar(by.deviations)?, z.size()[0])?;
+    let misfit = y.f_sub(&operator.apply(&z)?)?;
+    let tolerance = if by.deviations > 0.0 { FINEST } else { by.limits.tolerance };
+    let limits = Limits { tolerance, ..by.limits };
+    let way = least.solve(&mut |v| by.solved(v, factors.as_ref()), &misfit, &enough, limits)?;
+    Ok(z.f_add(&way)?)
 }
 
 const LANCZOS_STEPS: usize = 60;

@@ -5,6 +5,7 @@ pub mod circulant;
 mod closed;
 pub mod constant;
 pub mod lanczos;
+pub mod least;
 pub mod nearest;
 pub mod spectrum;
 

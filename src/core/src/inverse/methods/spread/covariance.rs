@@ -1,14 +1,14 @@
 //! Covariances of an estimate's error that Fourier modes are the eigenvectors of, once each pixel's error is measured by its own
 //! standard deviation.
 
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 use super::widening::widening;
 use crate::error::Result;
 use crate::inverse::methods::problem::Problem;
-use crate::inverse::operator::normal;
-use crate::inverse::solve::cg::{inner, numbers, solve_until, Limits, Matrix};
+use crate::inverse::solve::cg::{inner, numbers, Limits};
 use crate::inverse::solve::circulant::Circulant;
+use crate::inverse::solve::least::{squares_of, Least};
 use crate::inverse::solve::spectrum::{precise, Spectrum};
 
 /// How many standard deviations, from the least to the largest of an image, a system is solved near.
@@ -40,32 +40,29 @@ impl Covariance {
         Ok(Self::new(modes, Some(deviations.f_mul(&factor)?)))
     }
 
-    /// C K' (K C K' + sigma^2)^-1 r: R u, where (R K'K R + sigma^2 S^-1) u = R K' r. It may be off by `deviations` standard
-    /// deviations of x0 given y in all directions together, or by `tolerance` of r.
-    pub fn towards(&self, r: &Tensor, problem: &Problem, deviations: f64, tolerance: f64) -> Result<Tensor> {
+    /// C K' (K C K' + sigma^2)^-1 r: R u, where (R K'K R + sigma^2 S^-1) u = R K' r. It may be off by `tolerance`
+    /// of r, or by `deviations` standard deviations of x0 given y in all directions together.
+    pub fn towards(&self, r: &Tensor, problem: &Problem, tolerance: f64, deviations: f64) -> Result<Tensor> {
         let operator = problem.operator.as_ref();
         let kind = precise(r);
         let [seen, known] =
             [problem.near()?, &self.modes].map(|modes| modes.values().f_to_device(r.device())?.f_to_kind(kind));
         let stiffness = problem.sigma.f_square()?.f_to_kind(kind)?.f_div(&known?)?;
         let near = Near::of(self.deviations.as_ref(), &seen?, &stiffness)?;
-        let mut system = |u: &Tensor| {
-            let pulled = self.scaled(&normal(operator, &self.scaled(u)?)?)?;
-            Ok(pulled.f_add(&self.modes.times(u, &stiffness)?)?)
+        let least = Least {
+            seen: &|u| operator.apply(&self.scaled(u)?),
+            back: &|r| self.scaled(&operator.adjoint(r)?),
+            stiff: &|u| self.modes.times(u, &stiffness),
         };
-        let constant = self.deviations.as_ref().map(|deviations| Constant::of(deviations, &mut system)).transpose()?;
+        let constant = self.deviations.as_ref().map(|deviations| Constant::of(deviations, &least)).transpose()?;
         let near = |v: &Tensor| near.solved(v, &self.modes);
         let mut inverse = |v: &Tensor| match &constant {
             None => near(v),
             Some(constant) => constant.solved(v, near),
         };
-        let pull = self.scaled(&operator.adjoint(r)?)?;
-        let sigma = problem.sigma.f_to_device(Device::Cpu)?.f_expand([r.size()[0], 1, 1, 1], false)?;
-        let sigma: Vec<f64> = Vec::try_from(sigma.f_contiguous()?.f_view([-1])?)?;
         // e' A e / sigma^2 is the square of an error e in standard deviations
-        let enough = |i: usize| (deviations * sigma[i]).powi(2);
-        let limits = Limits { tolerance, ..problem.limits() };
-        self.scaled(&solve_until(&mut system, &mut inverse, &pull, &enough, limits)?)
+        let enough = squares_of(&problem.sigma.f_mul_scalar(deviations)?, r.size()[0])?;
+        self.scaled(&least.solve(&mut inverse, r, &enough, Limits { tolerance, ..problem.limits() })?)
     }
 
     /// C^-1 v.
@@ -155,9 +152,9 @@ struct Constant {
 }
 
 impl Constant {
-    fn of(deviations: &Tensor, system: &mut Matrix) -> Result<Self> {
+    fn of(deviations: &Tensor, least: &Least) -> Result<Self> {
         let grey = deviations.f_reciprocal()?;
-        let pulled = system(&grey)?;
+        let pulled = least.times(&grey)?;
         let stiffness = over_pixels(&grey, &pulled)?;
         Ok(Self { grey, pulled, stiffness })
     }
@@ -183,6 +180,8 @@ fn over_pixels(a: &Tensor, b: &Tensor) -> Result<Tensor> {
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::sync::Arc;
+
+    use tch::Device;
 
     use super::*;
     use crate::inverse::operators::blur::{Blurring, Boundary};
@@ -222,7 +221,7 @@ mod tests {
         let known = Covariance::new(&modes / modes.mean(Kind::Double) * level, deviations.map(Tensor::shallow_clone));
         let _ = problem.near().expect("a spectrum");
         counted.1.store(0, Ordering::Relaxed);
-        let _ = known.towards(&r, &problem, 0.1, 1e-6).expect("a step");
+        let _ = known.towards(&r, &problem, 1e-7, 0.2).expect("a step");
         counted.1.load(Ordering::Relaxed)
     }
 
