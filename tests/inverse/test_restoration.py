@@ -8,7 +8,7 @@ import torch
 
 import rust_diffusion as rd
 from rust_diffusion import operators as ops
-from tools import TINY
+from tools import TINY, max_error, slices
 
 SIZE = (16, 16)
 METHODS = {
@@ -395,10 +395,15 @@ def test_a_posterior_needs_sigma_y_and_a_method_that_is_known(model, y, operator
         rd.posterior("daps", model, y, operator, bars, "cpu", sigma_y=0.1, x_T=torch.zeros(1, 1, *SIZE))
 
 
-def test_noise_too_small_for_float32_is_told_and_draws_nothing(model, y, operator, bars):
+def test_noise_too_small_for_float32_is_told_or_taken_for_none(bars):
     blur = ops.Blurring(SIZE, kernel_size=5, boundary="zero")
+    said = blur(slices(1, SIZE[0]))
+    options = dict(sigma_y=1e-25, clip=False, progress=False)
+    drawn = rd.daps_sample(shrinks, said, blur, bars, "cpu", 4, seed=0, objective="x0", **options)
+    assert max_error(blur(drawn), said) < 1e-3
+    modes = torch.full((len(bars), SIZE[0], SIZE[1] // 2 + 1), 0.04)
     with pytest.raises(ValueError, match="sigma_y, sigma or gamma is too far from 1"):
-        rd.daps_sample(model, torch.zeros(1, 1, *SIZE), blur, bars, "cpu", 4, sigma_y=1e-25, progress=False)
+        rd.daps_sample(shrinks, said, blur, bars, "cpu", 4, r2=modes, **options)
 
 
 def test_a_model_that_switches_gradients_off_is_told_so(model, y, operator, bars):
