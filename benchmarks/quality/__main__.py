@@ -77,6 +77,9 @@ def main(
     if (first_updates is None) != (not first):
         raise click.UsageError("--first-updates and --first belong together")
     begun = None if first_updates is None else _first(first_updates, first)
+    said = (*changes, *(f"first {change}" for change in first))
+    if first_updates is not None:
+        said += (f"first {first_updates} updates",)
     torch.set_num_threads(threads)
     images = read(slices, size)
     records = Records(Path(out))
@@ -85,9 +88,6 @@ def main(
             for seed in seeds:
                 trained = _train(row, budget, images, updates, changes, seed, device, begun)
                 found = measure(trained, images, samples, seed)
-                said = (*changes, *(f"first {change}" for change in first))
-                if first_updates is not None:
-                    said += (f"first {first_updates} updates",)
                 name = _name(row, said, updates, samples, device)
                 drawn = found.pop("samples")
                 about = {"data": f"{images.name}, {size}", "minutes": budget, "recipe": name, "seed": seed}

@@ -147,11 +147,12 @@ def test_a_draw_of_daps_has_the_posteriors_mean_and_covariance(kind):
     operator, sigma, count = OPERATORS[kind], 0.1, 4000
     y, mean, covariance = posterior(operator, wider_covariance(), sigma)
     out = draws(operator, y.expand(count, -1), sigma, r2=wider_at_the_edge(MODES))
-    std, chance = covariance.diagonal().sqrt(), count**-0.5
-    assert ((out.mean(0) - mean) / std).square().mean().sqrt() < 1.6 * chance
-    assert (out.std(0) / std - 1).square().mean().sqrt() < 1.8 * chance / 2**0.5
+    std = covariance.diagonal().sqrt()
+    # by chance 1 / sqrt(count) = .016 and 1 / sqrt(2 count) = .011
+    assert ((out.mean(0) - mean) / std).square().mean().sqrt() < 0.025
+    assert (out.std(0) / std - 1).square().mean().sqrt() < 0.02
     apart = (out.T.cov() - covariance) / (std[:, None] * std)
-    assert apart.square().mean().sqrt() < 1.6 * chance
+    assert apart.square().mean().sqrt() < 0.025
 
 
 SOLVED = {**OPERATORS, "ct": ops.CTProjector((8, 8), torch.arange(6) * math.pi / 6, 12)}

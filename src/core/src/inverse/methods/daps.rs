@@ -10,7 +10,6 @@ use crate::diffusion::process::Denoised;
 use crate::diffusion::Noise;
 use crate::error::Result;
 use crate::inverse::solve::lanczos::root;
-use crate::inverse::solve::least::FINEST;
 use crate::inverse::solve::{draw, Gaussian};
 use crate::sampler::{At, Correction, Means};
 
@@ -37,7 +36,7 @@ impl Correction for Daps {
                 }
                 let mut root = |eps: &Tensor, _: &mut Means| known.root_times(eps);
                 let Perturbed { z, misfit } = perturbed(&self.problem, &said.x0_hat, &mut root, means)?;
-                z.f_add(&known.towards(&misfit, &self.problem, FINEST, ACCURACY)?)?
+                z.f_add(&known.towards(&misfit, &self.problem, ACCURACY)?)?
             }
         };
         Ok(Denoised { x0_hat, ..said })

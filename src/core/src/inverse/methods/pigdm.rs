@@ -33,7 +33,7 @@ impl Correction for Pigdm {
                 let known = at_step(planes, at)?.about(&said.x0_hat)?;
                 let misfit = self.problem.misfit(&said.x0_hat)?;
                 // K' w is C^-1 x; from the misfit that x leaves it would come with the solver's error over sigma^2
-                known.over(&known.towards(&misfit, &self.problem, 1e-5, 0.0)?)?
+                known.over(&known.towards(&misfit, &self.problem, 0.0)?)?
             }
         };
         let q = means.x0_vjp(&back)?;

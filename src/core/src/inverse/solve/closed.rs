@@ -5,7 +5,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::cg::{self, Limits};
 use super::circulant::Circulant;
-use super::least::{squares_of, Least, FINEST};
+use super::least::Least;
 use super::spectrum::{precise, Spectrum};
 use crate::diffusion::Noise;
 use crate::error::{ensure, Result};
@@ -119,12 +119,9 @@ pub fn draw(operator: &dyn LinearOperator, of: &Gaussian, noise: &mut dyn Noise,
     let stiffness = odds.f_to_kind(z.kind())?.f_reciprocal()?;
     let least =
         Least { seen: &|x| operator.apply(x), back: &|r| operator.adjoint(r), stiff: &|x| Ok(x.f_mul(&stiffness)?) };
-    // e' (K'K + sigma^2 / r^2) e / sigma^2 is the square of an error e in standard deviations
-    let enough = squares_of(&sigma.f_mul_scalar(by.deviations)?, z.size()[0])?;
     let misfit = y.f_sub(&operator.apply(&z)?)?;
-    let tolerance = if by.deviations > 0.0 { FINEST } else { by.limits.tolerance };
-    let limits = Limits { tolerance, ..by.limits };
-    let way = least.solve(&mut |v| by.solved(v, factors.as_ref()), &misfit, &enough, limits)?;
+    let mut inverse = |v: &Tensor| by.solved(v, factors.as_ref());
+    let way = least.solve(&mut inverse, &misfit, sigma, by.deviations, by.limits)?;
     Ok(z.f_add(&way)?)
 }
 

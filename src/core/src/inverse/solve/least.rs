@@ -9,7 +9,7 @@ use super::cg::{each, inner, numbers, start, Limits, Matrix, Pulse};
 use crate::error::{Error, Result};
 
 /// What is left of a residual when float32 ends, with nothing lost that is hardly seen.
-pub const FINEST: f64 = 1e-7;
+const FINEST: f64 = 1e-7;
 
 /// min |r - M u|^2 + u' T u over u, of each image.
 pub struct Least<'a> {
@@ -27,16 +27,28 @@ impl Least<'_> {
         Ok((self.back)(&(self.seen)(u)?)?.f_add(&(self.stiff)(u)?)?)
     }
 
-    /// u, in fewer steps the nearer `inverse` is to that of A = M'M + T. An image is done where e' A e of its error e is `enough`,
-    /// or else by the limits. The former is known some steps later: it was as much as those have taken from it (Hestenes and
-    /// Stiefel 1952, theorem 6:1). In float32 there are stretches that take next to nothing, the longer the later.
-    pub fn solve(&self, inverse: &mut Matrix, r: &Tensor, enough: &[f64], limits: Limits) -> Result<Tensor> {
+    /// u, in fewer steps the nearer `inverse` is to that of A = M'M + T.
+    ///
+    /// An image is done where the root of e' A e / sigma^2 of its error e is `deviations`: standard deviations, where r is off by
+    /// noise of `sigma`, one number or one for each image. That is known some steps later: it was as much as those have taken from
+    /// it (Hestenes and Stiefel 1952, theorem 6:1). In float32 there are stretches that take next to nothing, the longer the
+    /// later. With 0 deviations the limits alone end it.
+    pub fn solve(
+        &self,
+        inverse: &mut Matrix,
+        r: &Tensor,
+        sigma: &Tensor,
+        deviations: f64,
+        limits: Limits,
+    ) -> Result<Tensor> {
+        let enough = squares_of(&sigma.f_mul_scalar(deviations)?, r.size()[0])?;
+        let tolerance = if deviations > 0.0 { FINEST } else { limits.tolerance };
         let mut residual = (self.back)(r)?;
         let mut rest = r.f_detach_copy()?;
         let mut u = residual.f_zeros_like()?;
         let mut stiff_u = residual.f_zeros_like()?;
         let (mut direction, mut squares) = start(inverse, &residual)?;
-        let goals: Vec<f64> = squares.iter().map(|square| square * limits.tolerance * limits.tolerance).collect();
+        let goals: Vec<f64> = squares.iter().map(|square| square * tolerance * tolerance).collect();
         let mut taken = vec![Vec::new(); squares.len()];
         let mut pulse = Pulse::new(limits.watch);
         for iteration in 0..limits.iterations {
@@ -76,7 +88,7 @@ impl Least<'_> {
 }
 
 /// The square for each of so many images, of one number or one for each.
-pub fn squares_of(values: &Tensor, images: i64) -> Result<Vec<f64>> {
+fn squares_of(values: &Tensor, images: i64) -> Result<Vec<f64>> {
     let all = values.f_to_device(Device::Cpu)?.f_to_kind(Kind::Double)?.f_reshape([-1])?.f_square()?;
     Vec::try_from(&all.f_expand([images], false)?.f_contiguous()?).map_err(Error::from)
 }

@@ -6,9 +6,9 @@ use tch::{Kind, Tensor};
 use super::widening::widening;
 use crate::error::Result;
 use crate::inverse::methods::problem::Problem;
-use crate::inverse::solve::cg::{inner, numbers, Limits};
+use crate::inverse::solve::cg::{inner, numbers};
 use crate::inverse::solve::circulant::Circulant;
-use crate::inverse::solve::least::{squares_of, Least};
+use crate::inverse::solve::least::Least;
 use crate::inverse::solve::spectrum::{precise, Spectrum};
 
 /// How many standard deviations, from the least to the largest of an image, a system is solved near.
@@ -40,9 +40,9 @@ impl Covariance {
         Ok(Self::new(modes, Some(deviations.f_mul(&factor)?)))
     }
 
-    /// C K' (K C K' + sigma^2)^-1 r: R u, where (R K'K R + sigma^2 S^-1) u = R K' r. It may be off by `tolerance`
-    /// of r, or by `deviations` standard deviations of x0 given y in all directions together.
-    pub fn towards(&self, r: &Tensor, problem: &Problem, tolerance: f64, deviations: f64) -> Result<Tensor> {
+    /// C K' (K C K' + sigma^2)^-1 r: R u, where (R K'K R + sigma^2 S^-1) u = R K' r. It may be off by
+    /// `deviations` standard deviations of x0 given y in all directions together, with 0 as far as the problem's limits say.
+    pub fn towards(&self, r: &Tensor, problem: &Problem, deviations: f64) -> Result<Tensor> {
         let operator = problem.operator.as_ref();
         let kind = precise(r);
         let [seen, known] =
@@ -54,15 +54,13 @@ impl Covariance {
             back: &|r| self.scaled(&operator.adjoint(r)?),
             stiff: &|u| self.modes.times(u, &stiffness),
         };
-        let constant = self.deviations.as_ref().map(|deviations| Constant::of(deviations, &least)).transpose()?;
+        let grey = self.deviations.as_ref().map(|deviations| Grey::of(deviations, &least)).transpose()?;
         let near = |v: &Tensor| near.solved(v, &self.modes);
-        let mut inverse = |v: &Tensor| match &constant {
+        let mut inverse = |v: &Tensor| match &grey {
             None => near(v),
-            Some(constant) => constant.solved(v, near),
+            Some(grey) => grey.solved(v, near),
         };
-        // e' A e / sigma^2 is the square of an error e in standard deviations
-        let enough = squares_of(&problem.sigma.f_mul_scalar(deviations)?, r.size()[0])?;
-        self.scaled(&least.solve(&mut inverse, r, &enough, Limits { tolerance, ..problem.limits() })?)
+        self.scaled(&least.solve(&mut inverse, r, &problem.sigma, deviations, problem.limits())?)
     }
 
     /// C^-1 v.
@@ -142,29 +140,29 @@ impl Near {
 /// What the system does to pictures of one grey, which are no mode of it: an operator of differences sees none of them, and
 /// conjugate gradients would end before their part had settled. So that part is solved for itself (Nabben and Vuik 2006, the
 /// balancing preconditioner).
-struct Constant {
+struct Grey {
     /// R^-1 1, which R makes such a picture of.
-    grey: Tensor,
+    picture: Tensor,
     /// What the system makes of it.
     pulled: Tensor,
     /// The product of the two, (N, C, 1, 1).
     stiffness: Tensor,
 }
 
-impl Constant {
+impl Grey {
     fn of(deviations: &Tensor, least: &Least) -> Result<Self> {
-        let grey = deviations.f_reciprocal()?;
-        let pulled = least.times(&grey)?;
-        let stiffness = over_pixels(&grey, &pulled)?;
-        Ok(Self { grey, pulled, stiffness })
+        let picture = deviations.f_reciprocal()?;
+        let pulled = least.times(&picture)?;
+        let stiffness = over_pixels(&picture, &pulled)?;
+        Ok(Self { picture, pulled, stiffness })
     }
 
     /// Next to the inverse: exact for these pictures, by `near` for what is left of `v`.
     fn solved(&self, v: &Tensor, near: impl FnOnce(&Tensor) -> Result<Tensor>) -> Result<Tensor> {
-        let share = over_pixels(&self.grey, v)?.f_div(&self.stiffness)?;
+        let share = over_pixels(&self.picture, v)?.f_div(&self.stiffness)?;
         let rest = near(&v.f_sub(&self.pulled.f_mul(&share)?)?)?;
         let share = share.f_sub(&over_pixels(&self.pulled, &rest)?.f_div(&self.stiffness)?)?;
-        Ok(rest.f_add(&self.grey.f_mul(&share)?)?)
+        Ok(rest.f_add(&self.picture.f_mul(&share)?)?)
     }
 }
 
@@ -221,7 +219,7 @@ mod tests {
         let known = Covariance::new(&modes / modes.mean(Kind::Double) * level, deviations.map(Tensor::shallow_clone));
         let _ = problem.near().expect("a spectrum");
         counted.1.store(0, Ordering::Relaxed);
-        let _ = known.towards(&r, &problem, 1e-7, 0.2).expect("a step");
+        let _ = known.towards(&r, &problem, 0.2).expect("a step");
         counted.1.load(Ordering::Relaxed)
     }
 
