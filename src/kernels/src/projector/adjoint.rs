@@ -15,10 +15,11 @@ use crate::simd::{dispatch, Kernel, Simd};
 
 /// Lines that go through a view while it is in the first-level cache.
 const LINES: usize = 4;
+/// Views that are added up before a sum is stored.
+const VIEWS: usize = 4;
 
 pub fn run<C: Cell>(p: &Projector, pool: &dyn Pool, images: usize, y: &[C::Number], x: &mut [C::Number]) -> Result {
-    let index = |view, bin| view * p.bins + bin;
-    let layout = Layout { lines: p.views.len(), length: p.bins, margin: 2 * p.reach, index };
+    let layout = Layout { lines: p.views.len(), length: p.bins, margin: 2 * p.reach, steps: [p.bins, 1] };
     let sinograms = Lines::<C>::pack(pool, images, y, layout)?;
     let groups = images.div_ceil(C::IMAGES);
     let rows = along(p, pool, groups, &sinograms, Axis::Rows)?;
@@ -67,18 +68,38 @@ impl<C: Cell> Kernel for Block<'_, C> {
     type Out = Result;
 
     #[inline(always)]
-    fn run<S: Simd>(self, s: S) -> Result {
-        let Block { p, sinograms, axis, group, lines, sums } = self;
-        let length = p.length(axis);
-        let mut table = Table::new(2 * p.reach, length)?;
-        for (v, view) in p.views.iter().enumerate() {
-            let Some(rays) = view.rays(axis) else { continue };
-            let from = sinograms.line(group, v);
-            for (line, sums) in lines.clone().zip(sums.chunks_exact_mut(length + C::BEHIND)) {
-                table.fill_pixels(rays, line, length, p.bins);
-                C::gather(s, &table, from, sums);
+    fn run<S: Simd>(mut self, s: S) -> Result {
+        let (taps, length, stride) = (2 * self.p.reach, self.p.length(self.axis), self.sinograms.stride());
+        let mut some = Table::<_, VIEWS>::new(taps, length, stride)?;
+        let mut one = Table::<_, 1>::new(taps, length, stride)?;
+        let mut view = 0;
+        while view < self.p.views.len() {
+            if self.views(s, view, &mut some).is_some() {
+                view += VIEWS;
+            } else {
+                self.views(s, view, &mut one);
+                view += 1;
             }
         }
         Ok(())
+    }
+}
+
+impl<C: Cell> Block<'_, C> {
+    /// Of the lines, what the `N` views from `first` on see; nothing if they do not all have rays along the axis.
+    #[inline(always)]
+    fn views<S: Simd, const N: usize>(&mut self, s: S, first: usize, table: &mut Table<C::Number, N>) -> Option<()> {
+        let (p, length) = (self.p, self.p.length(self.axis));
+        let views = p.views.get(first..first + N)?;
+        let mut rays = [views[0].rays(self.axis)?; N];
+        for i in 1..N {
+            rays[i] = views[i].rays(self.axis)?;
+        }
+        let from = self.sinograms.of(self.group, first..first + N);
+        for (line, sums) in self.lines.clone().zip(self.sums.chunks_exact_mut(length + C::BEHIND)) {
+            table.fill_pixels(rays, line, length, p.bins);
+            C::gather(s, table, from, sums);
+        }
+        Some(())
     }
 }

@@ -2,7 +2,7 @@
 
 #![allow(clippy::needless_range_loop)] // the indices are the formulas'
 
-use super::weights::{Scalar, Table};
+use super::weights::{Block, Scalar, Table};
 use crate::simd::{Line, Simd, LANES};
 
 /// Numbers that the projector computes in.
@@ -44,9 +44,9 @@ pub trait Cell: Copy + Send + Sync + 'static {
     /// sum + weight x.
     fn plus<S: Simd>(s: S, sum: Self::Sum<S>, weight: Self::Number, x: &Self) -> Self::Sum<S>;
 
-    /// The one loop: to[k] += sum over the taps of weight[k] * from[first[k] + tap].
+    /// The one loop: to[k] += sum over the lines and taps of weight[k] * from[first[k] + tap].
     #[inline(always)]
-    fn gather<S: Simd>(s: S, table: &Table<Self::Number>, from: &[Self], to: &mut [Self]) {
+    fn gather<S: Simd, const N: usize>(s: S, table: &Table<Self::Number, N>, from: &[Self], to: &mut [Self]) {
         match table.taps() {
             2 => gather_images(s, table, 2, from, to),
             taps => gather_images(s, table, taps, from, to),
@@ -56,16 +56,26 @@ pub trait Cell: Copy + Send + Sync + 'static {
 
 /// Always inlined, so that it is compiled anew for taps that are known.
 #[inline(always)]
-fn gather_images<S: Simd, C: Cell>(s: S, table: &Table<C::Number>, taps: usize, from: &[C], to: &mut [C]) {
-    let (first, weights) = table.parts();
-    let to = &mut to[..first.len()];
-    for k in 0..first.len() {
-        let sources = &from[first[k] as usize..][..taps];
-        let mut sum = C::load(s, &to[k]);
-        for tap in 0..taps {
-            sum = C::plus(s, sum, weights[tap * table.room() + k], &sources[tap]);
+fn gather_images<S: Simd, C: Cell, const N: usize>(
+    s: S,
+    table: &Table<C::Number, N>,
+    taps: usize,
+    from: &[C],
+    to: &mut [C],
+) {
+    let to = to[..table.targets()].chunks_mut(LANES);
+    for (Block { first, weights }, to) in table.blocks(taps).zip(to) {
+        for (lane, to) in to.iter_mut().enumerate().take(LANES) {
+            let mut sum = C::load(s, to);
+            for i in 0..N {
+                let start = first[i][lane] as usize;
+                let sources = &from[start..start + taps];
+                for tap in 0..taps {
+                    sum = C::plus(s, sum, weights[i * taps + tap][lane], &sources[tap]);
+                }
+            }
+            C::store(s, to, sum);
         }
-        C::store(s, &mut to[k], sum);
     }
 }
 
@@ -170,7 +180,7 @@ impl Cell for f32 {
     const BEHIND: usize = 2 * LANES;
 
     #[inline(always)]
-    fn gather<S: Simd>(s: S, table: &Table<f32>, from: &[f32], to: &mut [f32]) {
+    fn gather<S: Simd, const N: usize>(s: S, table: &Table<f32, N>, from: &[f32], to: &mut [f32]) {
         match table.taps() {
             2 => gather_targets(s, table, 2, from, to),
             taps => gather_targets(s, table, taps, from, to),
@@ -179,23 +189,23 @@ impl Cell for f32 {
 }
 
 #[inline(always)]
-fn gather_targets<S: Simd>(s: S, table: &Table<f32>, taps: usize, from: &[f32], to: &mut [f32]) {
-    let blocks = table.parts().0.len().div_ceil(LANES);
-    let to = to.as_chunks_mut::<LANES>().0.iter_mut();
-    for (block, to) in to.take(blocks).enumerate() {
-        gather_block(s, table, block, taps, from, to);
+fn gather_targets<S: Simd, const N: usize>(s: S, table: &Table<f32, N>, taps: usize, from: &[f32], to: &mut [f32]) {
+    for (Block { first, weights }, to) in table.blocks(taps).zip(to.as_chunks_mut::<LANES>().0) {
+        let mut sum = s.load(to);
+        for (first, weights) in first.iter().zip(weights.chunks_exact(taps)) {
+            sum = gather_block(s, first, weights, from, sum);
+        }
+        s.store(to, sum);
     }
 }
 
 /// 16 targets, whose sources ascend or descend and lie side by side as a rule.
 #[inline(always)]
-fn gather_block<S: Simd>(s: S, table: &Table<f32>, block: usize, taps: usize, from: &[f32], to: &mut [f32; LANES]) {
-    let first = table.first_of(block);
+fn gather_block<S: Simd>(s: S, first: &[u32; LANES], weights: &[[f32; LANES]], from: &[f32], mut sum: S::V) -> S::V {
     let (a, b) = (first[0] as usize, first[LANES - 1] as usize);
-    let (start, end) = (a.min(b), a.max(b) + taps);
+    let (start, end) = (a.min(b), a.max(b) + weights.len());
     let window = from.get(start..).and_then(<[f32]>::first_chunk).filter(|window| end - start <= window.len());
-    let mut sum = s.load(to);
-    for tap in 0..taps {
+    for (tap, weights) in weights.iter().enumerate() {
         let x = if let Some(window) = window {
             s.lookup(window, first, start.wrapping_sub(tap) as u32)
         } else {
@@ -205,7 +215,7 @@ fn gather_block<S: Simd>(s: S, table: &Table<f32>, block: usize, taps: usize, fr
             }
             s.load(&x)
         };
-        sum = s.fma(s.load(table.block(tap, block)), x, sum);
+        sum = s.fma(s.load(weights), x, sum);
     }
-    s.store(to, sum);
+    sum
 }

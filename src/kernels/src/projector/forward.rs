@@ -15,16 +15,13 @@ use crate::simd::{dispatch, Kernel, Simd};
 
 /// Views that go through a line while it is in the first-level cache, at most.
 const VIEWS: usize = 4;
+/// Lines that are added up before a sum is stored.
+const LINES: usize = 4;
 
 pub fn run<C: Cell>(p: &Projector, pool: &dyn Pool, images: usize, x: &[C::Number], y: &mut [C::Number]) -> Result {
     let pack = |axis| {
-        let index = move |line, place| p.pixel(axis, line, place);
-        Lines::<C>::pack(
-            pool,
-            images,
-            x,
-            Layout { lines: p.lines(axis), length: p.length(axis), margin: MARGIN, index },
-        )
+        let layout = Layout { lines: p.lines(axis), length: p.length(axis), margin: MARGIN, steps: p.steps(axis) };
+        Lines::<C>::pack(pool, images, x, layout)
     };
     let lines = [pack(Axis::Rows)?, pack(Axis::Columns)?];
     let (views, groups) = (p.views.len(), images.div_ceil(C::IMAGES));
@@ -60,19 +57,32 @@ impl<C: Cell> Kernel for Views<'_, C> {
     type Out = Result;
 
     #[inline(always)]
-    fn run<S: Simd>(self, s: S) -> Result {
-        let Views { p, lines, group, views, sums } = self;
-        let mut table = Table::new(2, p.bins)?;
-        for (axis, lines) in Axis::BOTH.into_iter().zip(lines) {
-            for line in 0..p.lines(axis) {
-                let from = lines.line(group, line);
-                for (view, sums) in p.views[views.clone()].iter().zip(sums.chunks_exact_mut(p.bins + C::BEHIND)) {
-                    let Some(rays) = view.rays(axis) else { continue };
-                    let bins = table.fill_bins(rays, line, p.length(axis), p.bins);
-                    C::gather(s, &table, from, &mut sums[bins.start..]);
-                }
+    fn run<S: Simd>(mut self, s: S) -> Result {
+        for axis in Axis::BOTH {
+            let (bins, stride, lines) = (self.p.bins, self.lines[axis as usize].stride(), self.p.lines(axis));
+            let (mut some, mut one) = (Table::<_, LINES>::new(2, bins, stride)?, Table::<_, 1>::new(2, bins, stride)?);
+            let rest = lines - lines % LINES;
+            for line in (0..rest).step_by(LINES) {
+                self.lines(s, axis, line, &mut some);
+            }
+            for line in rest..lines {
+                self.lines(s, axis, line, &mut one);
             }
         }
         Ok(())
+    }
+}
+
+impl<C: Cell> Views<'_, C> {
+    /// Of the views, what lies on the `N` lines from `first` on.
+    #[inline(always)]
+    fn lines<S: Simd, const N: usize>(&mut self, s: S, axis: Axis, first: usize, table: &mut Table<C::Number, N>) {
+        let p = self.p;
+        let from = self.lines[axis as usize].of(self.group, first..first + N);
+        for (view, sums) in p.views[self.views.clone()].iter().zip(self.sums.chunks_exact_mut(p.bins + C::BEHIND)) {
+            let Some(rays) = view.rays(axis) else { continue };
+            let bins = table.fill_bins(rays, first, p.length(axis), p.bins);
+            C::gather(s, table, from, &mut sums[bins.start..]);
+        }
     }
 }

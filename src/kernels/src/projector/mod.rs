@@ -112,17 +112,18 @@ impl Projector {
     /// # Errors
     /// When memory runs out.
     pub fn entries(&self, least: f64, mut each: impl FnMut(usize, usize, f64)) -> Result {
-        let mut table = Table::<f64>::new(2, self.bins)?;
+        let mut table = Table::<f64, 1>::new(2, self.bins, 0)?;
         let mut found = Vec::new();
         for (v, view) in self.views.iter().enumerate() {
             for axis in Axis::BOTH {
                 let Some(rays) = view.rays(axis) else { continue };
+                let steps = self.steps(axis);
                 for line in 0..self.lines(axis) {
                     let first = table.fill_bins(rays, line, self.length(axis), self.bins).start;
                     let within = MARGIN..MARGIN + self.length(axis);
                     let entries = table.entries().filter(|(_, place, w)| *w > least && within.contains(place));
                     found.extend(entries.map(|(k, place, weight)| {
-                        (v * self.bins + first + k, self.pixel(axis, line, place - MARGIN), weight)
+                        (v * self.bins + first + k, line * steps[0] + (place - MARGIN) * steps[1], weight)
                     }));
                 }
             }
@@ -148,12 +149,11 @@ impl Projector {
         }
     }
 
-    /// Where a pixel of a line stands in the image.
-    #[inline(always)]
-    fn pixel(&self, axis: Axis, line: usize, place: usize) -> usize {
+    /// In the image, from line to line and from pixel to pixel.
+    fn steps(&self, axis: Axis) -> [usize; 2] {
         match axis {
-            Axis::Rows => line * self.width + place,
-            Axis::Columns => place * self.width + line,
+            Axis::Rows => [self.width, 1],
+            Axis::Columns => [1, self.width],
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Images and sinograms line by line, a group of images side by side in each cell.
 
+use std::ops::Range;
+
 use super::cell::Cell;
 use crate::error::Result;
 use crate::pool::scratch::filled;
@@ -14,21 +16,18 @@ pub struct Lines<C> {
 }
 
 /// Where numbers stand in an image, or in a sinogram.
-pub struct Layout<F> {
+pub struct Layout {
     pub lines: usize,
     pub length: usize,
     /// Zeros before and after each line.
     pub margin: usize,
-    /// Of (line, place).
-    pub index: F,
+    /// From line to line, and from place to place.
+    pub steps: [usize; 2],
 }
 
 impl<C: Cell> Lines<C> {
-    pub fn pack<F>(pool: &dyn Pool, images: usize, x: &[C::Number], layout: Layout<F>) -> Result<Self>
-    where
-        F: Fn(usize, usize) -> usize + Sync,
-    {
-        let Layout { lines, length, margin, index } = layout;
+    pub fn pack(pool: &dyn Pool, images: usize, x: &[C::Number], layout: Layout) -> Result<Self> {
+        let Layout { lines, length, margin, steps } = layout;
         let (size, stride) = (lines * length, length + 2 * margin + C::BEHIND);
         let groups = images.div_ceil(C::IMAGES);
         let mut cells = filled(C::ZERO, groups * lines * stride)?;
@@ -42,10 +41,10 @@ impl<C: Cell> Lines<C> {
             let (group, first) = (i / blocks, i % blocks * each);
             let group = group * C::IMAGES..images.min((group + 1) * C::IMAGES);
             for (line, cells) in (first..).zip(pieces.take(i).chunks_exact_mut(stride)) {
-                for (place, cell) in cells[margin..margin + length].iter_mut().enumerate() {
-                    let at = index(line, place);
-                    for (number, image) in cell.numbers_mut().iter_mut().zip(group.clone()) {
-                        *number = x[image * size + at];
+                for (number, image) in group.clone().enumerate() {
+                    let numbers = x[image * size + line * steps[0]..].iter().step_by(steps[1]);
+                    for (cell, x) in cells[margin..margin + length].iter_mut().zip(numbers) {
+                        cell.numbers_mut()[number] = *x;
                     }
                 }
             }
@@ -54,9 +53,13 @@ impl<C: Cell> Lines<C> {
         Ok(Lines { cells, lines, stride })
     }
 
-    /// Cells of a line with its margins.
-    pub fn line(&self, group: usize, line: usize) -> &[C] {
-        let start = (group * self.lines + line) * self.stride;
-        &self.cells[start..start + self.stride]
+    /// Some lines, each with its margins and [`Lines::stride`] cells from the next.
+    pub fn of(&self, group: usize, lines: Range<usize>) -> &[C] {
+        let start = group * self.lines;
+        &self.cells[(start + lines.start) * self.stride..(start + lines.end) * self.stride]
+    }
+
+    pub fn stride(&self) -> usize {
+        self.stride
     }
 }

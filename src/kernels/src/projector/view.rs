@@ -3,6 +3,8 @@
 //! Lines are rows, or columns; a place is a position along a line; bins number the rays. All three are counted from 0 in
 //! pixels (a bin is one wide) and may be fractions.
 
+use std::ops::Range;
+
 use super::Beam;
 use crate::error::{Error, Result};
 
@@ -39,11 +41,11 @@ pub struct Parallel {
 impl Rays for Parallel {
     #[inline(always)]
     fn place(self, bin: f64, line: f64) -> f64 {
-        self.first + self.step * bin + self.slope * line
+        (self.first + self.slope * line) + self.step * bin
     }
     #[inline(always)]
     fn bin(self, line: f64, place: f64) -> f64 {
-        (place - self.first - self.slope * line) * (1.0 / self.step)
+        (place - (self.first + self.slope * line)) * (1.0 / self.step)
     }
     #[inline(always)]
     fn length(self, _bin: f64) -> f64 {
@@ -107,6 +109,20 @@ pub struct View {
 pub enum AnyRays {
     Parallel(Parallel),
     Fan(Fan),
+}
+
+impl AnyRays {
+    /// The bins whose rays meet a line of pixels.
+    #[inline(always)]
+    pub fn bins(self, line: usize, length: usize, bins: usize) -> Range<usize> {
+        let ends = match self {
+            AnyRays::Parallel(rays) => [-1.0, length as f64].map(|end| rays.bin(line as f64, end)),
+            AnyRays::Fan(rays) => [-1.0, length as f64].map(|end| rays.bin(line as f64, end)),
+        };
+        let low = ends[0].min(ends[1]).clamp(0.0, bins as f64) as usize;
+        let high = (ends[0].max(ends[1]) + 1.0).clamp(low as f64, bins as f64) as usize;
+        low..high
+    }
 }
 
 impl View {

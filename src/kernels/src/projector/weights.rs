@@ -47,33 +47,48 @@ fn within(x: f64, most: f64) -> f64 {
     }
 }
 
-/// An integer next to `x`, as a number and as an index; 0 for all below 0.5. In arithmetic that every register can do: from
+/// An integer next to `x`, which is at least 0, as a number and as an index. In arithmetic that every register can do: from
 /// 2^52 on float64 has no fractions, and the last bits of what it stores are the integer's.
 #[inline(always)]
 fn rounded(x: f64) -> (f64, u32) {
     const SHIFT: f64 = (1u64 << 52) as f64;
-    let shifted = if x > 0.0 { x } else { 0.0 } + SHIFT;
+    let shifted = x + SHIFT;
     (shifted - SHIFT, shifted.to_bits() as u32)
 }
 
 /// Zeros at either end of a line of pixels.
 pub const MARGIN: usize = 2;
 
-/// For each target k the sources first[k] .. first[k] + taps, with a weight each.
-pub struct Table<T> {
-    first: Vec<u32>,
-    /// (taps, room)
-    weights: Vec<T>,
+/// For each target k the sources first[k] .. first[k] + taps on each of `N` lines, with a weight each.
+pub struct Table<T, const N: usize> {
+    /// (blocks, N), 16 targets each
+    first: Vec<[u32; LANES]>,
+    /// (blocks, N, taps)
+    weights: Vec<[T; LANES]>,
     taps: usize,
-    room: usize,
     targets: usize,
+    /// From the first of one line's sources to the next line's.
+    stride: usize,
 }
 
-impl<T: Scalar> Table<T> {
+/// 16 targets of a table.
+pub struct Block<'a, T, const N: usize> {
+    pub first: &'a [[u32; LANES]; N],
+    /// (N, taps)
+    pub weights: &'a [[T; LANES]],
+}
+
+impl<T: Scalar, const N: usize> Table<T, N> {
     /// For up to `room` targets.
-    pub fn new(taps: usize, room: usize) -> Result<Self> {
-        let room = room.next_multiple_of(LANES);
-        Ok(Table { first: filled(0, room)?, weights: filled(T::ZERO, taps * room)?, taps, room, targets: 0 })
+    pub fn new(taps: usize, room: usize, stride: usize) -> Result<Self> {
+        let blocks = room.div_ceil(LANES);
+        Ok(Table {
+            first: filled([0; LANES], blocks * N)?,
+            weights: filled([T::ZERO; LANES], blocks * N * taps)?,
+            taps,
+            targets: 0,
+            stride,
+        })
     }
 
     #[inline(always)]
@@ -82,103 +97,100 @@ impl<T: Scalar> Table<T> {
     }
 
     #[inline(always)]
-    pub fn room(&self) -> usize {
-        self.room
+    pub fn targets(&self) -> usize {
+        self.targets
     }
 
-    /// The first source of every target, and the weights (taps, room).
+    /// The targets by sixteens; the last of them are filled too. `taps` are the table's, perhaps known to the compiler.
     #[inline(always)]
-    pub fn parts(&self) -> (&[u32], &[T]) {
-        (&self.first[..self.targets], &self.weights)
+    pub fn blocks(&self, taps: usize) -> impl Iterator<Item = Block<'_, T, N>> {
+        let first = self.first.as_chunks().0.iter().take(self.targets.div_ceil(LANES));
+        first.zip(self.weights.chunks_exact(N * taps)).map(|(first, weights)| Block { first, weights })
     }
 
     /// (target, source, weight) of all.
     pub fn entries(&self) -> impl Iterator<Item = (usize, usize, T)> + '_ {
-        (0..self.targets).flat_map(move |k| {
-            (0..self.taps).map(move |tap| (k, self.first[k] as usize + tap, self.weights[tap * self.room + k]))
+        self.blocks(self.taps).enumerate().flat_map(move |(block, Block { first, weights })| {
+            let targets = block * LANES..self.targets.min((block + 1) * LANES);
+            targets.zip(0..LANES).flat_map(move |(target, lane)| {
+                let taps = weights.iter().enumerate();
+                taps.map(move |(i, tap)| (target, first[i / self.taps][lane] as usize + i % self.taps, tap[lane]))
+            })
         })
     }
 
-    /// Targets are the bins returned, whose rays meet the line; sources its pixels, behind a margin; two taps. A pixel that a
-    /// ray passes at a distance d < 1 along the line gets (1 - d) times the ray's length from line to line.
+    /// Targets are the bins returned, whose rays meet one of the lines from `line` on; sources a line's pixels, behind a
+    /// margin; two taps. A pixel that a ray passes at a distance d < 1 along the line gets (1 - d) times the ray's length
+    /// from line to line.
     #[inline(always)]
     pub fn fill_bins(&mut self, rays: AnyRays, line: usize, length: usize, bins: usize) -> Range<usize> {
-        match rays {
-            AnyRays::Parallel(rays) => self.fill_bins_of(rays, line as f64, length, bins),
-            AnyRays::Fan(rays) => self.fill_bins_of(rays, line as f64, length, bins),
+        let mut met = rays.bins(line, length, bins);
+        for i in 1..N {
+            let other = rays.bins(line + i, length, bins);
+            met = met.start.min(other.start)..met.end.max(other.end);
         }
+        self.targets = met.len();
+        for i in 0..N {
+            match rays {
+                AnyRays::Parallel(rays) => self.fill_bins_of(i, rays, (line + i) as f64, met.start, length),
+                AnyRays::Fan(rays) => self.fill_bins_of(i, rays, (line + i) as f64, met.start, length),
+            }
+        }
+        met
     }
 
     #[inline(always)]
-    fn fill_bins_of(&mut self, rays: impl Rays, line: f64, length: usize, bins: usize) -> Range<usize> {
-        let ends = [rays.bin(line, -1.0), rays.bin(line, length as f64)];
-        let low = ends[0].min(ends[1]).clamp(0.0, bins as f64) as usize;
-        let high = (ends[0].max(ends[1]) + 1.0).clamp(low as f64, bins as f64) as usize;
-        let n = self.whole_blocks(high - low);
-        let (left, right) = self.weights.split_at_mut(self.room);
-        let (first, left, right) = (&mut self.first[..n], &mut left[..n], &mut right[..n]);
-        for k in 0..n {
-            let bin = f64::from((low + k) as i32);
-            // Counted from the margin. A ray that passes beyond the ends of the line is held to where there are zeros.
-            let place = within(rays.place(bin, line) + MARGIN as f64, length as f64 + MARGIN as f64 + 0.5);
-            let (pixel, index) = rounded(place - 0.5);
-            let (share, step) = (T::from_f64(place - pixel), T::from_f64(rays.length(bin)));
-            first[k] = index;
-            left[k] = (T::ONE - share) * step;
-            right[k] = share * step;
-        }
-        low..high
-    }
-
-    /// Targets are the line's pixels; sources the bins, behind a margin of as many as there are taps. The same weights.
-    #[inline(always)]
-    pub fn fill_pixels(&mut self, rays: AnyRays, line: usize, length: usize, bins: usize) {
-        match rays {
-            AnyRays::Parallel(rays) => self.fill_pixels_of(rays, line as f64, length, bins),
-            AnyRays::Fan(rays) => self.fill_pixels_of(rays, line as f64, length, bins),
-        }
-    }
-
-    #[inline(always)]
-    fn fill_pixels_of(&mut self, rays: impl Rays, line: f64, length: usize, bins: usize) {
-        let n = self.whole_blocks(length);
-        let first = &mut self.first[..n];
-        let taps = self.taps as f64;
-        let most = bins as f64 + taps;
-        for k in 0..n {
-            // the shadow, and as many bins on either side
-            let bin = rays.bin(line, f64::from(k as i32)) + taps / 2.0 + 1.0;
-            first[k] = rounded(within(bin, most) - 0.5).1;
-        }
-        for (tap, weights) in self.weights.chunks_exact_mut(self.room).enumerate() {
-            let (weights, tap) = (&mut weights[..n], tap as f64 - taps);
-            for k in 0..n {
-                let bin = f64::from(first[k] as i32) + tap;
-                let distance = (rays.place(bin, line) - f64::from(k as i32)).abs();
-                let share = T::from_f64(if distance < 1.0 { distance } else { 1.0 });
-                weights[k] = (T::ONE - share) * T::from_f64(rays.length(bin));
+    fn fill_bins_of(&mut self, i: usize, rays: impl Rays, line: f64, low: usize, length: usize) {
+        // Counted from the margin. A ray that passes beyond the ends of the line is held to where there are zeros.
+        let most = (length + MARGIN) as f64;
+        let (start, blocks) = ((i * self.stride) as u32, self.targets.div_ceil(LANES));
+        let weights = self.weights.as_chunks_mut::<2>().0;
+        for block in 0..blocks {
+            let (first, [left, right]) = (&mut self.first[block * N + i], &mut weights[block * N + i]);
+            for lane in 0..LANES {
+                let bin = f64::from((low + block * LANES + lane) as i32);
+                let middle = within(rays.place(bin, line) + (MARGIN as f64 - 0.5), most);
+                let (pixel, index) = rounded(middle);
+                let (share, step) = (T::from_f64(middle - pixel + 0.5), T::from_f64(rays.length(bin)));
+                first[lane] = start + index;
+                left[lane] = (T::ONE - share) * step;
+                right[lane] = share * step;
             }
         }
     }
 
-    /// Sets the number of targets; gives it rounded up to blocks of 16, which are filled and may be read to their ends.
+    /// Targets are a line's pixels; sources the bins, behind a margin of as many as there are taps. The same weights.
     #[inline(always)]
-    fn whole_blocks(&mut self, targets: usize) -> usize {
-        self.targets = targets;
-        targets.next_multiple_of(LANES).min(self.room)
-    }
-}
-
-impl Table<f32> {
-    /// The first sources of 16 targets, the last ones perhaps of none.
-    #[inline(always)]
-    pub fn first_of(&self, block: usize) -> &[u32; LANES] {
-        self.first[block * LANES..].first_chunk().unwrap_or(&[0; LANES])
+    pub fn fill_pixels(&mut self, rays: [AnyRays; N], line: usize, length: usize, bins: usize) {
+        self.targets = length;
+        for (i, rays) in rays.into_iter().enumerate() {
+            match rays {
+                AnyRays::Parallel(rays) => self.fill_pixels_of(i, rays, 2, line as f64, bins),
+                AnyRays::Fan(rays) => self.fill_pixels_of(i, rays, self.taps, line as f64, bins),
+            }
+        }
     }
 
-    /// The weights of their sources `tap`.
     #[inline(always)]
-    pub fn block(&self, tap: usize, block: usize) -> &[f32; LANES] {
-        self.weights[tap * self.room + block * LANES..].first_chunk().unwrap_or(&[0.0; LANES])
+    fn fill_pixels_of(&mut self, i: usize, rays: impl Rays, taps: usize, line: f64, bins: usize) {
+        let most = (bins + taps) as f64 - 0.5;
+        let (start, blocks) = ((i * self.stride) as u32, self.targets.div_ceil(LANES));
+        for block in 0..blocks {
+            let at = block * N + i;
+            let (first, weights) = (&mut self.first[at], &mut self.weights[at * taps..(at + 1) * taps]);
+            for lane in 0..LANES {
+                let pixel = f64::from((block * LANES + lane) as i32);
+                // the shadow, and as many bins on either side
+                let bin = rays.bin(line, pixel) + (taps as f64 / 2.0 + 0.5);
+                let (bin, index) = rounded(within(bin, most));
+                first[lane] = start + index;
+                for tap in 0..taps {
+                    let bin = bin + (tap as f64 - taps as f64);
+                    let distance = (rays.place(bin, line) - pixel).abs();
+                    let share = T::from_f64(if distance < 1.0 { distance } else { 1.0 });
+                    weights[tap][lane] = (T::ONE - share) * T::from_f64(rays.length(bin));
+                }
+            }
+        }
     }
 }
