@@ -32,9 +32,14 @@ pub fn sized(lines: &mut Vec<Line>, len: usize) -> Result<&mut [Line]> {
 
 /// `len` times `value`.
 pub fn filled<T: Copy>(value: T, len: usize) -> Result<Vec<T>> {
-    let mut out = Vec::new();
-    extend(&mut out, len, value)?;
-    Ok(out)
+    refilled(Vec::new(), value, len)
+}
+
+/// The same in a buffer that was used for something else.
+pub fn refilled<T: Copy>(mut buffer: Vec<T>, value: T, len: usize) -> Result<Vec<T>> {
+    buffer.clear();
+    extend(&mut buffer, len, value)?;
+    Ok(buffer)
 }
 
 fn extend<T: Copy>(buffer: &mut Vec<T>, len: usize, value: T) -> Result {

@@ -3,60 +3,50 @@
 use std::ops::Range;
 
 use super::cell::Cell;
-use super::pack::{Layout, Lines};
+use super::pack::{Layout, Lines, Room, AT_ONCE};
 use super::view::Axis;
 use super::weights::Table;
 use super::Projector;
 use crate::error::Result;
-use crate::pool::scratch::filled;
 use crate::pool::split::Split;
 use crate::pool::{self, Pool};
 use crate::simd::{dispatch, Kernel, Simd};
 
-/// Lines that go through a view while it is in the first-level cache.
-const LINES: usize = 4;
-/// Views that are added up before a sum is stored.
-const VIEWS: usize = 4;
-
 pub fn run<C: Cell>(p: &Projector, pool: &dyn Pool, images: usize, y: &[C::Number], x: &mut [C::Number]) -> Result {
     let layout = Layout { lines: p.views.len(), length: p.bins, margin: 2 * p.reach, steps: [p.bins, 1] };
-    let sinograms = Lines::<C>::pack(pool, images, y, layout)?;
+    let room = Room { pool, workspace: &p.workspace };
+    let sinograms = Lines::<C>::pack(room, images, y, layout)?;
     let groups = images.div_ceil(C::IMAGES);
-    let rows = along(p, pool, groups, &sinograms, Axis::Rows)?;
-    let columns = along(p, pool, groups, &sinograms, Axis::Columns)?;
+    let rows = along(p, room, groups, &sinograms, Axis::Rows)?;
+    let columns = along(p, room, groups, &sinograms, Axis::Columns)?;
     let pieces = Split::new(x, images * p.height, |i| (i + 1) * p.width);
     pool::run(pool, images * p.height, |i| {
         let (image, row) = (i / p.height, i % p.height);
         let (group, number) = (image / C::IMAGES, image % C::IMAGES);
-        let along_row = &rows[(group * p.height + row) * (p.width + C::BEHIND)..];
-        let down = &columns[group * p.width * (p.height + C::BEHIND) + row..];
-        let down = down.iter().step_by(p.height + C::BEHIND);
-        for ((x, across), down) in pieces.take(i).iter_mut().zip(along_row).zip(down) {
-            *x = across.numbers()[number] + down.numbers()[number];
+        let numbers = rows.of(group, row..row + 1).iter().zip(columns.across(group, row));
+        for (x, (along_row, down)) in pieces.take(i).iter_mut().zip(numbers) {
+            *x = along_row.numbers()[number] + down.numbers()[number];
         }
         Ok(())
     })
 }
 
 /// What the views whose rays are followed along `axis` give, line by line.
-fn along<C: Cell>(p: &Projector, pool: &dyn Pool, groups: usize, sinograms: &Lines<C>, axis: Axis) -> Result<Vec<C>> {
-    let (lines, stride) = (p.lines(axis), p.length(axis) + C::BEHIND);
-    let mut sums = filled(C::ZERO, groups * lines * stride)?;
-    let blocks = lines.div_ceil(LINES);
-    let pieces = Split::new(&mut sums, groups * blocks, |i| {
-        (i / blocks * lines + ((i % blocks + 1) * LINES).min(lines)) * stride
-    });
-    pool::run(pool, groups * blocks, |i| {
-        let (group, first) = (i / blocks, i % blocks * LINES);
-        let lines = first..lines.min(first + LINES);
-        dispatch(Block { p, sinograms, axis, group, lines, sums: pieces.take(i) })
-    })?;
-    Ok(sums)
+fn along<'a, C: Cell>(
+    p: &Projector,
+    room: Room<'a>,
+    groups: usize,
+    sinograms: &Lines<C>,
+    axis: Axis,
+) -> Result<Lines<'a, C>> {
+    Lines::new(room, [groups, p.lines(axis), p.length(axis) + C::BEHIND], |group, lines, sums| {
+        dispatch(Block { p, sinograms, axis, group, lines, sums })
+    })
 }
 
-struct Block<'a, C> {
+struct Block<'a, C: Cell> {
     p: &'a Projector,
-    sinograms: &'a Lines<C>,
+    sinograms: &'a Lines<'a, C>,
     axis: Axis,
     group: usize,
     lines: Range<usize>,
@@ -70,15 +60,14 @@ impl<C: Cell> Kernel for Block<'_, C> {
     #[inline(always)]
     fn run<S: Simd>(mut self, s: S) -> Result {
         let (taps, length, stride) = (2 * self.p.reach, self.p.length(self.axis), self.sinograms.stride());
-        let mut some = Table::<_, VIEWS>::new(taps, length, stride)?;
+        let mut some = Table::<_, AT_ONCE>::new(taps, length, stride)?;
         let mut one = Table::<_, 1>::new(taps, length, stride)?;
-        let mut view = 0;
-        while view < self.p.views.len() {
-            if self.views(s, view, &mut some).is_some() {
-                view += VIEWS;
-            } else {
-                self.views(s, view, &mut one);
-                view += 1;
+        let views = self.p.views.len();
+        for first in (0..views).step_by(AT_ONCE) {
+            if self.views(s, first, &mut some).is_none() {
+                for view in first..views.min(first + AT_ONCE) {
+                    self.views(s, view, &mut one);
+                }
             }
         }
         Ok(())

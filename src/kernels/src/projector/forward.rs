@@ -3,25 +3,22 @@
 use std::ops::Range;
 
 use super::cell::Cell;
-use super::pack::{Layout, Lines};
+use super::pack::{Layout, Lines, Room, AT_ONCE};
 use super::view::Axis;
 use super::weights::{Table, MARGIN};
 use super::Projector;
 use crate::error::Result;
-use crate::pool::scratch::filled;
 use crate::pool::split::Split;
 use crate::pool::{self, Pool};
 use crate::simd::{dispatch, Kernel, Simd};
 
 /// Views that go through a line while it is in the first-level cache, at most.
 const VIEWS: usize = 4;
-/// Lines that are added up before a sum is stored.
-const LINES: usize = 4;
 
 pub fn run<C: Cell>(p: &Projector, pool: &dyn Pool, images: usize, x: &[C::Number], y: &mut [C::Number]) -> Result {
     let pack = |axis| {
         let layout = Layout { lines: p.lines(axis), length: p.length(axis), margin: MARGIN, steps: p.steps(axis) };
-        Lines::<C>::pack(pool, images, x, layout)
+        Lines::<C>::pack(Room { pool, workspace: &p.workspace }, images, x, layout)
     };
     let lines = [pack(Axis::Rows)?, pack(Axis::Columns)?];
     let (views, groups) = (p.views.len(), images.div_ceil(C::IMAGES));
@@ -31,7 +28,7 @@ pub fn run<C: Cell>(p: &Projector, pool: &dyn Pool, images: usize, x: &[C::Numbe
     pool::run(pool, groups * blocks, |i| {
         let (group, first) = (i / blocks, i % blocks * each);
         let views = first..views.min(first + each);
-        let mut sums = filled(C::ZERO, views.len() * (p.bins + C::BEHIND))?;
+        let mut sums = p.workspace.filled(C::ZERO, views.len() * (p.bins + C::BEHIND))?;
         dispatch(Views { p, lines: &lines, group, views: views.clone(), sums: &mut sums })?;
         let images = (group * C::IMAGES..images).take(C::IMAGES);
         for (number, image) in images.enumerate() {
@@ -40,13 +37,14 @@ pub fn run<C: Cell>(p: &Projector, pool: &dyn Pool, images: usize, x: &[C::Numbe
                 row.iter_mut().zip(sums).for_each(|(y, sum)| *y = sum.numbers()[number]);
             }
         }
+        p.workspace.keep(sums);
         Ok(())
     })
 }
 
-struct Views<'a, C> {
+struct Views<'a, C: Cell> {
     p: &'a Projector,
-    lines: &'a [Lines<C>; 2],
+    lines: &'a [Lines<'a, C>; 2],
     group: usize,
     views: Range<usize>,
     /// (views, bins and what is written behind them)
@@ -60,13 +58,16 @@ impl<C: Cell> Kernel for Views<'_, C> {
     fn run<S: Simd>(mut self, s: S) -> Result {
         for axis in Axis::BOTH {
             let (bins, stride, lines) = (self.p.bins, self.lines[axis as usize].stride(), self.p.lines(axis));
-            let (mut some, mut one) = (Table::<_, LINES>::new(2, bins, stride)?, Table::<_, 1>::new(2, bins, stride)?);
-            let rest = lines - lines % LINES;
-            for line in (0..rest).step_by(LINES) {
-                self.lines(s, axis, line, &mut some);
-            }
-            for line in rest..lines {
-                self.lines(s, axis, line, &mut one);
+            let mut some = Table::<_, AT_ONCE>::new(2, bins, stride)?;
+            let mut one = Table::<_, 1>::new(2, bins, stride)?;
+            for first in (0..lines).step_by(AT_ONCE) {
+                if first + AT_ONCE <= lines {
+                    self.lines(s, axis, first, &mut some);
+                } else {
+                    for line in first..lines {
+                        self.lines(s, axis, line, &mut one);
+                    }
+                }
             }
         }
         Ok(())

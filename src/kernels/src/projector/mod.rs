@@ -15,6 +15,7 @@ mod pack;
 mod tests;
 mod view;
 mod weights;
+mod workspace;
 
 use crate::error::{check_len, Error, Result};
 use crate::pool::Pool;
@@ -22,6 +23,7 @@ use cell::Cell;
 pub use cell::Real;
 use view::{Axis, View};
 use weights::{Table, MARGIN};
+use workspace::Workspace;
 
 /// How rays reach a flat detector whose bins are one pixel wide.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -44,6 +46,7 @@ pub struct Projector {
     views: Vec<View>,
     /// No ray meets a pixel whose shadow on the detector is this many bins away, or more.
     reach: usize,
+    workspace: Workspace,
 }
 
 impl Projector {
@@ -63,7 +66,7 @@ impl Projector {
         }
         let reach = view::reach(height, width, beam)?;
         let views = angles.iter().map(|&angle| View::new([height, width], bins, angle, beam)).collect();
-        Ok(Projector { height, width, bins, views, reach })
+        Ok(Projector { height, width, bins, views, reach, workspace: Workspace::default() })
     }
 
     /// Pixels of an image.

@@ -3,15 +3,21 @@
 use std::ops::Range;
 
 use super::cell::Cell;
+use super::workspace::Workspace;
 use crate::error::Result;
-use crate::pool::scratch::filled;
 use crate::pool::split::Split;
 use crate::pool::{run, Pool};
 
-/// Lines of cells, each between margins of zeros; those of the first group of images, then of the next.
-pub struct Lines<C> {
-    cells: Vec<C>,
-    lines: usize,
+/// Lines that lie in one piece of memory, and are gathered from or to at once.
+pub const AT_ONCE: usize = 4;
+
+/// Lines of cells; those of the first group of images, then of the next. Each task makes a piece of them: one buffer for
+/// all would be touched for the first time by one thread, while the others wait.
+pub struct Lines<'a, C: Cell> {
+    workspace: &'a Workspace,
+    pieces: Vec<Vec<C>>,
+    /// Pieces of a group.
+    each: usize,
     stride: usize,
 }
 
@@ -25,23 +31,42 @@ pub struct Layout {
     pub steps: [usize; 2],
 }
 
-impl<C: Cell> Lines<C> {
-    pub fn pack(pool: &dyn Pool, images: usize, x: &[C::Number], layout: Layout) -> Result<Self> {
+/// What lines are made with.
+#[derive(Clone, Copy)]
+pub struct Room<'a> {
+    pub pool: &'a dyn Pool,
+    pub workspace: &'a Workspace,
+}
+
+impl<'a, C: Cell> Lines<'a, C> {
+    /// For each group `lines` lines of `stride` cells, made [`AT_ONCE`] at a time: `work(group, which lines, their cells)`.
+    pub fn new(
+        Room { pool, workspace }: Room<'a>,
+        [groups, lines, stride]: [usize; 3],
+        work: impl Fn(usize, Range<usize>, &mut [C]) -> Result + Sync,
+    ) -> Result<Self> {
+        let each = lines.div_ceil(AT_ONCE);
+        let mut pieces: Vec<_> = (0..groups * each).map(|_| Vec::new()).collect();
+        let places = Split::new(&mut pieces, groups * each, |i| i + 1);
+        run(pool, groups * each, |i| {
+            let (group, first) = (i / each, i % each * AT_ONCE);
+            let lines = first..lines.min(first + AT_ONCE);
+            let mut cells = workspace.filled(C::ZERO, lines.len() * stride)?;
+            work(group, lines, &mut cells)?;
+            places.take(i).fill(cells);
+            Ok(())
+        })?;
+        Ok(Lines { workspace, pieces, each, stride })
+    }
+
+    /// Those of images or sinograms, each between margins of zeros.
+    pub fn pack(room: Room<'a>, images: usize, x: &[C::Number], layout: Layout) -> Result<Self> {
         let Layout { lines, length, margin, steps } = layout;
         let (size, stride) = (lines * length, length + 2 * margin + C::BEHIND);
-        let groups = images.div_ceil(C::IMAGES);
-        let mut cells = filled(C::ZERO, groups * lines * stride)?;
-        // a few thousand numbers to a task
-        let each = (4096 / (stride * C::IMAGES)).clamp(1, lines);
-        let blocks = lines.div_ceil(each);
-        let pieces = Split::new(&mut cells, groups * blocks, |i| {
-            (i / blocks * lines + ((i % blocks + 1) * each).min(lines)) * stride
-        });
-        run(pool, groups * blocks, |i| {
-            let (group, first) = (i / blocks, i % blocks * each);
-            let group = group * C::IMAGES..images.min((group + 1) * C::IMAGES);
-            for (line, cells) in (first..).zip(pieces.take(i).chunks_exact_mut(stride)) {
-                for (number, image) in group.clone().enumerate() {
+        Self::new(room, [images.div_ceil(C::IMAGES), lines, stride], |group, lines, cells| {
+            let images = group * C::IMAGES..images.min((group + 1) * C::IMAGES);
+            for (line, cells) in lines.zip(cells.chunks_exact_mut(stride)) {
+                for (number, image) in images.clone().enumerate() {
                     let numbers = x[image * size + line * steps[0]..].iter().step_by(steps[1]);
                     for (cell, x) in cells[margin..margin + length].iter_mut().zip(numbers) {
                         cell.numbers_mut()[number] = *x;
@@ -49,17 +74,31 @@ impl<C: Cell> Lines<C> {
                 }
             }
             Ok(())
-        })?;
-        Ok(Lines { cells, lines, stride })
+        })
     }
 
-    /// Some lines, each with its margins and [`Lines::stride`] cells from the next.
+    /// Some lines of one piece, each [`Lines::stride`] cells from the next.
+    #[inline(always)]
     pub fn of(&self, group: usize, lines: Range<usize>) -> &[C] {
-        let start = group * self.lines;
-        &self.cells[(start + lines.start) * self.stride..(start + lines.end) * self.stride]
+        let piece = &self.pieces[group * self.each + lines.start / AT_ONCE];
+        let start = lines.start % AT_ONCE * self.stride;
+        &piece[start..start + lines.len() * self.stride]
+    }
+
+    /// The cells at one place of all lines of a group.
+    #[inline(always)]
+    pub fn across(&self, group: usize, place: usize) -> impl Iterator<Item = &C> {
+        let pieces = &self.pieces[group * self.each..(group + 1) * self.each];
+        pieces.iter().flat_map(move |piece| piece[place..].iter().step_by(self.stride))
     }
 
     pub fn stride(&self) -> usize {
         self.stride
+    }
+}
+
+impl<C: Cell> Drop for Lines<'_, C> {
+    fn drop(&mut self) {
+        self.pieces.drain(..).for_each(|piece| self.workspace.keep(piece));
     }
 }
