@@ -337,6 +337,20 @@ def test_every_method_tells_what_does_not_fit(name, operator, bars):
 
 
 @pytest.mark.parametrize("name", METHODS)
+def test_every_method_ends_where_the_network_gives_nan(name, y, operator, bars):
+    sampler, options = METHODS[name]
+    asked = []
+
+    def broken(x, t):
+        asked.append(int(t[0]))
+        return x * (torch.nan if len(asked) > 2 else 0.1)
+
+    with pytest.raises(ValueError, match=r"NaN or infinity.*answer is not finite"):
+        sampler(broken, y, operator, bars, "cpu", 8, sigma_y=0.1, progress=False, **options)
+    assert len(asked) == 3
+
+
+@pytest.mark.parametrize("name", METHODS)
 def test_every_method_tells_that_the_model_is_for_other_images(name, operator, bars):
     sampler, options = METHODS[name]
 

@@ -24,6 +24,9 @@ OPTIONS = {
     "inpaint": ("keep", "mask_seed", "box", "mask"),
     "downscale": ("factor", "downscale_mode"),
 }
+#: What says nothing beside `--kernel-file`, and what nothing of parallel rays.
+OF_A_NAMED_KERNEL = ("kernel_type", "kernel_size", "kernel_variance", "motion_angle")
+OF_A_FAN = ("source_origin", "origin_det")
 #: What `--angles` are spread over where nothing else is said: half a turn, in degrees.
 HALF_TURN = (0.0, 180.0)
 #: Projections, if the user names no number.
@@ -93,11 +96,20 @@ def operator_of(context: click.Context, shape: tuple[int, int]) -> Operator:
     """Make the operator that the options name, for images of `shape`."""
     name, options = context.params["operator"], context.params
     for other, own in OPTIONS.items():
-        if other != name and (wrong := given(context, own)):
-            words = ", ".join(map(flag_of, wrong))
-            raise click.UsageError(f"{words}: only for --operator {other}, not {name}")
+        if other != name:
+            _refuse(context, own, f"only for --operator {other}, not {name}")
+    if options["kernel_file"] is not None:
+        _refuse(context, OF_A_NAMED_KERNEL, "not beside --kernel-file, which holds the kernel")
+    if options["geometry"] == "parallel":
+        _refuse(context, OF_A_FAN, "only for --geometry fanflat")
     operator = _MAKERS[name](options, shape)
     return operator.on_unit_range() if options["unit_range"] else operator
+
+
+def _refuse(context: click.Context, names: tuple[str, ...], why: str) -> None:
+    """Say which of some options were written for nothing."""
+    if wrong := given(context, names):
+        raise click.UsageError(f"{', '.join(map(flag_of, wrong))}: {why}")
 
 
 def _blur(options: dict[str, Any], shape: tuple[int, int]) -> Operator:
