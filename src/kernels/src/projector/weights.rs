@@ -69,6 +69,8 @@ pub struct Table<T, const N: usize> {
     targets: usize,
     /// From the first of one line's sources to the next line's.
     stride: usize,
+    /// Of all targets in a row, the first source on one line, and the weight of one tap.
+    row: (Vec<u32>, Vec<T>),
 }
 
 /// 16 targets of a table.
@@ -88,6 +90,7 @@ impl<T: Scalar, const N: usize> Table<T, N> {
             taps,
             targets: 0,
             stride,
+            row: (filled(0, blocks * LANES)?, filled(T::ZERO, blocks * LANES)?),
         })
     }
 
@@ -165,32 +168,63 @@ impl<T: Scalar, const N: usize> Table<T, N> {
         self.targets = length;
         for (i, rays) in rays.into_iter().enumerate() {
             match rays {
-                AnyRays::Parallel(rays) => self.fill_pixels_of(i, rays, 2, line as f64, bins),
-                AnyRays::Fan(rays) => self.fill_pixels_of(i, rays, self.taps, line as f64, bins),
+                AnyRays::Parallel(rays) => self.fill_pixels_at_once(i, rays, line as f64, bins),
+                AnyRays::Fan(rays) => self.fill_pixels_by_taps(i, rays, line as f64, bins),
             }
         }
     }
 
+    /// Of two taps, each block in one go.
     #[inline(always)]
-    fn fill_pixels_of(&mut self, i: usize, rays: impl Rays, taps: usize, line: f64, bins: usize) {
-        let most = (bins + taps) as f64 - 0.5;
+    fn fill_pixels_at_once(&mut self, i: usize, rays: impl Rays, line: f64, bins: usize) {
         let (start, blocks) = ((i * self.stride) as u32, self.targets.div_ceil(LANES));
+        let weights = self.weights.as_chunks_mut::<2>().0;
         for block in 0..blocks {
-            let at = block * N + i;
-            let (first, weights) = (&mut self.first[at], &mut self.weights[at * taps..(at + 1) * taps]);
+            let (first, [left, right]) = (&mut self.first[block * N + i], &mut weights[block * N + i]);
             for lane in 0..LANES {
                 let pixel = f64::from((block * LANES + lane) as i32);
-                // the shadow, and as many bins on either side
-                let bin = rays.bin(line, pixel) + (taps as f64 / 2.0 + 0.5);
-                let (bin, index) = rounded(within(bin, most));
+                let (shadow, index) = nearest(rays, line, pixel, 2, bins);
                 first[lane] = start + index;
-                for tap in 0..taps {
-                    let bin = bin + (tap as f64 - taps as f64);
-                    let distance = (rays.place(bin, line) - pixel).abs();
-                    let share = T::from_f64(if distance < 1.0 { distance } else { 1.0 });
-                    weights[tap][lane] = (T::ONE - share) * T::from_f64(rays.length(bin));
-                }
+                left[lane] = weight(rays, shadow - 2.0, line, pixel);
+                right[lane] = weight(rays, shadow - 1.0, line, pixel);
             }
         }
     }
+
+    /// Of any number, tap by tap: what a fan's weights take is vectorised in long loops only.
+    #[inline(always)]
+    fn fill_pixels_by_taps(&mut self, i: usize, rays: impl Rays, line: f64, bins: usize) {
+        let (start, blocks, taps) = ((i * self.stride) as u32, self.targets.div_ceil(LANES), self.taps);
+        let (first, weights) = (&mut self.row.0[..blocks * LANES], &mut self.row.1[..blocks * LANES]);
+        for k in 0..first.len() {
+            first[k] = nearest(rays, line, f64::from(k as i32), taps, bins).1;
+        }
+        for (block, first) in first.as_chunks().0.iter().enumerate() {
+            self.first[block * N + i] = first.map(|first| start + first);
+        }
+        for tap in 0..taps {
+            let offset = tap as f64 - taps as f64;
+            for k in 0..weights.len() {
+                weights[k] = weight(rays, f64::from(first[k] as i32) + offset, line, f64::from(k as i32));
+            }
+            for (block, weights) in weights.as_chunks().0.iter().enumerate() {
+                self.weights[(block * N + i) * taps + tap] = *weights;
+            }
+        }
+    }
+}
+
+/// The first of the `taps` bins around a pixel's shadow, counted from their margin.
+#[inline(always)]
+fn nearest(rays: impl Rays, line: f64, pixel: f64, taps: usize, bins: usize) -> (f64, u32) {
+    let shadow = rays.bin(line, pixel) + (taps as f64 / 2.0 + 0.5);
+    rounded(within(shadow, (bins + taps) as f64 - 0.5))
+}
+
+/// Of a pixel in a bin.
+#[inline(always)]
+fn weight<T: Scalar>(rays: impl Rays, bin: f64, line: f64, pixel: f64) -> T {
+    let distance = (rays.place(bin, line) - pixel).abs();
+    let share = T::from_f64(if distance < 1.0 { distance } else { 1.0 });
+    (T::ONE - share) * T::from_f64(rays.length(bin))
 }
