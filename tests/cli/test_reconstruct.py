@@ -129,6 +129,15 @@ def test_a_sinogram_is_taken_as_it_is_and_the_same_seed_draws_the_same(cli, weig
     assert np.allclose(np.load(outs[0] / "mean.npy"), wanted.mean, atol=1e-6)
 
 
+def test_measurements_in_other_units_are_told_by_what_they_leave_unexplained(cli, tmp_path):
+    np.save(tmp_path / "y.npy", 100 * np.random.default_rng(0).random((1, SIZE, SIZE), np.float32))
+    words = [*BLUR, "--method", "tv", "--size", SIZE, "--input", tmp_path / "y.npy"]
+    status, _, err = cli(*words, "--sigma", "0.01", "--out", tmp_path / "wrong")
+    assert status == 0 and "chi^2 of tv is up to" in err and "--unit-range" in err
+    status, _, err = cli(*words, "--sigma", "40", "--out", tmp_path / "right")
+    assert status == 0 and "chi^2 of" not in err
+
+
 def test_pictures_are_measurements_where_the_operator_makes_pictures(cli, tmp_path):
     from rust_diffusion.cli import outputs
 

@@ -174,6 +174,19 @@ def test_filtered_back_projection_of_a_fan_gives_the_image_back():
     assert (K.FBP(K(x)) - x).square().mean().sqrt() < 0.02
 
 
+@pytest.mark.parametrize(
+    "angles,geometry,text",
+    [
+        (np.array([0.0, 0.1, 0.5, 2.0]), "parallel", "weighs every angle alike"),
+        (np.linspace(0, np.pi, 60, endpoint=False), "fanflat", "needs angles over a whole turn"),
+    ],
+)
+def test_filtered_back_projection_tells_where_its_image_is_poor(angles, geometry, text):
+    K = operators.CTProjector((16, 16), angles, 40, geometry, source_origin=60.0, origin_det=40.0)
+    with pytest.warns(UserWarning, match=text):
+        K.FBP(torch.zeros(1, 1, len(angles), 40))
+
+
 def test_a_known_background_is_no_edge():
     K = operators.CTProjector((48, 48), half_turn(20))
     x = 2 * disc(48) - 1
@@ -216,6 +229,8 @@ def test_what_the_course_says_of_astra_and_the_gpu_is_not_needed():
         (ValueError, "geometry", dict(geometry="cone")),
         (ValueError, "source_origin", dict(geometry="fanflat", source_origin=4.0)),
         (ValueError, "origin_det", dict(geometry="fanflat", origin_det=-1.0)),
+        (ValueError, "origin_det", dict(geometry="fanflat", origin_det=1e30)),
+        (ValueError, "angles must be at most 65536", dict(angles=np.linspace(0, 3.1, 70000))),
         (ValueError, "img_shape", dict(img_shape=(0, 8))),
     ],
 )

@@ -84,6 +84,72 @@ def test_adjoints_are_exact(operator):
     assert operator.adjoint_error() <= 1e-6
 
 
+class Back(ops.Operator):
+    """The identity, with another way back."""
+
+    def __init__(self, size, back):
+        super().__init__()
+        self.img_shape, self.back = (size, size), back
+
+    def _matvec(self, x):
+        return x
+
+    def _adjoint(self, y):
+        return self.back(y)
+
+
+@pytest.mark.parametrize("size", [32, 256])
+@pytest.mark.parametrize(
+    "back,wrong_by", [(lambda y: 1.1 * y, 0.1), (lambda y: y.roll(1, 3), 0.5), (lambda y: y.flip(3), 0.5)]
+)
+def test_a_wrong_adjoint_shows_however_large_the_image(size, back, wrong_by):
+    assert Back(size, back).adjoint_error() > 0.9 * wrong_by
+    with pytest.raises(ValueError, match="adjoint is not the adjoint of forward"):
+        ops.FunctionOperator(lambda x: x, back, (size, size))
+
+
+def test_operators_keep_what_they_were_made_of():
+    angles, mask = np.linspace(0, 3, 5), torch.rand(*SIZE) > 0.5
+    kernel, matrix = torch.rand(3, 3), torch.rand(7, SIZE[0] * SIZE[1])
+    made = [
+        ops.CTProjector(SIZE, angles),
+        ops.Inpainting(SIZE, mask),
+        ops.Blurring(SIZE, kernel=kernel),
+        ops.MatrixOperator(matrix, SIZE),
+    ]
+    x = _batch(SIZE)
+    before = [K(x) for K in made]
+    angles[:] = angles[::-1].copy()
+    for changed in (mask.logical_not_(), kernel.mul_(2), matrix.zero_()):
+        assert changed is not None
+    for K, y in zip(made, before, strict=True):
+        assert torch.equal(K(x), y) and torch.equal(copy.deepcopy(K)(x), y)
+        assert torch.equal(pickle.loads(pickle.dumps(K))(x), y)
+    assert torch.equal(made[1].mask * x, before[1])
+
+
+def test_what_is_made_of_operators_is_copied_and_pickled():
+    K, blur = ops.CTProjector(SIZE, np.linspace(0, 3, 5)), ops.Blurring(SIZE, kernel_size=3)
+    x = _batch(SIZE)
+    for made in (2 * K, -K, K @ blur, K.T @ K, 2 * K.on_unit_range(), K.on_unit_range() @ blur, K.T):
+        y = made(x if made.img_shape == SIZE else K(x))
+        for again in (copy.deepcopy(made), pickle.loads(pickle.dumps(made))):
+            assert torch.equal(again(x if made.img_shape == SIZE else K(x)), y)
+
+
+def test_what_is_imaginary_is_refused():
+    K, z = ops.Blurring(SIZE, kernel_size=3), _batch(SIZE)
+    for call in (
+        lambda: K.prox(z, z + 1j, 1.0),
+        lambda: K.sample_gaussian(z + 1j, z, 0.1, 1.0),
+        lambda: ops.Blurring(SIZE, kernel=torch.ones(3, 3) * 1j),
+        lambda: ops.Inpainting(SIZE, torch.ones(SIZE) + 1j),
+        lambda: ops.MatrixOperator(torch.ones(96, 96) * 1j),
+    ):
+        with pytest.raises(TypeError, match="must hold real numbers"):
+            call()
+
+
 def test_derivatives_of_both_orders(operator):
     x = _batch(operator.img_shape, images=1).requires_grad_()
     y = _batch(operator.out_shape, images=1).requires_grad_()

@@ -16,10 +16,13 @@ from rust_diffusion.cli.restoring.drawing import write_arrays, write_pictures
 from rust_diffusion.cli.restoring.imaging import about_operator, operator_of
 from rust_diffusion.cli.restoring.measurements import Measurements, about_measurement, read_measurements
 from rust_diffusion.cli.restoring.methods import BASELINES, Reconstruction, about_methods, drawn
-from rust_diffusion.cli.restoring.report import rows_of, table_of, write_results
+from rust_diffusion.cli.restoring.report import Row, rows_of, table_of, write_results
 from rust_diffusion.inverse.operator import Operator
 from rust_diffusion.model.card import COURSE_SIZE
 from rust_diffusion.model.network import Network
+
+#: A chi^2 that no method comes to from noise and guessing alone.
+FAR = 25.0
 
 
 @command("""
@@ -69,6 +72,18 @@ def reconstruct(context: click.Context, /, weights: Path | None, out: Path, meth
     write_pictures(out, measured, found, context.params["unit_range"])
     write_results(out, rows, _settings(context, measured))
     click.echo(f"Wrote {out}/ (beside.png shows it)")
+    _tell_of_misfit(method, rows)
+
+
+def _tell_of_misfit(method: str, rows: list[Row]) -> None:
+    """Say it where the images are far from explaining what was measured: the units are wrong, as a rule."""
+    chi2 = [row["chi2"] for row in rows if row["method"].startswith(method) and row["chi2"] is not None]
+    if chi2 and max(chi2) > FAR:
+        click.echo(
+            f"chi^2 of {method} is up to {max(chi2):.3g}; about 1 would explain the measurement. Was it made by this "
+            "operator, is --sigma its noise, and is it of images in [-1, 1]? For images in [0, 1] take --unit-range.",
+            err=True,
+        )
 
 
 def _prior(context: click.Context) -> Network | None:

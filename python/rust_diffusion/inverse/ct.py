@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any
 
 import torch
@@ -12,6 +13,10 @@ from rust_diffusion import _native
 from rust_diffusion.inverse.operator import Operator
 from rust_diffusion.support import checks
 
+#: Steps between angles that differ by more are uneven.
+UNEVEN = 1.5
+#: A fan's angles over less than this share of a turn are no whole turn.
+UNSEEN = 0.95
 #: In the name of what the course's library takes to choose its projector, which there is one of here.
 IGNORED = ("astra", "backend", "cuda", "device", "gpu", "projector")
 
@@ -83,7 +88,7 @@ class CTProjector(Operator):
         self.geometry = checks.choice("geometry", geometry, _native.CT_GEOMETRIES)
         self.source_origin = checks.number("source_origin", source_origin)
         self.origin_det = checks.number("origin_det", origin_det)
-        self.angles = _angles(angles)
+        self.angles = self._own("angles", _angles(angles))
         self.n_angles = len(self.angles)
         self._projector = _native.CtProjector(
             list(plane), self.angles.tolist(), self.det_size, geometry, self.source_origin, self.origin_det
@@ -97,7 +102,8 @@ class CTProjector(Operator):
         ----------
         y : Tensor or array
             Sinograms, (N, C, n_angles, det_size), float32 or float64, at angles spread evenly over half a turn or whole
-            turns. Over less, what is not seen is missing in the image.
+            turns; of a fan over whole turns. Over less, what is not seen is missing in the image. It warns where angles
+            are uneven, and of a fan over less than a turn: `tv_reconstruct` takes both.
         filter : {"ram-lak", "shepp-logan", "cosine", "hamming", "hann"}
             What damps the ramp's high frequencies: nothing, or more and more.
         background : float
@@ -116,11 +122,30 @@ class CTProjector(Operator):
         """
         y = checks.tensor("y", y)
         checks.choice("filter", filter, _native.FBP_FILTERS)
-        background = checks.number("background", background)
+        background = checks.number("background", background, -1e30, 1e30)
+        self._warn_of_uneven_angles()
         if background == 0.0:
             return self._projector.fbp(y, filter)
         frame = self(torch.full((1, 1, self.nx, self.ny), background, dtype=y.dtype, device=y.device))
         return self._projector.fbp(y - frame, filter) + background
+
+    def _warn_of_uneven_angles(self) -> None:
+        """Say where filtered back projection, which weighs every angle alike, has no ground to."""
+        if self.n_angles < 3:
+            return
+        steps = self.angles.diff()
+        if float(steps.max()) > UNEVEN * float(steps.min()):
+            warnings.warn(
+                f"FBP weighs every angle alike, and the steps between angles go from {float(steps.min()):.3g} to "
+                f"{float(steps.max()):.3g}: its image is poor; tv_reconstruct weighs them by what they measure",
+                stacklevel=3,
+            )
+        elif self.geometry != "parallel" and float(steps.mean()) * self.n_angles < UNSEEN * 2 * math.pi:
+            warnings.warn(
+                "FBP of a fan needs angles over a whole turn; over less it counts some lines once and others twice, "
+                "and its image is poor; tv_reconstruct needs no whole turn",
+                stacklevel=3,
+            )
 
 
 def _angles(values: Any) -> Tensor:

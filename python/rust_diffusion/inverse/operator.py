@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
 from typing import Any
@@ -72,6 +73,16 @@ class Operator:
         own = {name: value for name, value in self.__dict__.items() if name not in remade}
         return object.__new__, (type(self),), own
 
+    def _own(self, name: str, value: Tensor) -> Tensor:
+        """A copy of an argument, so that nobody changes what the operator is; pickles and copies are made of it too."""
+        own = value.detach().clone()
+        args, keywords = self._made_of
+        given = inspect.signature(type(self)).bind(*args, **keywords)
+        if name in given.arguments:
+            given.arguments[name] = own
+            self._made_of = given.args, given.kwargs
+        return own
+
     def _hold(self, core: _native.LinearOperator) -> None:
         """Be the engine's operator `core`."""
         self._held = core
@@ -134,13 +145,12 @@ class Operator:
     def __matmul__(self, other: Any) -> Any:
         """K @ x is K(x); K2 @ K1 applies K1 first."""
         if isinstance(other, Operator):
-            return Derived(other._core.followed_by(self._core), self._shift_after(other))
+            return Composed(self, other)
         return self(other)
 
     def __mul__(self, factor: Any) -> Operator:
         """K * a, as a * K."""
-        a, shift = checks.number("a", factor), self._shift
-        return Derived(self._core.scaled(a), None if shift is None else lambda like: a * shift(like))
+        return Scaled(self, checks.number("a", factor))
 
     def __rmul__(self, factor: Any) -> Operator:
         """A * K: the measurements times a number."""
@@ -263,24 +273,22 @@ class Operator:
         return self._core.norm()
 
     def adjoint_error(self) -> float:
-        """How far <K x, y> and <x, K' y> are apart, as a share of ``|K x| |y|``; rounding, if the adjoint is one."""
+        """How far <K x, y> and <x, K' y> are apart, as a share of ``|K x| |y|``; rounding, if the adjoint is one.
+
+        At most, of made-up x and y, of x and K x, and of K' y and y: about as much as K' is wrong by.
+        """
         return self._core.adjoint_error()
 
     def on_unit_range(self) -> Operator:
         """K for images in [-1, 1] of an operator meant for [0, 1]: x -> K((x + 1) / 2)."""
         return UnitRange(self)
 
-    def _shift_after(self, other: Operator) -> Callable[[Tensor], Tensor] | None:
-        """What is added to K2 K1 x, of self = K2 and other = K1."""
-        before = other._shift
-        return self._shift if before is None else lambda like: self(before(like))
-
     def _linear(self, y: Tensor) -> Tensor:
         """What of the measurements is linear in x."""
         return y if self._shift is None else y - self._shift(y)
 
     def _pair(self, z: Any, y: Any) -> tuple[Tensor, Tensor]:
-        z, y = (checks.finite(name, checks.tensor(name, value)) for name, value in (("z", z), ("y", y)))
+        z, y = (checks.finite(name, checks.real(name, value)) for name, value in (("z", z), ("y", y)))
         return z, self._linear(y).to(z.dtype)
 
 
@@ -295,6 +303,23 @@ class Derived(Operator):
         super().__init__()
         self._hold(core)
         self._shift = shift
+
+
+class Composed(Derived):
+    """K2 K1: `inner`, K1, is applied first."""
+
+    def __init__(self, outer: Operator, inner: Operator) -> None:
+        before = inner._shift
+        shift = outer._shift if before is None else lambda like: outer(before(like))
+        super().__init__(inner._core.followed_by(outer._core), shift)
+
+
+class Scaled(Derived):
+    """A K, of an operator K and a number a."""
+
+    def __init__(self, of: Operator, a: float) -> None:
+        shift = of._shift
+        super().__init__(of._core.scaled(a), None if shift is None else lambda like: a * shift(like))
 
 
 class Transposed(Derived):

@@ -76,7 +76,7 @@ class Blurring(Operator):
         plane = checks.pair("img_shape", img_shape)
         checks.choice("boundary", boundary, _native.BOUNDARIES)
         if kernel is not None:
-            self.kernel = _kernel(kernel)
+            self.kernel = self._own("kernel", _kernel(kernel))
         else:
             chosen = checks.choice("kernel_type", kernel_type or KERNEL_TYPES[0], KERNEL_TYPES)
             size = checks.integer("kernel_size", kernel_size, 1)
@@ -91,7 +91,7 @@ class Blurring(Operator):
 
 def _kernel(kernel: Any) -> Tensor:
     """A kernel as (k, l), whatever single dimensions it comes with."""
-    kernel = checks.tensor("kernel", kernel).detach()
+    kernel = checks.real("kernel", kernel)
     if kernel.ndim < 2 or any(size != 1 for size in kernel.shape[:-2]):
         raise ValueError(f"kernel must have shape (k, l), got {tuple(kernel.shape)}")
     return kernel.reshape(kernel.shape[-2:])
@@ -158,7 +158,7 @@ class Inpainting(Operator):
         if sum(given is not None for given in (mask, keep, box)) != 1:
             raise ValueError("give one of mask, keep and box: what is known of the image")
         if mask is not None:
-            self.mask = _mask(mask, plane)
+            self.mask = self._own("mask", _mask(mask, plane))
         elif keep is not None:
             self.mask = _random_mask(
                 checks.number("keep", keep, 0.0, 1.0),
@@ -171,7 +171,7 @@ class Inpainting(Operator):
 
 
 def _mask(mask: Any, plane: tuple[int, int]) -> Tensor:
-    mask = checks.tensor("mask", mask).detach()
+    mask = checks.real("mask", mask)
     if mask.ndim == 4 and mask.shape[0] == 1:
         mask = mask[0]
     if mask.ndim == 3 and mask.shape[0] == 1:
@@ -237,10 +237,11 @@ class MatrixOperator(Operator):
 
     def __init__(self, A: Any, img_shape: Any = None, out_shape: Any = None) -> None:
         super().__init__()
-        self.A = checks.tensor("A", A).detach()
-        if self.A.ndim != 2:
-            raise ValueError(f"A must have shape (m, n), got {tuple(self.A.shape)}")
-        m, n = self.A.shape
+        A = checks.real("A", A)
+        if A.ndim != 2:
+            raise ValueError(f"A must have shape (m, n), got {tuple(A.shape)}")
+        self.A = self._own("A", A)
+        m, n = A.shape
         side = round(n**0.5)
         default = (side, side) if side * side == n else (1, n)
         image = checks.integers("img_shape", default if img_shape is None else img_shape, 1)

@@ -107,6 +107,14 @@ def tensor(name: str, value: Any, dtype: torch.dtype | None = None) -> torch.Ten
         raise wrong from None
 
 
+def real(name: str, value: Any) -> torch.Tensor:
+    """`value` as a tensor of real numbers, whatever their dtype: what is imaginary would be lost later on."""
+    made = tensor(name, value)
+    if made.is_complex():
+        raise TypeError(f"{name} must hold real numbers, got {made.dtype}")
+    return made
+
+
 def _is_complex(value: Any) -> bool:
     if isinstance(value, torch.Tensor):
         return value.is_complex()

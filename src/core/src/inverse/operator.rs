@@ -151,16 +151,24 @@ impl LinearOperator for Identity {
     }
 }
 
-/// How far <K x, y> and <x, K' y> are apart for made-up x and y, as a share of |K x| |y|.
+/// How far <K x, y> and <x, K' y> are apart, as a share of |K x| |y|, at most: of made-up x and y, of x and K x, and of K' y
+/// and y. The first two have little to do with each other, so that of many numbers a wrong adjoint would hardly show.
 pub fn adjoint_error(operator: &dyn LinearOperator, channels: i64, device: tch::Device) -> Result<f64> {
     let sized = |shape: Shape| [1, shape.channels.unwrap_or(channels), shape.height, shape.width];
     let kind = operator.precision();
     let x = waves(&sized(operator.img_shape()), 0.7, (kind, device))?;
     let y = waves(&sized(operator.out_shape()), 0.3, (kind, device))?;
     let (kx, kty) = (forward(operator, &x)?, backward(operator, &y)?);
+    let of_kx = apart([&x, &kx], [&kx, &backward(operator, &kx)?])?;
+    let of_kty = apart([&kty, &forward(operator, &kty)?], [&y, &kty])?;
+    Ok(apart([&x, &kx], [&y, &kty])?.max(of_kx).max(of_kty))
+}
+
+/// | <K x, y> - <x, K' y> | / (|K x| |y|) of [x, K x] and [y, K' y].
+fn apart([x, kx]: [&Tensor; 2], [y, kty]: [&Tensor; 2]) -> Result<f64> {
     let inner = |a: &Tensor, b: &Tensor| Result::Ok(cg::inner(a, b)?.iter().sum::<f64>());
-    let scale = (inner(&kx, &kx)? * inner(&y, &y)?).sqrt();
-    let apart = (inner(&kx, &y)? - inner(&x, &kty)?).abs();
+    let scale = (inner(kx, kx)? * inner(y, y)?).sqrt();
+    let apart = (inner(kx, y)? - inner(x, kty)?).abs();
     Ok(if apart == 0.0 { 0.0 } else { apart / scale.max(f64::MIN_POSITIVE) })
 }
 

@@ -85,10 +85,17 @@ impl Projector {
     /// When a length does not fit, or memory runs out.
     pub fn forward<T: Real>(&self, pool: &dyn Pool, images: usize, x: &[T], y: &mut [T]) -> Result {
         self.check(images, x.len(), y.len())?;
-        match images {
-            1 => forward::run::<T::Single>(self, pool, images, x, y),
-            images if images <= T::Few::IMAGES => forward::run::<T::Few>(self, pool, images, x, y),
-            _ => forward::run::<T::Batch>(self, pool, images, x, y),
+        let (full, rest) = (images - images % T::Batch::IMAGES, images % T::Batch::IMAGES);
+        let (x, x_rest) = x.split_at(full * self.pixels());
+        let (y, y_rest) = y.split_at_mut(full * self.rays());
+        if full > 0 {
+            forward::run::<T::Batch>(self, pool, full, x, y)?;
+        }
+        match rest {
+            0 => Ok(()),
+            1 => forward::run::<T::Single>(self, pool, rest, x_rest, y_rest),
+            _ if rest <= T::Few::IMAGES => forward::run::<T::Few>(self, pool, rest, x_rest, y_rest),
+            _ => forward::run::<T::Batch>(self, pool, rest, x_rest, y_rest),
         }
     }
 
@@ -98,10 +105,17 @@ impl Projector {
     /// When a length does not fit, or memory runs out.
     pub fn adjoint<T: Real>(&self, pool: &dyn Pool, images: usize, y: &[T], x: &mut [T]) -> Result {
         self.check(images, x.len(), y.len())?;
-        match images {
-            1 => adjoint::run::<T::Single>(self, pool, images, y, x),
-            images if images <= T::Few::IMAGES => adjoint::run::<T::Few>(self, pool, images, y, x),
-            _ => adjoint::run::<T::Batch>(self, pool, images, y, x),
+        let (full, rest) = (images - images % T::Batch::IMAGES, images % T::Batch::IMAGES);
+        let (x, x_rest) = x.split_at_mut(full * self.pixels());
+        let (y, y_rest) = y.split_at(full * self.rays());
+        if full > 0 {
+            adjoint::run::<T::Batch>(self, pool, full, y, x)?;
+        }
+        match rest {
+            0 => Ok(()),
+            1 => adjoint::run::<T::Single>(self, pool, rest, y_rest, x_rest),
+            _ if rest <= T::Few::IMAGES => adjoint::run::<T::Few>(self, pool, rest, y_rest, x_rest),
+            _ => adjoint::run::<T::Batch>(self, pool, rest, y_rest, x_rest),
         }
     }
 

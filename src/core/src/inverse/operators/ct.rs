@@ -6,7 +6,7 @@ use diffusion_kernels::projector::{Beam, Projector, Real};
 use tch::{Device, Kind, Tensor};
 
 use crate::choice::Choice;
-use crate::error::{ensure, Result};
+use crate::error::{ensure, Error, Result};
 use crate::inverse::operator::{LinearOperator, Shape};
 use crate::libtorch::{slice, slice_mut, Plain, TorchPool};
 
@@ -67,6 +67,8 @@ impl CtProjector {
             ensure!((1..=most).contains(&size), Value, "{name} must be between 1 and {most}, got {size}");
         }
         check_angles(&angles)?;
+        let count = angles.len();
+        ensure!(count as i64 <= most, Value, "angles must be at most {most}, got {count}");
         let beam = match geometry {
             Geometry::Parallel => Beam::Parallel,
             Geometry::FanFlat => {
@@ -87,7 +89,10 @@ impl CtProjector {
                 Beam::Fan { source, detector }
             }
         };
-        let kernel = Projector::new(height as usize, width as usize, bins as usize, &angles, beam)?;
+        let kernel = Projector::new(height as usize, width as usize, bins as usize, &angles, beam);
+        let kernel = kernel.map_err(|error| {
+            Error::Value(format!("source_origin {} and origin_det {}: {error}", distances.source, distances.detector))
+        })?;
         Ok(Self { height, width, bins, angles, beam, kernel, matrices: Mutex::default() })
     }
 
