@@ -14,7 +14,7 @@ from rust_diffusion.model.card import VALUE_RANGE, card_of
 from rust_diffusion.model.ema import averaged
 from rust_diffusion.model.network import Network, check_fits
 from rust_diffusion.sampling.arguments import Arguments
-from rust_diffusion.sampling.run import draw, warned_of_nan
+from rust_diffusion.sampling.run import draw
 from rust_diffusion.sampling.sampler import DEFAULTS, Keywords, with_keywords
 from rust_diffusion.support import checks
 
@@ -97,8 +97,7 @@ class Task:
         if callback is not None and callable(callback):
             keywords = {**keywords, "callback": self._with_residual(callback)}
         run = Arguments(self.model, len(self.y), self.image_shape, device, keywords, f"{name}_sample")
-        images = draw(name.upper(), table, run, _native.restore, how, self.operator._core, self.y, self.sigma)
-        return warned_of_nan(images)
+        return draw(name.upper(), table, run, _native.restore, how, self.operator._core, self.y, self.sigma)
 
     def _with_residual(self, callback: Callable[[Any], Any]) -> Callable[[Any], Any]:
         def told(step: Any) -> Any:
@@ -134,7 +133,7 @@ def _measurements(y: Any, operator: Operator, device: torch.device) -> Tensor:
         raise ValueError(
             f"y must have the shape of the operator's measurements ({sizes}), got {tuple(y.shape)}"
         )
-    return checks.finite("y", y).to(device=device, dtype=torch.float32)
+    return checks.finite("y", y.to(device=device, dtype=torch.float32))
 
 
 def _noise_level(sigma_y: Any, y: Tensor, noiseless: bool) -> Tensor:

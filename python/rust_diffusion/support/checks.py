@@ -164,7 +164,8 @@ def device(name: str, value: Any) -> torch.device:
     try:
         result = torch.device(value)
     except (TypeError, RuntimeError, ValueError) as error:
-        raise type(error)(
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(
             f"{name} must be a device such as 'cpu' or 'cuda', got {value!r} ({first_line(error)})"
         ) from None
     if result.type not in ("cpu", "cuda", "mps"):
