@@ -295,11 +295,6 @@ WRONG = {
         "sigma_y must be one number or one per image, got 'low'",
     ),
     "sigma that is no number": (dict(sigma_y=True), TypeError, "sigma_y must be one number or one per image"),
-    "operator that measures nothing": (
-        dict(operator=ops.MatrixOperator(torch.zeros(256, 256))),
-        ValueError,
-        "measures nothing",
-    ),
     "sigmas of another number": (dict(sigma_y=[0.1, 0.2]), ValueError, "one per image"),
     "operator that is none": (dict(operator=torch.eye(3)), TypeError, "operator must be an Operator"),
     "adjoint that is none": (dict(operator=NoAdjoint()), ValueError, "its adjoint is none"),

@@ -159,11 +159,6 @@ pub fn adjoint_error(operator: &dyn LinearOperator, channels: i64, device: tch::
     let x = waves(&sized(operator.img_shape()), 0.7, (kind, device))?;
     let y = waves(&sized(operator.out_shape()), 0.3, (kind, device))?;
     let (kx, kty) = (forward(operator, &x)?, backward(operator, &y)?);
-    ensure!(
-        kx.f_any()?.f_int64_value(&[])? == 1,
-        Value,
-        "operator measures nothing: K x is 0 for an image of random numbers"
-    );
     let of_kx = apart([&x, &kx], [&kx, &backward(operator, &kx)?])?;
     let of_kty = apart([&kty, &forward(operator, &kty)?], [&y, &kty])?;
     Ok(apart([&x, &kx], [&y, &kty])?.max(of_kx).max(of_kty))
