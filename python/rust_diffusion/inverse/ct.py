@@ -123,13 +123,13 @@ class CTProjector(Operator):
         y = checks.tensor("y", y)
         checks.choice("filter", filter, _native.FBP_FILTERS)
         background = checks.number("background", background, -1e30, 1e30)
-        self._warn_of_uneven_angles()
+        self._warn_of_angles()
         if background == 0.0:
             return self._projector.fbp(y, filter)
         frame = self(torch.full((1, 1, self.nx, self.ny), background, dtype=y.dtype, device=y.device))
         return self._projector.fbp(y - frame, filter) + background
 
-    def _warn_of_uneven_angles(self) -> None:
+    def _warn_of_angles(self) -> None:
         """Say where filtered back projection, which weighs every angle alike, has no ground to."""
         if self.n_angles < 3:
             return

@@ -420,18 +420,21 @@ def check_adjoint(operator: Operator, what: str, like: Tensor | None = None) -> 
 
 def numbers_per_image(name: str, value: Any, images: Tensor, zero: bool = False) -> Tensor:
     """One number above 0 (or 0, if `zero`), or one per image, as a float64 tensor that broadcasts over the batch."""
-    wrong = TypeError(f"{name} must be one number or one per image, got {value!r} ({type(value).__name__})")
-    if isinstance(value, bool):
-        raise wrong
     try:
+        if isinstance(value, bool):
+            raise TypeError
         numbers = torch.as_tensor(value, dtype=torch.float64).detach().reshape(-1).cpu()
     except (TypeError, ValueError, RuntimeError):
-        raise wrong from None
+        raise TypeError(
+            f"{name} must be one number or one per image, got {value!r} ({type(value).__name__})"
+        ) from None
     if len(numbers) not in (1, len(images)):
         raise ValueError(f"{name} must be one number or one per image ({len(images)}), got {len(numbers)}")
-    if not all(
-        math.isfinite(number) and (number > 0 or (zero and number == 0)) for number in numbers.tolist()
-    ):
+
+    def fits(number: float) -> bool:
+        return math.isfinite(number) and (number >= 0 if zero else number > 0)
+
+    if not all(map(fits, numbers.tolist())):
         raise ValueError(f"{name} must be finite and above 0, got {value!r}")
     if images.device.type == "mps":  # has no float64
         numbers = numbers.float()

@@ -99,8 +99,8 @@ def tensor(name: str, value: Any, dtype: torch.dtype | None = None) -> torch.Ten
         raise wrong
     if isinstance(value, np.ndarray) and any(stride < 0 for stride in value.strides):
         value = value.copy()  # one that runs backwards, a flipped image for one, no tensor can share
-    if dtype is not None and not dtype.is_complex and _is_complex(value):
-        raise TypeError(f"{name} must hold real numbers, got {value.dtype}")
+    if dtype is not None and not dtype.is_complex:
+        _refuse_complex(name, value)
     try:
         return torch.as_tensor(value, dtype=dtype)
     except (TypeError, ValueError, RuntimeError):
@@ -110,15 +110,14 @@ def tensor(name: str, value: Any, dtype: torch.dtype | None = None) -> torch.Ten
 def real(name: str, value: Any) -> torch.Tensor:
     """`value` as a tensor of real numbers, whatever their dtype: what is imaginary would be lost later on."""
     made = tensor(name, value)
-    if made.is_complex():
-        raise TypeError(f"{name} must hold real numbers, got {made.dtype}")
+    _refuse_complex(name, made)
     return made
 
 
-def _is_complex(value: Any) -> bool:
-    if isinstance(value, torch.Tensor):
-        return value.is_complex()
-    return isinstance(value, np.ndarray) and np.iscomplexobj(value)
+def _refuse_complex(name: str, value: Any) -> None:
+    of_tensor = isinstance(value, torch.Tensor) and value.is_complex()
+    if of_tensor or (isinstance(value, np.ndarray) and np.iscomplexobj(value)):
+        raise TypeError(f"{name} must hold real numbers, got {value.dtype}")
 
 
 def finite(name: str, value: torch.Tensor) -> torch.Tensor:

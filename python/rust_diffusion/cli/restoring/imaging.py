@@ -17,16 +17,16 @@ from rust_diffusion.inverse.ct import CTProjector
 from rust_diffusion.inverse.operator import Operator, UnitRange
 from rust_diffusion.inverse.operators import KERNEL_TYPES, Blurring, DownScaling, Inpainting
 
-#: Every operator, with the options that are its own.
-OPTIONS = {
-    "blur": ("kernel_type", "kernel_size", "kernel_variance", "motion_angle", "kernel_file", "boundary"),
-    "ct": ("angles", "angle_range", "det_size", "geometry", "source_origin", "origin_det"),
-    "inpaint": ("keep", "mask_seed", "box", "mask"),
-    "downscale": ("factor", "downscale_mode"),
-}
 #: What says nothing beside `--kernel-file`, and what nothing of parallel rays.
 OF_A_NAMED_KERNEL = ("kernel_type", "kernel_size", "kernel_variance", "motion_angle")
 OF_A_FAN = ("source_origin", "origin_det")
+#: Every operator, with the options that are its own.
+OPTIONS = {
+    "blur": (*OF_A_NAMED_KERNEL, "kernel_file", "boundary"),
+    "ct": ("angles", "angle_range", "det_size", "geometry", *OF_A_FAN),
+    "inpaint": ("keep", "mask_seed", "box", "mask"),
+    "downscale": ("factor", "downscale_mode"),
+}
 #: What `--angles` are spread over where nothing else is said: half a turn, in degrees.
 HALF_TURN = (0.0, 180.0)
 #: Projections, if the user names no number.
@@ -113,7 +113,7 @@ def _refuse(context: click.Context, names: tuple[str, ...], why: str) -> None:
 
 
 def _blur(options: dict[str, Any], shape: tuple[int, int]) -> Operator:
-    names = ("kernel_type", "kernel_size", "kernel_variance", "motion_angle", "boundary")
+    names = (*OF_A_NAMED_KERNEL, "boundary")
     path = options["kernel_file"]
     kernel = None if path is None else read_array("--kernel-file", path)
     return Blurring(shape, kernel, **{name: options[name] for name in names})
@@ -127,7 +127,7 @@ def _ct(options: dict[str, Any], shape: tuple[int, int]) -> Operator:
     if options["angles"] < 1:
         raise click.BadParameter(f"must be at least 1, got {options['angles']}", param_hint="--angles")
     angles = np.radians(np.linspace(start, end, options["angles"], endpoint=False))
-    names = ("det_size", "geometry", "source_origin", "origin_det")
+    names = ("det_size", "geometry", *OF_A_FAN)
     return CTProjector(shape, angles, **{name: options[name] for name in names})
 
 

@@ -4,6 +4,7 @@ use std::f32::consts::FRAC_PI_2;
 
 use tch::{Device, Kind, Tensor};
 
+use super::process::is_finite;
 use crate::error::{ensure, Result};
 
 /// Schedules longer than this are a mistyped argument, not a wish (the longest in use have some 4,000 steps).
@@ -35,7 +36,7 @@ pub fn cosine_betas(num_steps: i64, s: f64) -> Result<Tensor> {
     let alpha_bars = f.f_div(&f.f_get(0)?)?;
     let ratio = alpha_bars.f_narrow(0, 1, num_steps)?.f_div(&alpha_bars.f_narrow(0, 0, num_steps)?)?;
     let betas = ratio.f_neg()?.f_add_scalar(1.0)?.f_clamp(COSINE_BETA_MIN, COSINE_BETA_MAX)?;
-    ensure!(betas.f_isfinite()?.f_all()?.f_int64_value(&[])? == 1, Value, "s = {s} gives betas that are not finite");
+    ensure!(is_finite(&betas)?, Value, "s = {s} gives betas that are not finite");
     Ok(betas)
 }
 

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::cell::Cell;
-use super::pack::{Layout, Lines, Room, AT_ONCE};
+use super::pack::{Layout, Lines, AT_ONCE};
 use super::view::Axis;
 use super::weights::Table;
 use super::Projector;
@@ -14,11 +14,10 @@ use crate::simd::{dispatch, Kernel, Simd};
 
 pub fn run<C: Cell>(p: &Projector, pool: &dyn Pool, images: usize, y: &[C::Number], x: &mut [C::Number]) -> Result {
     let layout = Layout { lines: p.views.len(), length: p.bins, margin: 2 * p.reach, steps: [p.bins, 1] };
-    let room = Room { pool, workspace: &p.workspace };
-    let sinograms = Lines::<C>::pack(room, images, y, layout)?;
+    let sinograms = Lines::<C>::pack(pool, &p.workspace, images, y, layout)?;
     let groups = images.div_ceil(C::IMAGES);
-    let rows = along(p, room, groups, &sinograms, Axis::Rows)?;
-    let columns = along(p, room, groups, &sinograms, Axis::Columns)?;
+    let rows = along(p, pool, groups, &sinograms, Axis::Rows)?;
+    let columns = along(p, pool, groups, &sinograms, Axis::Columns)?;
     let pieces = Split::new(x, images * p.height, |i| (i + 1) * p.width);
     pool::run(pool, images * p.height, |i| {
         let (image, row) = (i / p.height, i % p.height);
@@ -33,13 +32,13 @@ pub fn run<C: Cell>(p: &Projector, pool: &dyn Pool, images: usize, y: &[C::Numbe
 
 /// What the views whose rays are followed along `axis` give, line by line.
 fn along<'a, C: Cell>(
-    p: &Projector,
-    room: Room<'a>,
+    p: &'a Projector,
+    pool: &dyn Pool,
     groups: usize,
     sinograms: &Lines<C>,
     axis: Axis,
 ) -> Result<Lines<'a, C>> {
-    Lines::new(room, [groups, p.lines(axis), p.length(axis) + C::BEHIND], |group, lines, sums| {
+    Lines::new(pool, &p.workspace, [groups, p.lines(axis), p.length(axis) + C::BEHIND], |group, lines, sums| {
         dispatch(Block { p, sinograms, axis, group, lines, sums })
     })
 }

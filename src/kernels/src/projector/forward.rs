@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::cell::Cell;
-use super::pack::{Layout, Lines, Room, AT_ONCE};
+use super::pack::{Layout, Lines, AT_ONCE};
 use super::view::Axis;
 use super::weights::{Table, MARGIN};
 use super::Projector;
@@ -18,7 +18,7 @@ const VIEWS: usize = 4;
 pub fn run<C: Cell>(p: &Projector, pool: &dyn Pool, images: usize, x: &[C::Number], y: &mut [C::Number]) -> Result {
     let pack = |axis| {
         let layout = Layout { lines: p.lines(axis), length: p.length(axis), margin: MARGIN, steps: p.steps(axis) };
-        Lines::<C>::pack(Room { pool, workspace: &p.workspace }, images, x, layout)
+        Lines::<C>::pack(pool, &p.workspace, images, x, layout)
     };
     let lines = [pack(Axis::Rows)?, pack(Axis::Columns)?];
     let (views, groups) = (p.views.len(), images.div_ceil(C::IMAGES));

@@ -38,7 +38,7 @@ pub enum Beam {
 
 /// The geometry of a scan: images of height x width pixels, one view per angle. At angle 0 the detector's bins run along
 /// the columns of the image; angles, in radians, turn it counter-clockwise.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Projector {
     height: usize,
     width: usize,
@@ -47,6 +47,12 @@ pub struct Projector {
     /// No ray meets a pixel whose shadow on the detector is this many bins away, or more.
     reach: usize,
     workspace: Workspace,
+}
+
+#[derive(Clone, Copy)]
+enum Direction {
+    Forward,
+    Adjoint,
 }
 
 impl Projector {
@@ -84,19 +90,7 @@ impl Projector {
     /// # Errors
     /// When a length does not fit, or memory runs out.
     pub fn forward<T: Real>(&self, pool: &dyn Pool, images: usize, x: &[T], y: &mut [T]) -> Result {
-        self.check(images, x.len(), y.len())?;
-        let (full, rest) = (images - images % T::Batch::IMAGES, images % T::Batch::IMAGES);
-        let (x, x_rest) = x.split_at(full * self.pixels());
-        let (y, y_rest) = y.split_at_mut(full * self.rays());
-        if full > 0 {
-            forward::run::<T::Batch>(self, pool, full, x, y)?;
-        }
-        match rest {
-            0 => Ok(()),
-            1 => forward::run::<T::Single>(self, pool, rest, x_rest, y_rest),
-            _ if rest <= T::Few::IMAGES => forward::run::<T::Few>(self, pool, rest, x_rest, y_rest),
-            _ => forward::run::<T::Batch>(self, pool, rest, x_rest, y_rest),
-        }
+        self.run(Direction::Forward, pool, images, x, y)
     }
 
     /// x = K' y: of sinograms (N, angles, bins) the images (N, height, width), written.
@@ -104,24 +98,45 @@ impl Projector {
     /// # Errors
     /// When a length does not fit, or memory runs out.
     pub fn adjoint<T: Real>(&self, pool: &dyn Pool, images: usize, y: &[T], x: &mut [T]) -> Result {
-        self.check(images, x.len(), y.len())?;
-        let (full, rest) = (images - images % T::Batch::IMAGES, images % T::Batch::IMAGES);
-        let (x, x_rest) = x.split_at_mut(full * self.pixels());
-        let (y, y_rest) = y.split_at(full * self.rays());
+        self.run(Direction::Adjoint, pool, images, y, x)
+    }
+
+    /// As many images at a time as suit the processor, and the rest.
+    fn run<T: Real>(&self, direction: Direction, pool: &dyn Pool, images: usize, from: &[T], to: &mut [T]) -> Result {
+        let (x, y) = (("x", self.pixels()), ("y", self.rays()));
+        let (source, target) = match direction {
+            Direction::Forward => (x, y),
+            Direction::Adjoint => (y, x),
+        };
+        check_len(source.0, from.len(), images * source.1)?;
+        check_len(target.0, to.len(), images * target.1)?;
+        let rest = images % T::Batch::IMAGES;
+        let full = images - rest;
+        let (from, from_rest) = from.split_at(full * source.1);
+        let (to, to_rest) = to.split_at_mut(full * target.1);
         if full > 0 {
-            adjoint::run::<T::Batch>(self, pool, full, y, x)?;
+            self.run_as::<T::Batch>(direction, pool, full, from, to)?;
         }
         match rest {
             0 => Ok(()),
-            1 => adjoint::run::<T::Single>(self, pool, rest, y_rest, x_rest),
-            _ if rest <= T::Few::IMAGES => adjoint::run::<T::Few>(self, pool, rest, y_rest, x_rest),
-            _ => adjoint::run::<T::Batch>(self, pool, rest, y_rest, x_rest),
+            1 => self.run_as::<T::Single>(direction, pool, rest, from_rest, to_rest),
+            _ if rest <= T::Few::IMAGES => self.run_as::<T::Few>(direction, pool, rest, from_rest, to_rest),
+            _ => self.run_as::<T::Batch>(direction, pool, rest, from_rest, to_rest),
         }
     }
 
-    fn check(&self, images: usize, x: usize, y: usize) -> Result {
-        check_len("x", x, images * self.pixels())?;
-        check_len("y", y, images * self.rays())
+    fn run_as<C: Cell>(
+        &self,
+        direction: Direction,
+        pool: &dyn Pool,
+        images: usize,
+        from: &[C::Number],
+        to: &mut [C::Number],
+    ) -> Result {
+        match direction {
+            Direction::Forward => forward::run::<C>(self, pool, images, from, to),
+            Direction::Adjoint => adjoint::run::<C>(self, pool, images, from, to),
+        }
     }
 
     /// Calls `each(ray, pixel, weight)` for every weight above `least`, by ascending ray and pixel.

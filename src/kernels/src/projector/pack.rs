@@ -31,17 +31,11 @@ pub struct Layout {
     pub steps: [usize; 2],
 }
 
-/// What lines are made with.
-#[derive(Clone, Copy)]
-pub struct Room<'a> {
-    pub pool: &'a dyn Pool,
-    pub workspace: &'a Workspace,
-}
-
 impl<'a, C: Cell> Lines<'a, C> {
     /// For each group `lines` lines of `stride` cells, made [`AT_ONCE`] at a time: `work(group, which lines, their cells)`.
     pub fn new(
-        Room { pool, workspace }: Room<'a>,
+        pool: &dyn Pool,
+        workspace: &'a Workspace,
         [groups, lines, stride]: [usize; 3],
         work: impl Fn(usize, Range<usize>, &mut [C]) -> Result + Sync,
     ) -> Result<Self> {
@@ -60,10 +54,16 @@ impl<'a, C: Cell> Lines<'a, C> {
     }
 
     /// Those of images or sinograms, each between margins of zeros.
-    pub fn pack(room: Room<'a>, images: usize, x: &[C::Number], layout: Layout) -> Result<Self> {
+    pub fn pack(
+        pool: &dyn Pool,
+        workspace: &'a Workspace,
+        images: usize,
+        x: &[C::Number],
+        layout: Layout,
+    ) -> Result<Self> {
         let Layout { lines, length, margin, steps } = layout;
         let (size, stride) = (lines * length, length + 2 * margin + C::BEHIND);
-        Self::new(room, [images.div_ceil(C::IMAGES), lines, stride], |group, lines, cells| {
+        Self::new(pool, workspace, [images.div_ceil(C::IMAGES), lines, stride], |group, lines, cells| {
             let images = group * C::IMAGES..images.min((group + 1) * C::IMAGES);
             for (line, cells) in lines.zip(cells.chunks_exact_mut(stride)) {
                 for (number, image) in images.clone().enumerate() {

@@ -58,13 +58,6 @@ impl Workspace {
     }
 }
 
-/// A copy of a projector begins without.
-impl Clone for Workspace {
-    fn clone(&self) -> Self {
-        Self::default()
-    }
-}
-
 fn bytes<T>(buffer: &Vec<T>) -> usize {
     buffer.capacity() * size_of::<T>()
 }

@@ -13,7 +13,7 @@ mod spread;
 
 use tch::Tensor;
 
-use crate::diffusion::process::Denoised;
+use crate::diffusion::process::{is_finite, Denoised};
 use crate::diffusion::Noise;
 use crate::error::{ensure, Result};
 use crate::sampler::{At, Correction, Means};
@@ -72,7 +72,7 @@ impl Correction for Watched {
         let x = self.0.after(at, x_next, noise)?;
         let (step, total, t) = (at.index + 1, at.total, at.t);
         ensure!(
-            x.f_isfinite()?.f_all()?.f_int64_value(&[])? == 1,
+            is_finite(&x)?,
             Value,
             "step {step} of {total} (t = {t}) made NaN or infinity: model's answer is not finite, y is not on the scale of \
              K x for images in [-1, 1], or the method's step size is too large"

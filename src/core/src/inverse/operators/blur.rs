@@ -4,6 +4,7 @@ use diffusion_kernels::conv::correlate::{correlate, Real, Tap};
 use tch::{Device, Kind, Tensor};
 
 use crate::choice::Choice;
+use crate::diffusion::process::is_finite;
 use crate::error::{ensure, Result};
 use crate::inverse::operator::{LinearOperator, Shape};
 use crate::inverse::solve::circulant::Circulant;
@@ -47,7 +48,7 @@ impl Blurring {
         let kernel = kernel.f_detach()?.f_to_device(Device::Cpu)?.f_to_kind(Kind::Double)?.f_contiguous()?;
         let size = kernel.size();
         ensure!(size.len() == 2 && kernel.numel() > 0, Value, "kernel must have shape (k, l), got {size:?}");
-        ensure!(kernel.f_isfinite()?.f_all()?.f_int64_value(&[])? == 1, Value, "kernel must be finite");
+        ensure!(is_finite(&kernel)?, Value, "kernel must be finite");
         let fits = size[0] <= height && size[1] <= width;
         ensure!(
             boundary == Boundary::Zero || fits,

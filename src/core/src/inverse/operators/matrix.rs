@@ -4,6 +4,7 @@ use std::sync::OnceLock;
 
 use tch::{Device, Kind, Tensor};
 
+use crate::diffusion::process::is_finite;
 use crate::error::{ensure, Error, Result};
 use crate::inverse::operator::{normal, LinearOperator, Shape};
 use crate::inverse::solve::constant::Constant;
@@ -24,7 +25,7 @@ impl Matrix {
         let a = a.f_detach()?.f_to_device(Device::Cpu)?.f_to_kind(Kind::Double)?.f_contiguous()?;
         let size = a.size();
         ensure!(size.len() == 2 && a.numel() > 0, Value, "A must have shape (m, n), got {size:?}");
-        ensure!(a.f_isfinite()?.f_all()?.f_int64_value(&[])? == 1, Value, "A must be finite");
+        ensure!(is_finite(&a)?, Value, "A must be finite");
         for (name, shape, count, what) in
             [("img_shape", image, size[1], "columns"), ("out_shape", out, size[0], "rows")]
         {
