@@ -34,6 +34,7 @@ pub mod conv;
 pub mod error;
 pub mod norm;
 pub mod optim;
+mod pairs;
 pub mod pool;
 mod product;
 pub mod projector;
@@ -42,3 +43,5 @@ pub mod source;
 pub mod sum;
 #[cfg(test)]
 mod testing;
+
+pub use pairs::choose_whole;

@@ -1,5 +1,6 @@
 //! What tests share: numbers to fill tensors with, and the distance of two results.
 
+use crate::choose_whole;
 use crate::simd::element::Element;
 use crate::simd::{limit_isa, Isa};
 use std::sync::Mutex;
@@ -46,6 +47,16 @@ pub fn with_isa<R>(most: Isa, body: impl FnOnce() -> R) -> R {
     let result = body();
     limit_isa(Isa::Avx512);
     result
+}
+
+/// The same with the numbers that bfloat16's convolutions are multiplied in.
+pub fn with_numbers<R>(most: Isa, whole: bool, body: impl FnOnce() -> R) -> R {
+    with_isa(most, || {
+        choose_whole(Some(whole));
+        let result = body();
+        choose_whole(None);
+        result
+    })
 }
 
 pub const ALL_ISAS: [Isa; 3] = [Isa::Portable, Isa::Avx2, Isa::Avx512];

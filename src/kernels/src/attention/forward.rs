@@ -1,8 +1,10 @@
 //! The forward pass.
 
 use super::pack::{transpose, ByRow, Rows, ToRows};
+use super::whole::{PackKeys, PackQueries, PackValues, LEAST, STRETCH};
 use super::{exp2, penalty, Heads, MOST_ROWS};
 use crate::error::Result;
+use crate::pairs::{self, whole, MOST};
 use crate::pool::scratch::{lend, sized};
 use crate::pool::split::Split;
 use crate::pool::{run, Pool};
@@ -34,7 +36,11 @@ pub fn forward<T: Element>(pool: &dyn Pool, heads: Heads, qkv: &[T], out: &mut [
         let out = outs.take(i);
         (0..count).try_for_each(|head| {
             let logsumexp = sums.take((image * count + head) * slices + slice);
-            one_head(&heads, qkv, head, first..last, out, logsumexp)
+            if whole::<T>() && positions >= LEAST {
+                one_head_whole(&heads, qkv, head, first..last, out, logsumexp)
+            } else {
+                one_head(&heads, qkv, head, first..last, out, logsumexp)
+            }
         })
     })
 }
@@ -58,7 +64,7 @@ fn one_head<T: Element>(
     out: &mut [T],
     logsumexp: &mut [f32],
 ) -> Result {
-    let (blocks, panels, channels) = (heads.blocks(), heads.panels(), heads.channels());
+    let (blocks, panels) = (heads.blocks(), heads.panels());
     let [q, k, v] = parts(heads, qkv, head);
     lend(|[keys, values, block, scores, products]| {
         let keys = sized(keys, panels * blocks * LANES)?;
@@ -73,29 +79,85 @@ fn one_head<T: Element>(
             multiply(Operands { tiles: rows, blocks, v: block, u: keys, m: scores });
             let (mut tops, mut sums) = ([0.0; MOST_ROWS], [0.0; MOST_ROWS]);
             let penalty = &penalty(heads.positions);
-            dispatch(Softmax { rows, scores, penalty, tops: &mut tops, sums: &mut sums });
+            dispatch(Softmax { rows, scores, penalty, tops: &mut tops, sums: &mut sums, whole: false });
             let products = sized(products, blocks * rows)?;
             multiply(Operands { tiles: rows, blocks: panels, v: scores, u: values, m: products });
             let at = start - queries.start;
-            dispatch(ToRows {
-                from: products,
-                place: |row: usize, block: usize| block * rows + row,
-                factors: &|row| 1.0 / sums[row],
-                count: rows,
-                width: heads.width,
-                stride: channels,
-                to: &mut out[at * channels + head * heads.width..],
-            });
-            for (row, to) in logsumexp[at..at + rows].iter_mut().enumerate() {
-                *to = (tops[row] + sums[row].log2()) * LN_2;
-            }
+            write(heads, head, at..at + rows, products, [&tops, &sums], out, logsumexp);
         }
         Ok(())
     })
 }
 
-/// Scores to 2^(score - the row's largest), with that and the sum of each row.
+/// The same in whole numbers.
+fn one_head_whole<T: Element>(
+    heads: &Heads,
+    qkv: &[T],
+    head: usize,
+    queries: Range<usize>,
+    out: &mut [T],
+    logsumexp: &mut [f32],
+) -> Result {
+    let (blocks, panels) = (heads.blocks(), heads.panels());
+    let [q, k, v] = parts(heads, qkv, head);
+    // Of 32 channels, and of 32 keys.
+    let (deep, long) = (heads.width.div_ceil(2 * LANES), panels.div_ceil(2));
+    let ones = [1.0; MOST_ROWS].repeat(long.div_ceil(STRETCH));
+    lend(|[keys, values, block, scores, products]| {
+        let keys = sized(keys, panels * pairs::panel(deep, deep))?;
+        dispatch(PackKeys { rows: k, lines: deep, to: keys });
+        let values = sized(values, blocks * pairs::panel(long, STRETCH))?;
+        dispatch(PackValues { rows: v, lines: long, to: values });
+        for start in queries.clone().step_by(heads.block()) {
+            let rows = heads.block().min(queries.end - start);
+            let block = sized(block, deep * rows)?;
+            let mut scales = [0.0; MOST_ROWS];
+            dispatch(PackQueries { rows: q.some(start, rows), factor: heads.factor(), to: block, scales: &mut scales });
+            let scores = sized(scores, panels * rows)?;
+            let (v, u, scales) = (&*block, &*keys, &scales[..]);
+            pairs::multiply(pairs::Operands { lines: deep, stretch: deep, rows, v, u, scales, m: scores });
+            let (mut tops, mut sums) = ([0.0; MOST_ROWS], [0.0; MOST_ROWS]);
+            let penalty = &penalty(heads.positions);
+            dispatch(Softmax { rows, scores, penalty, tops: &mut tops, sums: &mut sums, whole: true });
+            let products = sized(products, blocks * rows)?;
+            let (v, u, scales) = (&scores[..long * rows], &*values, &ones);
+            pairs::multiply(pairs::Operands { lines: long, stretch: STRETCH, rows, v, u, scales, m: products });
+            let at = start - queries.start;
+            write(heads, head, at..at + rows, products, [&tops, &sums], out, logsumexp);
+        }
+        Ok(())
+    })
+}
+
+/// What some queries of a head have found.
+fn write<T: Element>(
+    heads: &Heads,
+    head: usize,
+    queries: Range<usize>,
+    products: &[Line],
+    [tops, sums]: [&[f32; MOST_ROWS]; 2],
+    out: &mut [T],
+    logsumexp: &mut [f32],
+) {
+    let (rows, channels) = (queries.len(), heads.channels());
+    dispatch(ToRows {
+        from: products,
+        place: |row: usize, block: usize| block * rows + row,
+        factors: &|row| 1.0 / sums[row],
+        count: rows,
+        width: heads.width,
+        stride: channels,
+        to: &mut out[queries.start * channels + head * heads.width..],
+    });
+    for (row, to) in logsumexp[queries].iter_mut().enumerate() {
+        *to = (tops[row] + sums[row].log2()) * LN_2;
+    }
+}
+
+/// Scores to 2^(score - the row's largest), with that and the sum of each row. In whole numbers they are multiplied with
+/// [`MOST`], a line for two panels.
 struct Softmax<'a> {
+    whole: bool,
     rows: usize,
     scores: &'a mut [Line],
     penalty: &'a Line,
@@ -125,12 +187,30 @@ impl Kernel for Softmax<'_> {
             line.0 = [*top; LANES];
         }
         let mut sums = [Line::ZERO; MOST_ROWS];
-        for panel in self.scores.chunks_exact_mut(self.rows) {
-            for ((line, top), sum) in panel.iter_mut().zip(&tops).zip(&mut sums) {
-                let p = exp2(s, s.sub(s.load(&line.0), s.load(&top.0)));
-                s.store(&mut line.0, p);
-                let more = s.add(s.load(&sum.0), p);
-                s.store(&mut sum.0, more);
+        if self.whole {
+            let panels = self.scores.len() / self.rows;
+            for panel in (0..panels).step_by(2) {
+                for (row, (top, sum)) in tops.iter().zip(&mut sums).take(self.rows).enumerate() {
+                    let top = s.load(&top.0);
+                    let low = exp2(s, s.sub(s.load(&self.scores[panel * self.rows + row].0), top));
+                    let mut high = s.splat(0.0);
+                    if panel + 1 < panels {
+                        high = exp2(s, s.sub(s.load(&self.scores[(panel + 1) * self.rows + row].0), top));
+                    }
+                    let pair = s.pair(s.mul(low, s.splat(MOST)), s.mul(high, s.splat(MOST)));
+                    s.store(&mut self.scores[panel / 2 * self.rows + row].0, pair);
+                    let more = s.add(s.load(&sum.0), s.add(low, high));
+                    s.store(&mut sum.0, more);
+                }
+            }
+        } else {
+            for panel in self.scores.chunks_exact_mut(self.rows) {
+                for ((line, top), sum) in panel.iter_mut().zip(&tops).zip(&mut sums) {
+                    let p = exp2(s, s.sub(s.load(&line.0), s.load(&top.0)));
+                    s.store(&mut line.0, p);
+                    let more = s.add(s.load(&sum.0), p);
+                    s.store(&mut sum.0, more);
+                }
             }
         }
         for (line, sum) in sums.iter().zip(self.sums.iter_mut()) {

@@ -10,6 +10,7 @@ mod meeting;
 mod pack;
 #[cfg(test)]
 mod tests;
+mod whole;
 
 pub use backward::backward;
 pub use forward::forward;

@@ -1,7 +1,8 @@
 use super::*;
 use crate::pool::{Pool, Scoped, Serial};
 use crate::simd::element::Element;
-use crate::testing::{as_f64, as_type, assert_close, normal, with_isa, ALL_ISAS};
+use crate::simd::Isa;
+use crate::testing::{as_f64, as_type, assert_close, normal, with_isa, with_numbers, ALL_ISAS};
 use half::bf16;
 
 /// out, logsumexp and dqkv from the formulas, in f64.
@@ -43,6 +44,11 @@ fn reference(heads: Heads, qkv: &[f64], dout: &[f64]) -> [Vec<f64>; 3] {
 }
 
 fn check<T: Element>(pool: &dyn Pool, heads: Heads, scale: f32, tolerance: f64) -> [Vec<T>; 2] {
+    check_sums(pool, heads, scale, tolerance, 2e-6)
+}
+
+/// The same with a tolerance of logsumexp.
+fn check_sums<T: Element>(pool: &dyn Pool, heads: Heads, scale: f32, tolerance: f64, of_sums: f64) -> [Vec<T>; 2] {
     let size = heads.batch * heads.positions * heads.channels();
     let qkv: Vec<T> = as_type(&normal(3 * size, 1).iter().map(|x| x * scale).collect::<Vec<_>>());
     let dout: Vec<T> = as_type(&normal(size, 2));
@@ -51,7 +57,7 @@ fn check<T: Element>(pool: &dyn Pool, heads: Heads, scale: f32, tolerance: f64) 
     let mut sums = vec![f32::NAN; heads.batch * heads.heads * heads.positions];
     forward(pool, heads, &qkv, &mut out, &mut sums).unwrap();
     assert_close(&out, &want, tolerance, &format!("out {heads:?}"));
-    assert_close(&sums, &want_sums, 2e-6, &format!("logsumexp {heads:?}"));
+    assert_close(&sums, &want_sums, of_sums, &format!("logsumexp {heads:?}"));
     let mut dqkv = vec![T::from_f32(f32::NAN); 3 * size];
     backward(pool, heads, &qkv, (&out, &sums), &dout, &mut dqkv).unwrap();
     assert_close(&dqkv, &want_dqkv, 2.0 * tolerance, &format!("dqkv {heads:?}"));
@@ -102,9 +108,61 @@ fn one_image_occupies_all_threads() {
 
 #[test]
 fn bfloat16_agrees_to_its_rounding() {
-    for heads in cases() {
-        check::<bf16>(&Scoped(2), heads, 1.0, 8e-3);
+    with_numbers(Isa::Avx512, false, || {
+        for heads in cases() {
+            check::<bf16>(&Scoped(2), heads, 1.0, 8e-3);
+        }
+    });
+}
+
+#[test]
+fn whole_numbers_agree_to_bfloat16s_rounding_for_any_threads_on_every_instruction_set() {
+    let more = [(1, 81, 2, 48), (2, 64, 1, 8), (1, 145, 1, 128)];
+    let more = more.map(|(batch, positions, heads, width)| Heads { batch, positions, heads, width });
+    for isa in ALL_ISAS {
+        with_numbers(isa, true, || {
+            for heads in cases().into_iter().chain(more) {
+                let one = check_sums::<bf16>(&Serial, heads, 1.0, 8e-3, 5e-5);
+                assert!(one == check_sums::<bf16>(&Scoped(3), heads, 1.0, 8e-3, 5e-5));
+            }
+        });
     }
+}
+
+#[test]
+fn whole_numbers_hold_large_scores_and_long_sums() {
+    let heads = Heads { batch: 1, positions: 256, heads: 2, width: 64 };
+    with_numbers(Isa::Avx512, true, || {
+        check_sums::<bf16>(&Serial, heads, 20.0, 2e-2, 1e-4);
+        // Equal queries and keys, and values of one sign: every sum is as long as the scales allow.
+        for size in [1.0, 1e-12, 1e12] {
+            let qkv: Vec<bf16> =
+                (0..256 * 384).map(|k| bf16::from_f32(if k % 384 < 256 { 0.25 } else { size })).collect();
+            let (mut out, mut sums) = (vec![bf16::ZERO; 256 * 128], vec![0.0; 512]);
+            forward(&Serial, heads, &qkv, &mut out, &mut sums).unwrap();
+            let value = bf16::from_f32(size);
+            assert!(out.iter().all(|x| (x.to_f32() / value.to_f32() - 1.0).abs() < 4e-3), "{size}: {}", out[0]);
+        }
+    });
+}
+
+#[test]
+fn whole_numbers_keep_what_many_small_probabilities_add_up_to() {
+    // One key has e^8 times the probability of each of 1023 others, which hold a quarter of the sum together.
+    let heads = Heads { batch: 1, positions: 1024, heads: 1, width: 16 };
+    let mut qkv = vec![0.0f32; 1024 * 48];
+    for (position, row) in qkv.chunks_exact_mut(48).enumerate() {
+        row[0] = 4.0;
+        row[16] = if position == 7 { 8.0 } else { 0.0 };
+        row[32] = if position == 7 { 0.0 } else { 1.0 };
+    }
+    let qkv = as_type::<bf16>(&qkv);
+    with_numbers(Isa::Avx512, true, || {
+        let (mut out, mut sums) = (vec![bf16::ZERO; 1024 * 16], vec![0.0; 1024]);
+        forward(&Serial, heads, &qkv, &mut out, &mut sums).unwrap();
+        let want = 1023.0 / (1023.0 + 8.0f32.exp());
+        assert!((out[0].to_f32() / want - 1.0).abs() < 1e-2, "{}, not {want}", out[0]);
+    });
 }
 
 #[test]
@@ -134,4 +192,14 @@ fn what_is_not_a_number_reaches_the_output() {
         forward(&Serial, heads, &qkv, &mut out, &mut sums).unwrap();
         assert!(out.iter().any(|x| x.is_nan()), "NaN at {at}");
     }
+    let heads = Heads { positions: 70, ..heads };
+    with_numbers(Isa::Avx512, true, || {
+        for at in [3 * 24, 3 * 24 + 8, 3 * 24 + 16] {
+            let mut qkv = as_type::<bf16>(&normal(70 * 24, 1));
+            qkv[at] = bf16::NAN;
+            let (mut out, mut sums) = (vec![bf16::ZERO; 70 * 8], vec![0.0; 70]);
+            forward(&Serial, heads, &qkv, &mut out, &mut sums).unwrap();
+            assert!(out.iter().any(|x| x.is_nan()), "NaN at {at}");
+        }
+    });
 }

@@ -2,6 +2,7 @@
 
 use super::filter::Filter;
 use super::method::{with_scheme, Way};
+use super::numbers::{Float, Numbers, Operands, Whole};
 use super::scheme::Scheme;
 use super::tile::{Addends, Grid, ToImages, ToPoints};
 use super::{check_sizes, zeros_for};
@@ -9,20 +10,15 @@ use crate::error::{check_len, Error, Result};
 use crate::pool::scratch::{lend, sized};
 use crate::pool::split::Split;
 use crate::pool::{run, Pool};
-use crate::product::{Products, PANELS, RUN};
+use crate::product::PANELS;
 use crate::simd::element::Element;
-use crate::simd::{dispatch, Line, LANES};
+use crate::simd::{dispatch, Line};
 use crate::source::{Images, Source};
 use std::marker::PhantomData;
 use std::ops::Range;
 
 /// Tiles of a block: enough for the filter, which is read anew for each block, to be read at the pace of the products.
 const TILES: usize = 32;
-/// Blocks of inputs that are brought to the points and multiplied at a time, where tasks share out the filter: few enough for
-/// a pair of panels to stay in the second cache, and so many that sums come and go seldom. Whole runs: else the bits would
-/// depend on how the work is shared out.
-const BLOCKS: usize = 2 * RUN;
-
 /// y = filter applied to x, plus `addends`. `from` are the images of x, `to` those of y: by [`Method::output_size`] of one
 /// another, the other way round for a filter of the input gradient.
 ///
@@ -39,19 +35,16 @@ pub fn convolve<T: Element>(
 ) -> Result {
     check(from, x, filter, addends, to, y.len())?;
     let tiling = filter.way.tiling();
-    let layer =
-        Layer { grid: Grid::new(from, to, tiling), side: tiling.outputs, x, filter, addends, outside: &zeros_for(x)? };
-    with_scheme!(filter.way, K => {
-        if layer.has_more_channels(pool.threads()) {
-            layer.by_channels(PhantomData::<K>, pool, y)
-        } else {
-            layer.by_tiles(PhantomData::<K>, pool, y)
-        }
-    })
+    let (grid, outside) = (Grid::new(from, to, tiling), &*zeros_for(x)?);
+    let side = tiling.outputs;
+    match Whole::of(pool, x, &grid)? {
+        Some(numbers) => Layer { grid, side, x, filter, addends, outside, numbers }.convolve(pool, y),
+        None => Layer { grid, side, x, filter, addends, outside, numbers: Float }.convolve(pool, y),
+    }
 }
 
 /// The layer, and what is known of it.
-struct Layer<'a, T> {
+struct Layer<'a, T, N> {
     grid: Grid,
     /// Of a tile: pixels down and across.
     side: usize,
@@ -59,18 +52,30 @@ struct Layer<'a, T> {
     filter: &'a Filter<'a>,
     addends: &'a Addends<'a, T>,
     outside: &'a [T],
+    numbers: N,
 }
 
 /// Where the operands of some products lie: lines from one point to the next in v, u and m, from one block to the next in v,
 /// from one panel to the next in u.
 #[derive(Clone, Copy)]
 struct Places {
-    points: [usize; 3],
+    points: usize,
+    strides: [usize; 3],
     block: usize,
     panel: usize,
 }
 
-impl<T: Element> Layer<'_, T> {
+impl<T: Element, N: Numbers> Layer<'_, T, N> {
+    fn convolve(&self, pool: &dyn Pool, y: &mut [T]) -> Result {
+        with_scheme!(self.filter.way, K => {
+            if self.has_more_channels(pool.threads()) {
+                self.by_channels(PhantomData::<K>, pool, y)
+            } else {
+                self.by_tiles(PhantomData::<K>, pool, y)
+            }
+        })
+    }
+
     /// Rows of tiles in all images.
     fn rows(&self) -> usize {
         self.grid.to.batch * self.grid.tiles[0]
@@ -116,17 +121,13 @@ impl<T: Element> Layer<'_, T> {
         y: &mut [T],
     ) -> Result {
         // Odd, as all strides from point to point: else their lines fall into the same few sets of a cache.
-        let pitch = self.filter.blocks() * LANES + 1;
+        let blocks = self.numbers.blocks(self.filter);
+        let pitch = self.numbers.filter_lines(blocks) | 1;
         let (size, panels) = (P * P * pitch, self.filter.panels());
         lend(|[u]| {
             let u = sized(u, panels * size)?;
             let shares = Split::new(u, panels, |panel| (panel + 1) * size);
-            pool.run(panels, &|panel| {
-                let u = shares.take(panel);
-                for (block, inputs) in self.filter.ranges().enumerate() {
-                    self.filter.pack(panel, inputs, pitch, &mut u[block * LANES..]);
-                }
-            })?;
+            pool.run(panels, &|panel| self.numbers.pack(self.filter, panel, 0..blocks, pitch, shares.take(panel)))?;
             drop(shares);
             let tasks = self.grid.count().div_ceil(TILES).next_multiple_of(pool.threads()).min(self.rows());
             self.share_rows(pool, tasks, y, |rows, y, first| {
@@ -152,13 +153,13 @@ impl<T: Element> Layer<'_, T> {
         first: usize,
         [v, m]: [&mut Vec<Line>; 2],
     ) -> Result {
-        let (count, blocks, size) = (tiles.len(), self.filter.blocks(), P * P * pitch);
+        let (count, blocks, size) = (tiles.len(), self.numbers.blocks(self.filter), P * P * pitch);
         let points = [(blocks * count) | 1, pitch, (PANELS * count) | 1];
-        let places = Places { points, block: count, panel: size };
+        let places = Places { points: P * P, strides: points, block: count, panel: size };
         let (v, m) = (sized(v, P * P * points[0])?, sized(m, P * P * points[2])?);
         self.to_points(scheme, tiles.clone(), 0..blocks, points[0], v);
         for (pair, u) in u.chunks(PANELS * size).enumerate() {
-            places.products([P * P, blocks, count], v, u, m, true);
+            self.numbers.multiply(places.operands(0..blocks, tiles.clone(), v, u, m, true));
             self.to_images(scheme, tiles.clone(), pair, [points[2], count], m, y, first);
         }
         Ok(())
@@ -173,11 +174,10 @@ impl<T: Element> Layer<'_, T> {
         y: &mut [T],
     ) -> Result {
         let (filter, count) = (self.filter, self.grid.count());
-        let (blocks, pairs) = (filter.blocks(), filter.panels().div_ceil(PANELS));
-        let points = [count | 1, BLOCKS * LANES + 1, (PANELS * count) | 1];
+        let (blocks, pairs) = (self.numbers.blocks(filter), filter.panels().div_ceil(PANELS));
+        let points = [count | 1, self.numbers.filter_lines(N::BLOCKS) | 1, (PANELS * count) | 1];
         let [of_block, of_panel, of_pair] = points.map(|stride| P * P * stride);
-        let places = Places { points, block: of_block, panel: of_panel };
-        let ranges: Vec<_> = filter.ranges().collect();
+        let places = Places { points: P * P, strides: points, block: of_block, panel: of_panel };
         lend(|[v, m]| {
             let (v, m) = (sized(v, blocks * of_block)?, sized(m, pairs * of_pair)?);
             let shares = Split::new(v, blocks, |block| (block + 1) * of_block);
@@ -191,13 +191,13 @@ impl<T: Element> Layer<'_, T> {
                 let panels = pair * PANELS..filter.panels().min((pair + 1) * PANELS);
                 lend(|[u]| {
                     let u = sized(u, panels.len() * of_panel)?;
-                    for (k, ranges) in ranges.chunks(BLOCKS).enumerate() {
+                    for first in (0..blocks).step_by(N::BLOCKS) {
+                        let own = first..blocks.min(first + N::BLOCKS);
                         for (panel, u) in panels.clone().zip(u.chunks_mut(of_panel)) {
-                            for (block, inputs) in ranges.iter().enumerate() {
-                                filter.pack(panel, inputs.clone(), points[1], &mut u[block * LANES..]);
-                            }
+                            self.numbers.pack(filter, panel, own.clone(), points[1], u);
                         }
-                        places.products([P * P, ranges.len(), count], &v[k * BLOCKS * of_block..], u, m, k == 0);
+                        let v = &v[first * of_block..];
+                        self.numbers.multiply(places.operands(own, 0..count, v, u, m, first == 0));
                     }
                     Ok(())
                 })
@@ -222,7 +222,7 @@ impl<T: Element> Layer<'_, T> {
         v: &mut [Line],
     ) {
         let (grid, source, outside) = (&self.grid, self.x, self.outside);
-        dispatch(ToPoints { grid, source, outside, tiles, blocks, stride, v, scheme });
+        self.numbers.to_points(ToPoints { grid, source, outside, tiles, blocks, stride, v, scheme });
     }
 
     fn to_images<K: Scheme<W, P, M>, const W: usize, const P: usize, const M: usize>(
@@ -242,10 +242,18 @@ impl<T: Element> Layer<'_, T> {
 }
 
 impl Places {
-    /// Of so many points, blocks and tiles with one or two panels; the first products, or more that are added to them.
-    fn products(self, [points, blocks, tiles]: [usize; 3], v: &[Line], u: &[Line], m: &mut [Line], first: bool) {
-        let u = [u.get(..self.panel), u.get(self.panel..).filter(|u| !u.is_empty())];
-        dispatch(Products { points, blocks, tiles, strides: self.points, pitch: self.block, v, u, m, first });
+    /// Of some lines of inputs and some tiles, with one or two panels; the first products, or more that are added to them.
+    fn operands<'a>(
+        self,
+        blocks: Range<usize>,
+        tiles: Range<usize>,
+        v: &'a [Line],
+        u: &'a [Line],
+        m: &'a mut [Line],
+        first: bool,
+    ) -> Operands<'a> {
+        let Places { points, strides, block, panel } = self;
+        Operands { points, blocks, tiles, strides, block, panel, v, u, m, first }
     }
 }
 

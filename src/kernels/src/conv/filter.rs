@@ -54,11 +54,6 @@ impl<'a> Filter<'a> {
         Ok(self)
     }
 
-    /// Lines of input channels.
-    pub(super) fn blocks(&self) -> usize {
-        self.ranges().count()
-    }
-
     /// Lines of output channels.
     pub(super) fn panels(&self) -> usize {
         self.outputs.div_ceil(LANES)
@@ -80,7 +75,7 @@ impl<'a> Filter<'a> {
 
     /// `taps[9 * i + tap]` is the line of the outputs for the i-th of the inputs; what is missing to sixteen is zero.
     #[inline(always)]
-    fn read<S: Simd>(&self, s: S, outputs: Range<usize>, inputs: Range<usize>, taps: &mut Taps) {
+    pub(super) fn read<S: Simd>(&self, s: S, outputs: Range<usize>, inputs: Range<usize>, taps: &mut Taps) {
         if self.turned {
             let mut turned = [Line::ZERO; TAPS * TAPS * LANES];
             self.gather(s, inputs, outputs, &mut turned);
@@ -128,7 +123,7 @@ fn pad(row: &[f32]) -> [f32; 9 * LANES] {
 }
 
 /// Nine lines for each of sixteen channels.
-type Taps = [Line; TAPS * TAPS * LANES];
+pub(super) type Taps = [Line; TAPS * TAPS * LANES];
 
 #[inline(always)]
 fn transpose<S: Simd>(s: S, rows: [S::V; LANES], place: impl Fn(usize) -> usize, taps: &mut Taps) {
@@ -155,28 +150,39 @@ impl<K: Scheme<W, P, M>, const W: usize, const P: usize, const M: usize> Kernel 
         let mut taps = [Line::ZERO; TAPS * TAPS * LANES];
         self.filter.read(s, self.outputs, self.inputs, &mut taps);
         for (i, own) in taps.chunks_exact(TAPS * TAPS).enumerate() {
-            let tap = |k: usize| s.load(&own[k].0);
-            let mut columns = [[s.splat(0.0); P]; TAPS];
-            unroll!(j < TAPS {
-                let column = [tap(j), tap(3 + j), tap(6 + j)];
-                unroll!(p < P { columns[j][p] = combine(s, K::FILTER[p], column); });
-            });
+            let values = at_points::<S, K, W, P, M>(s, own);
             unroll!(p < P {
-                let row = [columns[0][p], columns[1][p], columns[2][p]];
-                unroll!(q < P {
-                    let value = combine(s, K::FILTER[q], row);
-                    s.store(&mut self.lines[(p * P + q) * self.pitch + i].0, value);
-                });
+                unroll!(q < P { s.store(&mut self.lines[(p * P + q) * self.pitch + i].0, values[p][q]); });
             });
         }
     }
 }
 
-const TAPS: usize = 3;
+/// G g G^T of the taps of one input.
+#[inline(always)]
+pub(super) fn at_points<S: Simd, K: Scheme<W, P, M>, const W: usize, const P: usize, const M: usize>(
+    s: S,
+    taps: &[Line],
+) -> [[S::V; P]; P] {
+    let tap = |k: usize| s.load(&taps[k].0);
+    let mut columns = [[s.splat(0.0); P]; TAPS];
+    unroll!(j < TAPS {
+        let column = [tap(j), tap(3 + j), tap(6 + j)];
+        unroll!(p < P { columns[j][p] = combine(s, K::FILTER[p], column); });
+    });
+    let mut values = [[s.splat(0.0); P]; P];
+    unroll!(p < P {
+        let row = [columns[0][p], columns[1][p], columns[2][p]];
+        unroll!(q < P { values[p][q] = combine(s, K::FILTER[q], row); });
+    });
+    values
+}
+
+pub(super) const TAPS: usize = 3;
 
 /// The sum of weights times values; weights of 0 and 1 cost nothing once the compiler knows them.
 #[inline(always)]
-fn combine<S: Simd, const N: usize>(s: S, weights: [f64; N], values: [S::V; N]) -> S::V {
+pub(super) fn combine<S: Simd, const N: usize>(s: S, weights: [f64; N], values: [S::V; N]) -> S::V {
     let mut sum: Option<S::V> = None;
     unroll!(k < N {
         let weight = s.splat(weights[k] as f32);

@@ -7,6 +7,7 @@ pub mod correlate;
 mod filter;
 mod gradient;
 mod method;
+mod numbers;
 #[cfg(test)]
 mod reference;
 mod scheme;

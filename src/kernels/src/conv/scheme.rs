@@ -14,6 +14,8 @@ pub trait Scheme<const W: usize, const P: usize, const M: usize>: Sync {
     const STEP: usize;
     /// Inputs before the first window's tile that the window starts at (zero padding).
     const BEFORE: usize;
+    /// How many times the largest input each point can be.
+    const REACH: [f32; P];
     /// The filter's values at the points, as combinations of its taps.
     const FILTER: [[f64; 3]; P];
     fn points<S: Simd>(s: S, d: [S::V; W]) -> [S::V; P];
@@ -29,6 +31,10 @@ pub struct F4;
 impl Scheme<6, 6, 4> for F4 {
     const STEP: usize = 4;
     const BEFORE: usize = 1;
+    const REACH: [f32; 6] = {
+        let (near, far) = (3.0 + 3.0 * FRAC_1_SQRT_2, 1.5 + 1.5 * SQRT_2);
+        [4.5, near, near, far, far, 4.5]
+    };
     const FILTER: [[f64; 3]; 6] = {
         use std::f64::consts::{FRAC_1_SQRT_2, SQRT_2};
         [
@@ -91,6 +97,7 @@ pub struct Up;
 impl Scheme<3, 3, 2> for Up {
     const STEP: usize = 1;
     const BEFORE: usize = 1;
+    const REACH: [f32; 3] = [2.0, 1.0, 2.0];
     const FILTER: [[f64; 3]; 3] = [[1.0, 0.0, 0.0], [1.0, 1.0, 1.0], [0.0, 0.0, 1.0]];
 
     #[inline(always)]
@@ -114,6 +121,7 @@ pub struct UpGradient;
 impl Scheme<4, 3, 1> for UpGradient {
     const STEP: usize = 2;
     const BEFORE: usize = 1;
+    const REACH: [f32; 3] = [2.0; 3];
     const FILTER: [[f64; 3]; 3] = Up::FILTER;
 
     #[inline(always)]
@@ -137,6 +145,7 @@ pub struct Down<const ZEROS: usize>;
 impl<const ZEROS: usize> Scheme<5, 5, 2> for Down<ZEROS> {
     const STEP: usize = 4;
     const BEFORE: usize = ZEROS;
+    const REACH: [f32; 5] = [2.0, 1.0, 2.0, 1.0, 1.0];
     const FILTER: [[f64; 3]; 5] = [[1.0, 0.0, 0.0], [1.0, 0.0, 1.0], [0.0, 0.0, 1.0], [0.0, 1.0, 0.0], [0.0, 1.0, 0.0]];
 
     #[inline(always)]
@@ -159,6 +168,7 @@ pub struct DownGradient;
 impl Scheme<3, 5, 4> for DownGradient {
     const STEP: usize = 2;
     const BEFORE: usize = 0;
+    const REACH: [f32; 5] = [2.0, 1.0, 2.0, 1.0, 1.0];
     const FILTER: [[f64; 3]; 5] = [[0.0, 0.0, 1.0], [1.0, 0.0, 1.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 1.0, 0.0]];
 
     #[inline(always)]
@@ -181,6 +191,7 @@ pub struct DownAfterGradient;
 impl Scheme<3, 5, 4> for DownAfterGradient {
     const STEP: usize = 2;
     const BEFORE: usize = 1;
+    const REACH: [f32; 5] = [2.0, 1.0, 2.0, 1.0, 1.0];
     const FILTER: [[f64; 3]; 5] = DownGradient::FILTER;
 
     #[inline(always)]

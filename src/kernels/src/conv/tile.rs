@@ -7,7 +7,7 @@ use super::scheme::Scheme;
 use super::unroll;
 use crate::simd::element::{load, store, Element};
 use crate::simd::{Kernel, Line, Simd, LANES};
-use crate::source::{Images, Source};
+use crate::source::{Images, Part, Source};
 use std::marker::PhantomData;
 use std::ops::Range;
 
@@ -34,9 +34,35 @@ impl Grid {
     }
 
     /// Image, row and column of a tile.
-    fn locate(&self, tile: usize) -> [usize; 3] {
+    pub(super) fn locate(&self, tile: usize) -> [usize; 3] {
         let [rows, columns] = self.tiles;
         [tile / (rows * columns), tile / columns % rows, tile % columns]
+    }
+
+    /// The pixels of one part that a tile reads; those beyond the image are `outside`.
+    #[inline(always)]
+    pub(super) fn window<'a, T, const W: usize>(
+        &self,
+        part: Part<'a, T>,
+        outside: &'a [T],
+        tile: usize,
+    ) -> [[&'a [T]; W]; W] {
+        let [height, width] = [self.from.height, self.from.width];
+        let [image, row, column] = self.locate(tile);
+        let mut window = [[outside; W]; W];
+        for (i, window) in window.iter_mut().enumerate() {
+            // Below zero wraps round to far above the height.
+            let y = (row * self.step + i).wrapping_sub(self.before);
+            for (j, pixel) in window.iter_mut().enumerate() {
+                let x = (column * self.step + j).wrapping_sub(self.before);
+                if y < height && x < width {
+                    let place = (image * height + y) * width + x;
+                    *pixel = &part.data[place * part.channels..];
+                }
+                *pixel = &pixel[..part.channels];
+            }
+        }
+        window
     }
 }
 
@@ -61,46 +87,45 @@ impl<T: Element, K: Scheme<W, P, M>, const W: usize, const P: usize, const M: us
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let (grid, count) = (self.grid, self.tiles.len());
-        let [height, width] = [grid.from.height, grid.from.width];
+        let count = self.tiles.len();
         for (t, tile) in self.tiles.enumerate() {
-            let [image, row, column] = grid.locate(tile);
             let mut first_block = 0;
             for (_, part) in self.source.placed() {
-                let mut window = [[self.outside; W]; W];
-                for (i, window) in window.iter_mut().enumerate() {
-                    // Below zero wraps round to far above the height.
-                    let y = (row * grid.step + i).wrapping_sub(grid.before);
-                    for (j, pixel) in window.iter_mut().enumerate() {
-                        let x = (column * grid.step + j).wrapping_sub(grid.before);
-                        if y < height && x < width {
-                            let place = (image * height + y) * width + x;
-                            *pixel = &part.data[place * part.channels..];
-                        }
-                        *pixel = &pixel[..part.channels];
-                    }
-                }
+                let window = self.grid.window::<T, W>(part, self.outside, tile);
                 let own = first_block..first_block + part.channels.div_ceil(LANES);
                 for block in own.start.max(self.blocks.start)..own.end.min(self.blocks.end) {
-                    let lo = (block - own.start) * LANES;
                     let at = (block - self.blocks.start) * count + t;
-                    let mut columns = [[s.splat(0.0); P]; W];
-                    unroll!(j < W {
-                        let mut column = [s.splat(0.0); W];
-                        unroll!(i < W { column[i] = load(s, &window[i][j][lo..]); });
-                        columns[j] = K::points(s, column);
-                    });
+                    let values = points::<S, T, K, W, P, M>(s, &window, (block - own.start) * LANES);
                     unroll!(p < P {
-                        let mut row = [s.splat(0.0); W];
-                        unroll!(j < W { row[j] = columns[j][p]; });
-                        let values = K::points(s, row);
-                        unroll!(q < P { s.store(&mut self.v[(p * P + q) * self.stride + at].0, values[q]); });
+                        unroll!(q < P { s.store(&mut self.v[(p * P + q) * self.stride + at].0, values[p][q]); });
                     });
                 }
                 first_block = own.end;
             }
         }
     }
+}
+
+/// What 16 channels of a window from `first` on are at the points.
+#[inline(always)]
+pub(super) fn points<S: Simd, T: Element, K: Scheme<W, P, M>, const W: usize, const P: usize, const M: usize>(
+    s: S,
+    window: &[[&[T]; W]; W],
+    first: usize,
+) -> [[S::V; P]; P] {
+    let mut columns = [[s.splat(0.0); P]; W];
+    unroll!(j < W {
+        let mut column = [s.splat(0.0); W];
+        unroll!(i < W { column[i] = load(s, &window[i][j][first..]); });
+        columns[j] = K::points(s, column);
+    });
+    let mut values = [[s.splat(0.0); P]; P];
+    unroll!(p < P {
+        let mut row = [s.splat(0.0); W];
+        unroll!(j < W { row[j] = columns[j][p]; });
+        values[p] = K::points(s, row);
+    });
+    values
 }
 
 /// What is added to the sums of products.

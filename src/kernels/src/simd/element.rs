@@ -6,6 +6,8 @@ use half::bf16;
 /// A stored number; all arithmetic is in f32.
 pub trait Element: Copy + Default + Send + Sync + 'static {
     const ZERO: Self;
+    /// Whether it rounds so much that products in whole numbers of 16 bits do as well as those of floats.
+    const SHORT: bool;
     fn to_f32(self) -> f32;
     fn from_f32(x: f32) -> Self;
     fn load_block<S: Simd>(s: S, from: &[Self; LANES]) -> S::V;
@@ -14,6 +16,7 @@ pub trait Element: Copy + Default + Send + Sync + 'static {
 
 impl Element for f32 {
     const ZERO: f32 = 0.0;
+    const SHORT: bool = false;
     #[inline(always)]
     fn to_f32(self) -> f32 {
         self
@@ -34,6 +37,7 @@ impl Element for f32 {
 
 impl Element for bf16 {
     const ZERO: bf16 = bf16::ZERO;
+    const SHORT: bool = true;
     #[inline(always)]
     fn to_f32(self) -> f32 {
         bf16::to_f32(self)

@@ -62,6 +62,12 @@ pub trait Simd: Copy {
     fn fma_half(self, a: f32, b: [f32; LANES / 2], c: [f32; LANES / 2]) -> [f32; LANES / 2];
     /// The lanes of both in turn: a0 b0 a1 b1 ...
     fn zip(self, a: Self::V, b: Self::V) -> [Self::V; 2];
+    /// Rounds both to whole numbers, which must lie in [-32767, 32767]: a register of 16 pairs of them.
+    fn pair(self, a: Self::V, b: Self::V) -> Self::V;
+    /// Adds the products of pairs of whole numbers to sums of them, which are whole numbers of 32 bits.
+    fn dot(self, a: Self::V, b: Self::V, sums: Self::V) -> Self::V;
+    /// Sums of whole numbers as floats.
+    fn float(self, sums: Self::V) -> Self::V;
 }
 
 /// Rows to columns: a zip of every row with the one 8 further on moves one bit of the row's number into the lane's, and four
@@ -131,6 +137,24 @@ pub fn has_matrix_units() -> bool {
     return CpuId::new().get_extended_feature_info().is_some_and(|has| has.has_amx_tile() && has.has_amx_bf16());
     #[cfg(not(target_arch = "x86_64"))]
     false
+}
+
+/// Whether the processor multiplies whole numbers of 16 bits at twice the pace of floats, as those do that have products of
+/// bfloat16.
+pub fn has_short_products() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return isa() == Isa::Avx512 && x86::Short::try_new().is_some();
+    #[cfg(not(target_arch = "x86_64"))]
+    false
+}
+
+/// As [`dispatch`], with an instruction for [`Simd::dot`] where the processor has one.
+pub fn dispatch_short<K: Kernel>(kernel: K) -> K::Out {
+    #[cfg(target_arch = "x86_64")]
+    if let (Isa::Avx512, Some(short), Some(simd)) = (isa(), x86::Short::try_new(), V4::try_new()) {
+        return short.vectorize(x86::Run(kernel, simd));
+    }
+    dispatch(kernel)
 }
 
 /// Runs a kernel compiled for the instruction set in use.

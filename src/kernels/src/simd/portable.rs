@@ -72,5 +72,17 @@ impl Simd for Portable {
         sqrt(a) = a.sqrt();
         fma(a, b, c) = a * b + c;
         pow2(n) = f32::from_bits(((n as i32 + 127) as u32) << 23);
+        pair(a, b) = f32::from_bits(u32::from(rounded(a)) | u32::from(rounded(b)) << 16);
+        dot(a, b, sums) = {
+            let [a, b] = [a, b].map(|x| [x.to_bits() as i16, (x.to_bits() >> 16) as i16].map(i32::from));
+            f32::from_bits((sums.to_bits() as i32).wrapping_add(a[0] * b[0]).wrapping_add(a[1] * b[1]) as u32)
+        };
+        float(sums) = sums.to_bits() as i32 as f32;
     }
+}
+
+/// The bits of the nearest whole number.
+#[inline(always)]
+fn rounded(x: f32) -> u16 {
+    x.round_ties_even() as i16 as u16
 }

@@ -21,6 +21,33 @@ impl<K: Kernel, S: Simd> NullaryFnOnce for Run<K, S> {
     }
 }
 
+pulp::simd_type! {
+    /// [`V4`] with the instruction that adds products of whole numbers up: compilers make [`Simd::dot`] of it.
+    pub struct Short {
+        pub sse: "sse",
+        pub sse2: "sse2",
+        pub fxsr: "fxsr",
+        pub sse3: "sse3",
+        pub ssse3: "ssse3",
+        pub sse4_1: "sse4.1",
+        pub sse4_2: "sse4.2",
+        pub popcnt: "popcnt",
+        pub avx: "avx",
+        pub avx2: "avx2",
+        pub bmi1: "bmi1",
+        pub bmi2: "bmi2",
+        pub fma: "fma",
+        pub lzcnt: "lzcnt",
+        pub avx512f: "avx512f",
+        pub avx512bw: "avx512bw",
+        pub avx512cd: "avx512cd",
+        pub avx512dq: "avx512dq",
+        pub avx512vl: "avx512vl",
+        pub avx512vnni: "avx512vnni",
+        pub avx512bf16: "avx512bf16",
+    }
+}
+
 macro_rules! lanewise {
     ($($name:ident($($arg:ident: $kind:ty),*) -> $out:ty = |$s:ident| $value:expr;)*) => {
         $(#[inline(always)]
@@ -85,6 +112,14 @@ impl Simd for V4 {
             cast(s.fma._mm256_fmadd_ps(s.avx._mm256_set1_ps(a), cast(b), cast(c)))
         };
         zip(a: __m512, b: __m512) -> [__m512; 2] = |s| ZIP.map(|index| s.avx512f._mm512_permutex2var_ps(a, cast(index), b));
+        pair(a: __m512, b: __m512) -> __m512 = |s| {
+            let [a, b] = [a, b].map(|x| s.avx512f._mm512_cvtps_epi32(x));
+            cast(s.avx512bw._mm512_mask_blend_epi16(0xaaaa_aaaa, a, s.avx512f._mm512_slli_epi32::<16>(b)))
+        };
+        dot(a: __m512, b: __m512, sums: __m512) -> __m512 = |s| {
+            cast(s.avx512f._mm512_add_epi32(cast(sums), s.avx512bw._mm512_madd_epi16(cast(a), cast(b))))
+        };
+        float(sums: __m512) -> __m512 = |s| s.avx512f._mm512_cvtepi32_ps(cast(sums));
     }
 }
 
@@ -170,6 +205,12 @@ impl Simd for V3 {
         max(a, b) = |s| s.avx._mm256_max_ps(a, b);
         sqrt(a) = |s| s.avx._mm256_sqrt_ps(a);
         fma(a, b, c) = |s| s.fma._mm256_fmadd_ps(a, b, c);
+        pair(a, b) = |s| {
+            let [a, b] = [a, b].map(|x| s.avx._mm256_cvtps_epi32(x));
+            cast(s.avx2._mm256_blend_epi16::<0xaa>(a, s.avx2._mm256_slli_epi32::<16>(b)))
+        };
+        dot(a, b, sums) = |s| cast(s.avx2._mm256_add_epi32(cast(sums), s.avx2._mm256_madd_epi16(cast(a), cast(b))));
+        float(sums) = |s| s.avx._mm256_cvtepi32_ps(cast(sums));
         pow2(n) = |s| {
             let biased = s.avx2._mm256_add_epi32(s.avx._mm256_cvtps_epi32(n), s.avx._mm256_set1_epi32(127));
             s.avx._mm256_castsi256_ps(s.avx2._mm256_slli_epi32::<23>(biased))

@@ -1,0 +1,64 @@
+//! What the products between the transforms are made of: floats, or whole numbers of 16 bits.
+
+mod float;
+mod pairs;
+mod whole;
+
+pub use float::Float;
+pub use whole::Whole;
+
+use super::filter::Filter;
+use super::scheme::Scheme;
+use super::tile::ToPoints;
+use crate::simd::element::Element;
+use crate::simd::Line;
+use std::ops::Range;
+
+/// How inputs and filters are stored at the points, and multiplied.
+pub trait Numbers: Sync {
+    /// Lines of inputs that are brought to the points and multiplied at a time where tasks share out the filter: few enough
+    /// for a pair of panels to stay in the second cache, and so many that sums come and go seldom.
+    const BLOCKS: usize;
+
+    /// Lines that hold the inputs of a tile at a point.
+    fn blocks(&self, filter: &Filter) -> usize;
+
+    /// Lines that hold the filter of a panel at a point, for so many lines of inputs.
+    fn filter_lines(&self, blocks: usize) -> usize;
+
+    /// Brings the filter from some lines of inputs to a panel to the points, `pitch` lines apart.
+    fn pack(&self, filter: &Filter, panel: usize, blocks: Range<usize>, pitch: usize, u: &mut [Line]);
+
+    /// Brings inputs to the points.
+    fn to_points<T: Element, K: Scheme<W, P, M>, const W: usize, const P: usize, const M: usize>(
+        &self,
+        points: ToPoints<T, K, W, P, M>,
+    );
+
+    /// m = v u, or m += v u.
+    fn multiply(&self, operands: Operands);
+}
+
+/// Of the products of some tiles, for one or two panels and a multiple of [`Numbers::BLOCKS`] lines of inputs, or the last.
+pub struct Operands<'a> {
+    pub points: usize,
+    pub blocks: Range<usize>,
+    pub tiles: Range<usize>,
+    /// Lines from one point to the next in v, u and m.
+    pub strides: [usize; 3],
+    /// Lines from one line of inputs to the next in v, and from one panel to the next in u.
+    pub block: usize,
+    pub panel: usize,
+    pub v: &'a [Line],
+    pub u: &'a [Line],
+    pub m: &'a mut [Line],
+    /// Whether m is written, and not added to.
+    pub first: bool,
+}
+
+impl<'a> Operands<'a> {
+    /// The filters of the panels.
+    fn panels(&self) -> [Option<&'a [Line]>; 2] {
+        [self.u.get(..self.panel), self.u.get(self.panel..).filter(|u| !u.is_empty())]
+    }
+}

@@ -1,0 +1,122 @@
+//! Products in whole numbers of 16 bits: what images of bfloat16 are multiplied in where the processor makes two of these
+//! products in the time of one of floats.
+//!
+//! Inputs and filters at the points are scaled and rounded, and the products of a stretch of channels added up in 32 bits. That
+//! no sum can overflow is Cauchy and Schwarz's inequality: a stretch of inputs, as a vector, is no longer than the longest
+//! of the image's pixels times what the scheme may make of it, a stretch of the filter no longer than its taps allow; scales
+//! bring both below bounds whose product is 2^31. A scale of inputs belongs to a stretch of an image, one of the filter to a
+//! stretch, an output and a point: results depend neither on the other images nor on how the work is shared out.
+
+use std::ops::Range;
+
+use super::pairs::{Largest, PackPairs, ToPairs};
+use super::{Numbers, Operands};
+use crate::conv::filter::Filter;
+use crate::conv::method::{with_scheme, Way};
+use crate::conv::scheme::Scheme;
+use crate::conv::tile::{Grid, ToPoints};
+use crate::error::Result;
+use crate::pairs::{panel, whole, PairProducts, MOST};
+use crate::pool::scratch::filled;
+use crate::pool::split::Split;
+use crate::pool::Pool;
+use crate::simd::element::Element;
+use crate::simd::{dispatch, dispatch_short, Line, LANES};
+use crate::source::Source;
+use std::marker::PhantomData;
+
+/// The largest norms of a stretch of inputs and of a stretch of the filter, before rounding adds at most 6 to either: with it
+/// their product stays below 2^31.
+const LENGTH: f32 = 65_500.0;
+pub const NORM: f32 = 32_700.0;
+/// Channels of a line, and of a stretch.
+pub const LINE: usize = 2 * LANES;
+pub const STRETCH: usize = 4 * LINE;
+
+/// A line holds 32 channels: in each lane one of the first 16 and one of the last.
+pub struct Whole {
+    stretches: usize,
+    /// What the inputs of a stretch of an image are multiplied with, and what undoes it.
+    there: Vec<f32>,
+    back: Vec<f32>,
+    /// Tiles of an image.
+    tiles: usize,
+}
+
+impl Whole {
+    /// The scales of a source's stretches, if that is what its products are to be made in.
+    pub fn of<T: Element>(pool: &dyn Pool, source: &Source<T>, grid: &Grid) -> Result<Option<Self>> {
+        let [part, second] = source.parts;
+        if !whole::<T>() || second.channels > 0 || part.channels % LINE != 0 {
+            return Ok(None);
+        }
+        let stretches = part.channels.div_ceil(STRETCH);
+        let count = grid.from.batch * stretches;
+        let (mut there, mut back) = (filled(0.0, count)?, filled(0.0, count)?);
+        let size = grid.from.pixels() * part.channels;
+        let shares = Split::new(&mut back, count, |k| k + 1);
+        pool.run(count, &|k| {
+            let (image, first) = (k / stretches, k % stretches * STRETCH);
+            let channels = first..part.channels.min(first + STRETCH);
+            let image = &part.data[image * size..][..size];
+            shares.take(k)[0] = scale(channels.len(), dispatch(Largest { image, all: part.channels, channels }));
+        })?;
+        drop(shares);
+        there.iter_mut().zip(&back).for_each(|(there, back)| *there = 1.0 / back);
+        Ok(Some(Whole { stretches, there, back, tiles: grid.tiles[0] * grid.tiles[1] }))
+    }
+}
+
+/// What a stretch of so many channels is divided by; NaN if it cannot be held in whole numbers.
+fn scale(channels: usize, [largest, square]: [f32; 2]) -> f32 {
+    // Squares of numbers near the ends of float32's range are none.
+    let bound = largest * (channels as f32).sqrt();
+    let longest = if (1e-30..1e30).contains(&square) { square.sqrt() } else { bound };
+    match (largest / MOST).max(longest / LENGTH) {
+        scale if scale < 1e30 && largest < 1e34 => scale.max(1e-30),
+        _ => f32::NAN,
+    }
+}
+
+impl Numbers for Whole {
+    const BLOCKS: usize = STRETCH / LINE;
+
+    fn blocks(&self, filter: &Filter) -> usize {
+        filter.inputs[0] / LINE
+    }
+
+    /// Of each stretch a line more, for what undoes the scales of its outputs.
+    fn filter_lines(&self, blocks: usize) -> usize {
+        panel(blocks, Self::BLOCKS)
+    }
+
+    fn pack(&self, filter: &Filter, panel: usize, blocks: Range<usize>, pitch: usize, u: &mut [Line]) {
+        let outputs = panel * LANES..filter.outputs.min((panel + 1) * LANES);
+        for (stretch, block) in blocks.clone().step_by(Self::BLOCKS).enumerate() {
+            let inputs = block * LINE..blocks.end.min(block + Self::BLOCKS) * LINE;
+            let (lines, outputs) = (&mut *u, outputs.clone());
+            let places = [stretch * Self::BLOCKS * LANES, blocks.len() * LANES + stretch];
+            with_scheme!(filter.way, K => {
+                dispatch(PackPairs { filter, outputs, inputs, pitch, places, lines, scheme: PhantomData::<K> })
+            });
+        }
+    }
+
+    fn to_points<T: Element, K: Scheme<W, P, M>, const W: usize, const P: usize, const M: usize>(
+        &self,
+        points: ToPoints<T, K, W, P, M>,
+    ) {
+        dispatch(ToPairs { points, scales: &self.there, stretches: self.stretches });
+    }
+
+    fn multiply(&self, operands: Operands) {
+        let u = operands.panels();
+        let Operands { points, blocks, tiles, strides, block, v, m, first, .. } = operands;
+        let stretches = blocks.start / Self::BLOCKS..blocks.end.div_ceil(Self::BLOCKS);
+        let scale = |stretch: usize, tile: usize| self.back[tile / self.tiles * self.stretches + stretch];
+        let scales = stretches.flat_map(|stretch| tiles.clone().map(move |tile| scale(stretch, tile)));
+        let scales: &Vec<f32> = &scales.collect();
+        let (lines, stretch, rows, pitch) = (blocks.len(), Self::BLOCKS, tiles.len(), block);
+        dispatch_short(PairProducts { points, lines, stretch, rows, strides, pitch, v, u, scales, m, first });
+    }
+}
