@@ -31,9 +31,10 @@ NETWORKS: list[tuple[str, dict[str, Any], int]] = [
 ]
 #: Untrained networks each, and images in a batch.
 DRAWN, BATCH = 4, 2
-OUTPUTS, SIZE = 64, 16
-#: Input channels whose sum is made in whole numbers before it is added up in float32.
-STRETCH = 128
+OUTPUTS, SIZE, IMAGES = 64, 16, 2
+#: Input channels whose sum is made in whole numbers before it is added up in float32; the largest norms of such a
+#: stretch of inputs and of filters.
+STRETCH, LENGTH, NORM = 128, 65_500.0, 32_700.0
 HALF = math.sqrt(0.5)
 #: The points of F(2x2, 3x3) and F(4x4, 3x3), but for infinity.
 POINTS = {"F(2x2)": (0.0, 1.0, -1.0), "F(4x4)": (0.0, HALF, -HALF, 2 * HALF, -2 * HALF)}
@@ -96,21 +97,34 @@ def short(_: Scheme, v: Tensor, u: Tensor, windows: Tensor) -> Tensor:
 
 
 def whole(scheme: Scheme, v: Tensor, u: Tensor, windows: Tensor) -> Tensor:
-    """Whole numbers of 16 bits: a scale for each tile, and one for each output at each point."""
-    channels = v.shape[1]
-    reach = min(32000.0, math.sqrt(3e10 / min(channels, STRETCH)))
-    bounds = scheme.windows.abs().sum(1)
-    bounds = bounds[:, None] * bounds
-    tile = windows.abs().amax((1, 2, 3))[:, None, None, None] * bounds / reach
-    stretches = torch.stack([part.abs().sum(1) for part in u.split(STRETCH, dim=1)]).amax(0)
-    room = 0.9999 * (2**31 / (reach + 1) - STRETCH / 2)
-    scale = torch.minimum(room / stretches, 32767 / u.abs().amax(1))
-    return _sum((v / tile).round() * tile, (u * scale[:, None]).round() / scale[:, None])
+    """Whole numbers of 16 bits, as the engine scales them.
+
+    A scale for each stretch of an image's inputs, and one for each stretch, output and point of the filter: no
+    stretch of the inputs is longer than `LENGTH`, none of the filter longer than `NORM`, as vectors. Windows are of
+    one image after the other.
+    """
+    reach = scheme.windows.abs().sum(1)
+    reach = reach[:, None] * reach
+    filters = scheme.filters.abs()
+    images = windows.unflatten(0, (IMAGES, -1))
+    total = torch.zeros(())
+    for start in range(0, v.shape[1], STRETCH):
+        own = slice(start, start + STRETCH)
+        x = images[:, :, own]
+        scale = torch.maximum(
+            x.abs().amax((1, 2, 3, 4)) / 32767, x.square().sum(2).sqrt().amax((1, 2, 3)) / LENGTH
+        )
+        scale = scale.repeat_interleave(images.shape[1])[:, None, None, None] * reach
+        # the norms of taps bound those of the values at the points
+        taps = u[:, own].flatten(2) @ torch.linalg.pinv(torch.kron(scheme.filters, scheme.filters)).T
+        norms = (filters @ taps.square().sum(1).sqrt().unflatten(1, (3, 3)) @ filters.T)[:, None] / NORM
+        total = total + _sum((v[:, own] / scale).round() * scale, (u[:, own] / norms).round() * norms)
+    return total
 
 
 def _images(channels: int) -> Tensor:
     """What a convolution of the network reads: after a norm and SiLU."""
-    return bfloat16(F.silu(torch.randn(2, channels, SIZE, SIZE).double()))
+    return bfloat16(F.silu(torch.randn(IMAGES, channels, SIZE, SIZE).double()))
 
 
 def _predictions(network: dict[str, Any], size: int, seed: int) -> tuple[float, float, float]:

@@ -1,6 +1,7 @@
 //! Convolutions, forward and backward: 3x3 by fast filtering, the rest by libtorch.
 //!
-//! Fast filtering multiplies in float32 whatever it reads and writes; it is still ahead of libtorch's bfloat16.
+//! Fast filtering multiplies in float32, or, what it reads in bfloat16, in whole numbers of 16 bits where the processor is fast
+//! at that; either is ahead of libtorch's bfloat16.
 
 use diffusion_kernels::conv::{self as kernel, Addends, Filter, Method};
 use diffusion_kernels::source::Source;
