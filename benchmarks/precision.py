@@ -23,21 +23,21 @@ UPDATES_PER_EPOCH = IMAGES // BATCH
 @click.option("--epochs", default=12, show_default=True, help=f"Of {UPDATES_PER_EPOCH} updates each.")
 @click.option("--samples", default=256, show_default=True, help="Images drawn in each precision.")
 @click.option(
-    "--seeds", default=3, show_default=True, help="Trainings in float32, for the noise between them."
+    "--seeds", default=3, show_default=True, help="Trainings in each precision, for the noise between them."
 )
 @click.option("--device", default="cpu", show_default=True)
 def main(epochs: int, samples: int, seeds: int, device: str) -> None:
-    """Train in float32 (several seeds) and in bfloat16, then draw the same seeds in both precisions."""
+    """Train in float32 and in bfloat16, several seeds each, then draw the same seeds in both precisions."""
     slices = rd.phantoms(IMAGES, size=SIZE, seed=0)
     runs = [_train(slices, epochs, "fp32", seed, device) for seed in range(seeds)]
-    short = _train(slices, epochs, "bf16", 0, device)
-    losses = [run.history[-1] for run in runs]
+    short = [_train(slices, epochs, "bf16", seed, device) for seed in range(seeds)]
+    losses = {"fp32": [run.history[-1] for run in runs], "bf16": [run.history[-1] for run in short]}
     click.echo(report.machine(device))
     click.echo(f"\n{epochs * UPDATES_PER_EPOCH} updates, mean loss of the last epoch:\n")
-    for seed, loss in enumerate(losses):
-        click.echo(f"  fp32, seed {seed}:  {loss:.5f}")
-    click.echo(f"  bf16, seed 0:  {short.history[-1]:.5f}")
-    click.echo(f"  between seeds (standard deviation): {statistics.stdev(losses):.5f}")
+    for precision, of_seeds in losses.items():
+        for seed, loss in enumerate(of_seeds):
+            click.echo(f"  {precision}, seed {seed}:  {loss:.5f}")
+        click.echo(f"  between seeds (standard deviation): {statistics.stdev(of_seeds):.5f}")
     model = runs[0].ema.shadow
     drawn = {precision: _draw(model, samples, precision, 0) for precision in ("fp32", "bf16")}
     other = _draw(model, samples, "fp32", samples)
