@@ -133,7 +133,7 @@ fn whole_numbers_agree_to_bfloat16s_rounding_for_any_threads_on_every_instructio
 fn whole_numbers_hold_large_scores_and_long_sums() {
     let heads = Heads { batch: 1, positions: 256, heads: 2, width: 64 };
     with_numbers(Isa::Avx512, true, || {
-        check_sums::<bf16>(&Serial, heads, 20.0, 2e-2, 1e-4);
+        check_sums::<bf16>(&Serial, heads, 8.0, 2e-2, 1e-4);
         // Equal queries and keys, and values of one sign: every sum is as long as the scales allow.
         for size in [1.0, 1e-12, 1e12] {
             let qkv: Vec<bf16> =
