@@ -164,11 +164,6 @@ pub(crate) fn check_float(x: &Tensor, name: &str) -> Result<()> {
     }
 }
 
-/// Whether it holds neither NaN nor infinity.
-pub(crate) fn is_finite(x: &Tensor) -> Result<bool> {
-    Ok(x.f_isfinite()?.f_all()?.f_int64_value(&[])? == 1)
-}
-
 pub(crate) fn check_same(a: &Tensor, a_name: &str, b: &Tensor, b_name: &str) -> Result<()> {
     check_float(a, a_name)?;
     check_float(b, b_name)?;

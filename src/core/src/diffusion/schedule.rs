@@ -4,8 +4,8 @@ use std::f32::consts::FRAC_PI_2;
 
 use tch::{Device, Kind, Tensor};
 
-use super::process::is_finite;
 use crate::error::{ensure, Result};
+use crate::libtorch::is_finite;
 
 /// Schedules longer than this are a mistyped argument, not a wish (the longest in use have some 4,000 steps).
 pub const MAX_STEPS: i64 = 1_000_000;

@@ -14,7 +14,8 @@ use std::ffi::{c_char, c_int, CStr};
 
 pub use memory::{adamw_in_place, add_in_place, slice, slice_mut, InPlace, Plain, Stored};
 pub use ops::{
-    adamw, add_each, convolution_backward, move_each_towards, AutocastOff, ConvolutionGradients, Moving, OnDevice,
+    adamw, add_each, convolution_backward, is_finite, move_each_towards, AutocastOff, ConvolutionGradients, Moving,
+    OnDevice,
 };
 pub use pool::TorchPool;
 pub use products::{add_product, product};

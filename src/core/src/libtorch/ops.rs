@@ -1,5 +1,5 @@
-//! Operations that tch leaves out: the CPU's autocast, the gradients of a convolution, the layout of tensors, and lists of
-//! tensors at once.
+//! Operations that tch leaves out: the CPU's autocast, the gradients of a convolution, the layout of tensors, lists of
+//! tensors at once, whether a tensor is finite.
 
 use std::ffi::{c_char, c_int};
 
@@ -48,6 +48,11 @@ extern "C" {
         message: *mut c_char,
         size: usize,
     ) -> c_int;
+}
+
+/// Whether it holds neither NaN nor infinity.
+pub fn is_finite(x: &Tensor) -> Result<bool> {
+    Ok(x.f_isfinite()?.f_all()?.f_int64_value(&[])? == 1)
 }
 
 /// While it lives, the caller's CPU autocast does not reach into what this thread computes.

@@ -13,7 +13,7 @@ use crate::error::{check_len, Result};
 use crate::pool::scratch::{lend, sized};
 use crate::pool::split::Split;
 use crate::pool::{for_each_image, run, Pool};
-use crate::product::{multiply, Correlations, Operands};
+use crate::product::{multiply, Correlations, Floats, Operands, RUN};
 use crate::simd::element::Element;
 use crate::simd::{dispatch, Line, LANES};
 use std::f32::consts::LN_2;
@@ -135,7 +135,15 @@ fn meet_all_queries<T: Element>(head: &Head<T>, panels: Range<usize>, into: Sums
             add(rows.clone(), blocks, slopes, queries, into.keys);
             if !into.queries.is_empty() {
                 let m = &mut into.queries[start * blocks..rows.end * blocks];
-                multiply(Operands { tiles: rows.len(), blocks: keys.panels, v: slopes, u: keys.by_row, m });
+                multiply(Operands {
+                    arithmetic: Floats,
+                    run: RUN,
+                    tiles: rows.len(),
+                    blocks: keys.panels,
+                    v: slopes,
+                    u: keys.by_row,
+                    m,
+                });
             }
         }
         Ok(())
@@ -189,7 +197,7 @@ fn meet_all_keys<T: Element>(head: &Head<T>, positions: Range<usize>, to: &mut [
             let rows = start..positions.end.min(start + heads.block());
             let (tiles, dq) = (rows.len(), sized(dq, heads.blocks() * rows.len())?);
             let v = head.meet(&keys, rows, &mut buffers)?.slopes;
-            multiply(Operands { tiles, blocks: keys.panels, v, u: keys.by_row, m: dq });
+            multiply(Operands { arithmetic: Floats, run: RUN, tiles, blocks: keys.panels, v, u: keys.by_row, m: dq });
             let to = &mut to[(start - positions.start) * 3 * heads.channels()..];
             write(heads, dq, |row, block| block * tiles + row, heads.scale(), tiles, to);
         }

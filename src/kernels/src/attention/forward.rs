@@ -1,14 +1,14 @@
 //! The forward pass.
 
-use super::pack::{transpose, ByRow, Rows, ToRows};
-use super::whole::{PackKeys, PackQueries, PackValues, LEAST, STRETCH};
+use super::numbers::{Float, Numbers};
+use super::pack::{Rows, ToRows};
+use super::whole::{Whole, LEAST};
 use super::{exp2, penalty, Heads, MOST_ROWS};
 use crate::error::Result;
-use crate::pairs::{self, whole, MOST};
+use crate::pairs::{whole, MOST};
 use crate::pool::scratch::{lend, sized};
 use crate::pool::split::Split;
 use crate::pool::{run, Pool};
-use crate::product::{multiply, Operands};
 use crate::simd::element::Element;
 use crate::simd::{dispatch, Kernel, Line, Simd, LANES};
 use std::f32::consts::LN_2;
@@ -36,11 +36,15 @@ pub fn forward<T: Element>(pool: &dyn Pool, heads: Heads, qkv: &[T], out: &mut [
         let out = outs.take(i);
         (0..count).try_for_each(|head| {
             let logsumexp = sums.take((image * count + head) * slices + slice);
-            if whole::<T>() && positions >= LEAST {
-                one_head_whole(&heads, qkv, head, first..last, out, logsumexp)
-            } else {
-                one_head(&heads, qkv, head, first..last, out, logsumexp)
-            }
+            let [q, k, v] = parts(&heads, qkv, head);
+            lend(|[keys, values]| {
+                let out = Out { heads: &heads, head, out, logsumexp };
+                if whole::<T>() && positions >= LEAST {
+                    one_head(&Whole::new(&heads, [k, v], [keys, values])?, q, first..last, out)
+                } else {
+                    one_head(&Float::new(&heads, [k, v], [keys, values])?, q, first..last, out)
+                }
+            })
         })
     })
 }
@@ -56,102 +60,43 @@ pub(super) fn parts<'a, T>(heads: &Heads, qkv: &'a [T], head: usize) -> [Rows<'a
     })
 }
 
-fn one_head<T: Element>(
-    heads: &Heads,
-    qkv: &[T],
+/// Where the results of some queries of a head go.
+struct Out<'a, T> {
+    heads: &'a Heads,
     head: usize,
-    queries: Range<usize>,
-    out: &mut [T],
-    logsumexp: &mut [f32],
-) -> Result {
-    let (blocks, panels) = (heads.blocks(), heads.panels());
-    let [q, k, v] = parts(heads, qkv, head);
-    lend(|[keys, values, block, scores, products]| {
-        let keys = sized(keys, panels * blocks * LANES)?;
-        transpose(k, blocks * LANES, keys);
-        let values = sized(values, blocks * panels * LANES)?;
-        dispatch(ByRow { rows: v, factor: 1.0, height: panels * LANES, to: values });
+    out: &'a mut [T],
+    logsumexp: &'a mut [f32],
+}
+
+fn one_head<T: Element, N: Numbers<T>>(numbers: &N, q: Rows<T>, queries: Range<usize>, into: Out<T>) -> Result {
+    let Out { heads, head, out, logsumexp } = into;
+    let (blocks, panels, channels) = (heads.blocks(), heads.panels(), heads.channels());
+    lend(|[block, scores, products]| {
         for start in queries.clone().step_by(heads.block()) {
             let rows = heads.block().min(queries.end - start);
-            let block = sized(block, blocks * rows)?;
-            dispatch(ByRow { rows: q.some(start, rows), factor: heads.factor(), height: rows, to: block });
             let scores = sized(scores, panels * rows)?;
-            multiply(Operands { tiles: rows, blocks, v: block, u: keys, m: scores });
+            numbers.scores(q.some(start, rows), block, scores)?;
             let (mut tops, mut sums) = ([0.0; MOST_ROWS], [0.0; MOST_ROWS]);
             let penalty = &penalty(heads.positions);
-            dispatch(Softmax { rows, scores, penalty, tops: &mut tops, sums: &mut sums, whole: false });
+            dispatch(Softmax { rows, scores, penalty, tops: &mut tops, sums: &mut sums, whole: N::WHOLE });
             let products = sized(products, blocks * rows)?;
-            multiply(Operands { tiles: rows, blocks: panels, v: scores, u: values, m: products });
+            numbers.mix(rows, scores, products);
             let at = start - queries.start;
-            write(heads, head, at..at + rows, products, [&tops, &sums], out, logsumexp);
+            dispatch(ToRows {
+                from: products,
+                place: |row: usize, block: usize| block * rows + row,
+                factors: &|row| 1.0 / sums[row],
+                count: rows,
+                width: heads.width,
+                stride: channels,
+                to: &mut out[at * channels + head * heads.width..],
+            });
+            for (row, to) in logsumexp[at..at + rows].iter_mut().enumerate() {
+                *to = (tops[row] + sums[row].log2()) * LN_2;
+            }
         }
         Ok(())
     })
-}
-
-/// The same in whole numbers.
-fn one_head_whole<T: Element>(
-    heads: &Heads,
-    qkv: &[T],
-    head: usize,
-    queries: Range<usize>,
-    out: &mut [T],
-    logsumexp: &mut [f32],
-) -> Result {
-    let (blocks, panels) = (heads.blocks(), heads.panels());
-    let [q, k, v] = parts(heads, qkv, head);
-    // Of 32 channels, and of 32 keys.
-    let (deep, long) = (heads.width.div_ceil(2 * LANES), panels.div_ceil(2));
-    let ones = [1.0; MOST_ROWS].repeat(long.div_ceil(STRETCH));
-    lend(|[keys, values, block, scores, products]| {
-        let keys = sized(keys, panels * pairs::panel(deep, deep))?;
-        dispatch(PackKeys { rows: k, lines: deep, to: keys });
-        let values = sized(values, blocks * pairs::panel(long, STRETCH))?;
-        dispatch(PackValues { rows: v, lines: long, to: values });
-        for start in queries.clone().step_by(heads.block()) {
-            let rows = heads.block().min(queries.end - start);
-            let block = sized(block, deep * rows)?;
-            let mut scales = [0.0; MOST_ROWS];
-            dispatch(PackQueries { rows: q.some(start, rows), factor: heads.factor(), to: block, scales: &mut scales });
-            let scores = sized(scores, panels * rows)?;
-            let (v, u, scales) = (&*block, &*keys, &scales[..]);
-            pairs::multiply(pairs::Operands { lines: deep, stretch: deep, rows, v, u, scales, m: scores });
-            let (mut tops, mut sums) = ([0.0; MOST_ROWS], [0.0; MOST_ROWS]);
-            let penalty = &penalty(heads.positions);
-            dispatch(Softmax { rows, scores, penalty, tops: &mut tops, sums: &mut sums, whole: true });
-            let products = sized(products, blocks * rows)?;
-            let (v, u, scales) = (&scores[..long * rows], &*values, &ones);
-            pairs::multiply(pairs::Operands { lines: long, stretch: STRETCH, rows, v, u, scales, m: products });
-            let at = start - queries.start;
-            write(heads, head, at..at + rows, products, [&tops, &sums], out, logsumexp);
-        }
-        Ok(())
-    })
-}
-
-/// What some queries of a head have found.
-fn write<T: Element>(
-    heads: &Heads,
-    head: usize,
-    queries: Range<usize>,
-    products: &[Line],
-    [tops, sums]: [&[f32; MOST_ROWS]; 2],
-    out: &mut [T],
-    logsumexp: &mut [f32],
-) {
-    let (rows, channels) = (queries.len(), heads.channels());
-    dispatch(ToRows {
-        from: products,
-        place: |row: usize, block: usize| block * rows + row,
-        factors: &|row| 1.0 / sums[row],
-        count: rows,
-        width: heads.width,
-        stride: channels,
-        to: &mut out[queries.start * channels + head * heads.width..],
-    });
-    for (row, to) in logsumexp[queries].iter_mut().enumerate() {
-        *to = (tops[row] + sums[row].log2()) * LN_2;
-    }
 }
 
 /// Scores to 2^(score - the row's largest), with that and the sum of each row. In whole numbers they are multiplied with

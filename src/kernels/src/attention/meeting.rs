@@ -5,7 +5,7 @@ use super::pack::{transpose, ByRow, Rows};
 use super::{exp2, penalty, Heads, MOST_ROWS};
 use crate::error::Result;
 use crate::pool::scratch::sized;
-use crate::product::{multiply, Operands};
+use crate::product::{multiply, Floats, Operands, RUN};
 use crate::simd::element::Element;
 use crate::simd::{dispatch, Kernel, Line, Simd, LANES};
 use std::f32::consts::LOG2_E;
@@ -99,8 +99,8 @@ impl<T: Element> Head<'_, T> {
         let own = self.parts[0].some(rows.start, count);
         dispatch(ByRow { rows: own, factor: self.heads.factor(), height: count, to: queries });
         dispatch(ByRow { rows: self.d_out.some(rows.start, count), factor: 1.0, height: count, to: d_out });
-        multiply(Operands { tiles: count, blocks, v: queries, u: keys.keys, m: p });
-        multiply(Operands { tiles: count, blocks, v: d_out, u: keys.values, m: slopes });
+        multiply(Operands { arithmetic: Floats, run: RUN, tiles: count, blocks, v: queries, u: keys.keys, m: p });
+        multiply(Operands { arithmetic: Floats, run: RUN, tiles: count, blocks, v: d_out, u: keys.values, m: slopes });
         let (mut sums, mut shares) = ([0.0; MOST_ROWS], [0.0; MOST_ROWS]);
         for ((row, sum), share) in rows.zip(&mut sums).zip(&mut shares) {
             *sum = self.logsumexp[row] * LOG2_E;

@@ -7,6 +7,7 @@
 mod backward;
 mod forward;
 mod meeting;
+mod numbers;
 mod pack;
 #[cfg(test)]
 mod tests;

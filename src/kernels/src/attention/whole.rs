@@ -4,19 +4,76 @@
 //! stays below 2^31. Probabilities, of which the largest of a row is 1, are multiplied with 32767, and values scaled so that over
 //! a stretch of 64 keys no channel is longer than 8150, 2^31 / (32767 * 8) less what rounding adds.
 
+use super::numbers::Numbers;
 use super::pack::Rows;
-use crate::pairs::{panel, MOST};
+use super::{Heads, MOST_ROWS};
+use crate::error::Result;
+use crate::pairs::{Pairs, MOST};
+use crate::pool::scratch::sized;
+use crate::product::{multiply, Arithmetic, Operands};
 use crate::simd::element::{load, Element};
-use crate::simd::{transposed, Kernel, Line, Simd, LANES};
+use crate::simd::math::magnitude;
+use crate::simd::{dispatch, transposed, Kernel, Line, Simd, LANES};
 
 /// Fewer positions are not worth the packing.
 pub const LEAST: usize = 64;
 /// Lines of 32 keys whose products are added up in whole numbers.
-pub const STRETCH: usize = 2;
+const STRETCH: usize = 2;
 const LENGTH: f32 = 46_000.0;
 const VALUES: f32 = 8_150.0;
 /// The least that anything is divided by: squares of numbers that small are none.
 const FLOOR: f32 = 3e-20;
+
+/// The keys and values of a head.
+pub struct Whole<'a> {
+    heads: &'a Heads,
+    keys: &'a [Line],
+    values: &'a [Line],
+}
+
+impl<'a> Whole<'a> {
+    pub fn new<T: Element>(
+        heads: &'a Heads,
+        [k, v]: [Rows<T>; 2],
+        [keys, values]: [&'a mut Vec<Line>; 2],
+    ) -> Result<Self> {
+        let keys = sized(keys, heads.panels() * Pairs::panel(deep(heads), deep(heads)))?;
+        dispatch(PackKeys { rows: k, lines: deep(heads), to: keys });
+        let values = sized(values, heads.blocks() * Pairs::panel(long(heads), STRETCH))?;
+        dispatch(PackValues { rows: v, lines: long(heads), to: values });
+        Ok(Whole { heads, keys, values })
+    }
+}
+
+impl<T: Element> Numbers<T> for Whole<'_> {
+    const WHOLE: bool = true;
+
+    fn scores(&self, queries: Rows<T>, block: &mut Vec<Line>, m: &mut [Line]) -> Result {
+        let (deep, tiles) = (deep(self.heads), queries.count);
+        let block = sized(block, deep * tiles)?;
+        let mut scales = [0.0; MOST_ROWS];
+        dispatch(PackQueries { rows: queries, factor: self.heads.factor(), to: block, scales: &mut scales });
+        let arithmetic = Pairs { scales: &scales, pitch: 0 };
+        multiply(Operands { arithmetic, tiles, blocks: deep, run: deep, v: block, u: self.keys, m });
+        Ok(())
+    }
+
+    fn mix(&self, tiles: usize, v: &[Line], m: &mut [Line]) {
+        let arithmetic = Pairs { scales: &[1.0; MOST_ROWS], pitch: 0 };
+        let (blocks, u) = (long(self.heads), self.values);
+        multiply(Operands { arithmetic, tiles, blocks, run: STRETCH, v, u, m });
+    }
+}
+
+/// Lines of 32 channels.
+fn deep(heads: &Heads) -> usize {
+    heads.width.div_ceil(2 * LANES)
+}
+
+/// Lines of 32 keys.
+fn long(heads: &Heads) -> usize {
+    heads.panels().div_ceil(2)
+}
 
 /// Sixteen numbers of a row from `channel` on; zero for what there is not.
 #[inline(always)]
@@ -47,12 +104,7 @@ fn divisor<S: Simd>(s: S, largest: S::V, square: S::V) -> S::V {
     s.max(least, s.mul(s.sqrt(square), s.splat(1.0 / LENGTH)))
 }
 
-#[inline(always)]
-fn magnitude<S: Simd>(s: S, x: S::V) -> S::V {
-    s.max(x, s.sub(s.splat(0.0), x))
-}
-
-/// Keys in panels of 16, as [`crate::pairs`] reads filters: pairs of channels, and what undoes the keys' scales.
+/// Keys in panels of 16, as [`crate::pairs`] has weights: pairs of channels, and what undoes the keys' scales.
 pub struct PackKeys<'a, T> {
     pub rows: Rows<'a, T>,
     /// Of 32 channels.
@@ -66,7 +118,7 @@ impl<T: Element> Kernel for PackKeys<'_, T> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let PackKeys { rows, lines, to } = self;
-        for (index, to) in to.chunks_exact_mut(panel(lines, lines)).enumerate() {
+        for (index, to) in to.chunks_exact_mut(Pairs::panel(lines, lines)).enumerate() {
             let first = index * LANES;
             let (mut largest, mut square) = (s.splat(0.0), s.splat(0.0));
             for channel in (0..rows.width).step_by(LANES) {
@@ -128,7 +180,7 @@ impl<T: Element> Kernel for PackQueries<'_, T> {
     }
 }
 
-/// Values in panels of 16 channels, as [`crate::pairs`] reads filters: pairs of keys, and what undoes the scales of each
+/// Values in panels of 16 channels, as [`crate::pairs`] has weights: pairs of keys, and what undoes the scales of each
 /// stretch of them and of the probabilities.
 pub struct PackValues<'a, T> {
     pub rows: Rows<'a, T>,
@@ -143,7 +195,7 @@ impl<T: Element> Kernel for PackValues<'_, T> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let PackValues { rows, lines, to } = self;
-        for (index, to) in to.chunks_exact_mut(panel(lines, STRETCH)).enumerate() {
+        for (index, to) in to.chunks_exact_mut(Pairs::panel(lines, STRETCH)).enumerate() {
             let channel = index * LANES;
             for (stretch, first) in (0..lines).step_by(STRETCH).enumerate() {
                 let own = first..lines.min(first + STRETCH);

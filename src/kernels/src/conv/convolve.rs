@@ -127,7 +127,7 @@ impl<T: Element, N: Numbers> Layer<'_, T, N> {
         lend(|[u]| {
             let u = sized(u, panels * size)?;
             let shares = Split::new(u, panels, |panel| (panel + 1) * size);
-            pool.run(panels, &|panel| self.numbers.pack(self.filter, panel, 0..blocks, pitch, shares.take(panel)))?;
+            run(pool, panels, |panel| self.numbers.pack(self.filter, panel, 0..blocks, pitch, shares.take(panel)))?;
             drop(shares);
             let tasks = self.grid.count().div_ceil(TILES).next_multiple_of(pool.threads()).min(self.rows());
             self.share_rows(pool, tasks, y, |rows, y, first| {
@@ -194,7 +194,7 @@ impl<T: Element, N: Numbers> Layer<'_, T, N> {
                     for first in (0..blocks).step_by(N::BLOCKS) {
                         let own = first..blocks.min(first + N::BLOCKS);
                         for (panel, u) in panels.clone().zip(u.chunks_mut(of_panel)) {
-                            self.numbers.pack(filter, panel, own.clone(), points[1], u);
+                            self.numbers.pack(filter, panel, own.clone(), points[1], u)?;
                         }
                         let v = &v[first * of_block..];
                         self.numbers.multiply(places.operands(own, 0..count, v, u, m, first == 0));

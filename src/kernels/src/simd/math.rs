@@ -26,6 +26,12 @@ pub fn exp<S: Simd>(s: S, x: S::V) -> S::V {
     s.mul(s.add(tail, s.splat(1.0)), s.pow2(n))
 }
 
+/// |x|
+#[inline(always)]
+pub fn magnitude<S: Simd>(s: S, x: S::V) -> S::V {
+    s.max(x, s.sub(s.splat(0.0), x))
+}
+
 /// 1 / (1 + e^-z).
 #[inline(always)]
 pub fn sigmoid<S: Simd>(s: S, z: S::V) -> S::V {

@@ -13,9 +13,10 @@ mod spread;
 
 use tch::Tensor;
 
-use crate::diffusion::process::{is_finite, Denoised};
+use crate::diffusion::process::Denoised;
 use crate::diffusion::Noise;
 use crate::error::{ensure, Result};
+use crate::libtorch::is_finite;
 use crate::sampler::{At, Correction, Means};
 pub use dps::Norm;
 pub use problem::{residual, Problem};

@@ -4,12 +4,12 @@ use diffusion_kernels::conv::correlate::{correlate, Real, Tap};
 use tch::{Device, Kind, Tensor};
 
 use crate::choice::Choice;
-use crate::diffusion::process::is_finite;
 use crate::error::{ensure, Result};
 use crate::inverse::operator::{LinearOperator, Shape};
 use crate::inverse::solve::circulant::Circulant;
 use crate::inverse::solve::constant::Constant;
 use crate::inverse::solve::spectrum::{self, Spectrum};
+use crate::libtorch::is_finite;
 use crate::libtorch::{slice, slice_mut, Plain, TorchPool};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

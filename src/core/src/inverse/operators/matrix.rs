@@ -4,11 +4,11 @@ use std::sync::OnceLock;
 
 use tch::{Device, Kind, Tensor};
 
-use crate::diffusion::process::is_finite;
 use crate::error::{ensure, Error, Result};
 use crate::inverse::operator::{normal, LinearOperator, Shape};
 use crate::inverse::solve::constant::Constant;
 use crate::inverse::solve::spectrum::{precise, Function, Spectrum};
+use crate::libtorch::is_finite;
 
 /// y = A x for the pixels of x in reading order.
 pub struct Matrix {

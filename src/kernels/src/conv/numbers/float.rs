@@ -4,7 +4,8 @@ use super::{Numbers, Operands};
 use crate::conv::filter::Filter;
 use crate::conv::scheme::Scheme;
 use crate::conv::tile::ToPoints;
-use crate::product::{Products, RUN};
+use crate::error::Result;
+use crate::product::{Arithmetic, Floats, RUN};
 use crate::simd::element::Element;
 use crate::simd::{dispatch, Line, LANES};
 use std::ops::Range;
@@ -21,13 +22,14 @@ impl Numbers for Float {
     }
 
     fn filter_lines(&self, blocks: usize) -> usize {
-        blocks * LANES
+        Floats::panel(blocks, RUN)
     }
 
-    fn pack(&self, filter: &Filter, panel: usize, blocks: Range<usize>, pitch: usize, u: &mut [Line]) {
+    fn pack(&self, filter: &Filter, panel: usize, blocks: Range<usize>, pitch: usize, u: &mut [Line]) -> Result {
         for (block, inputs) in filter.ranges().skip(blocks.start).take(blocks.len()).enumerate() {
             filter.pack(panel, inputs, pitch, &mut u[block * LANES..]);
         }
+        Ok(())
     }
 
     fn to_points<T: Element, K: Scheme<W, P, M>, const W: usize, const P: usize, const M: usize>(
@@ -38,8 +40,6 @@ impl Numbers for Float {
     }
 
     fn multiply(&self, operands: Operands) {
-        let u = operands.panels();
-        let Operands { points, blocks, tiles, strides, block, v, m, first, .. } = operands;
-        dispatch(Products { points, blocks: blocks.len(), tiles: tiles.len(), strides, pitch: block, v, u, m, first });
+        operands.multiply(Floats, RUN);
     }
 }

@@ -10,6 +10,8 @@ pub use whole::Whole;
 use super::filter::Filter;
 use super::scheme::Scheme;
 use super::tile::ToPoints;
+use crate::error::Result;
+use crate::product::{halves, Arithmetic, Products};
 use crate::simd::element::Element;
 use crate::simd::Line;
 use std::ops::Range;
@@ -27,7 +29,7 @@ pub trait Numbers: Sync {
     fn filter_lines(&self, blocks: usize) -> usize;
 
     /// Brings the filter from some lines of inputs to a panel to the points, `pitch` lines apart.
-    fn pack(&self, filter: &Filter, panel: usize, blocks: Range<usize>, pitch: usize, u: &mut [Line]);
+    fn pack(&self, filter: &Filter, panel: usize, blocks: Range<usize>, pitch: usize, u: &mut [Line]) -> Result;
 
     /// Brings inputs to the points.
     fn to_points<T: Element, K: Scheme<W, P, M>, const W: usize, const P: usize, const M: usize>(
@@ -56,9 +58,11 @@ pub struct Operands<'a> {
     pub first: bool,
 }
 
-impl<'a> Operands<'a> {
-    /// The filters of the panels.
-    fn panels(&self) -> [Option<&'a [Line]>; 2] {
-        [self.u.get(..self.panel), self.u.get(self.panel..).filter(|u| !u.is_empty())]
+impl Operands<'_> {
+    /// In runs of so many lines of inputs.
+    fn multiply<A: Arithmetic>(self, arithmetic: A, run: usize) {
+        let Operands { points, blocks, tiles, strides, block: pitch, panel, v, u, m, first } = self;
+        let (blocks, tiles, u) = (blocks.len(), tiles.len(), halves(u, panel));
+        Products { arithmetic, points, blocks, run, tiles, strides, pitch, v, u, m, first }.make();
     }
 }

@@ -2,16 +2,23 @@
 
 #![allow(clippy::needless_range_loop)] // the indices are the formulas'
 
-use super::whole::{Whole, LINE, NORM, STRETCH};
-use super::Numbers;
-use crate::conv::filter::{at_points, combine, Filter, Taps, TAPS};
+use crate::conv::filter::{at_points, combine, Filter, TAPS};
 use crate::conv::scheme::Scheme;
 use crate::conv::tile::{points, ToPoints};
 use crate::conv::unroll;
 use crate::simd::element::{load, Element};
+use crate::simd::math::magnitude;
 use crate::simd::{transposed, Kernel, Line, Simd, LANES};
 use std::marker::PhantomData;
 use std::ops::Range;
+
+/// Channels of a line, and of a stretch.
+pub const LINE: usize = 2 * LANES;
+pub const STRETCH: usize = 4 * LINE;
+/// The largest norm of a stretch of the filter.
+pub const NORM: f32 = 32_700.0;
+/// Lines that hold the taps of a stretch.
+pub const TAPS_OF_STRETCH: usize = STRETCH * TAPS * TAPS;
 
 /// The largest magnitude of some channels of an image (pixels, all channels), a multiple of 16 of them, and the largest sum of
 /// a pixel's squares. Where a channel is not finite, the first is NaN.
@@ -33,7 +40,7 @@ impl<T: Element> Kernel for Largest<'_, T> {
             for (square, pixel) in squares.iter_mut().zip(pixels.chunks_exact(self.all)) {
                 for x in pixel[self.channels.clone()].chunks_exact(LANES) {
                     let x = load(s, x);
-                    largest = s.max(s.max(x, s.sub(zero, x)), largest);
+                    largest = s.max(magnitude(s, x), largest);
                     nothing = s.fma(x, zero, nothing); // a maximum forgets NaN
                     *square = s.fma(x, x, *square);
                 }
@@ -72,7 +79,7 @@ impl<T: Element, K: Scheme<W, P, M>, const W: usize, const P: usize, const M: us
                 let mut scale = [[0.0; P]; P];
                 for p in 0..P {
                     for q in 0..P {
-                        scale[p][q] = scales[block / Whole::BLOCKS] / (K::REACH[p] * K::REACH[q]);
+                        scale[p][q] = scales[block * LINE / STRETCH] / (K::REACH[p] * K::REACH[q]);
                     }
                 }
                 let at = (block - blocks.start) * count + t;
@@ -95,6 +102,8 @@ pub struct PackPairs<'a, K, const W: usize, const P: usize, const M: usize> {
     pub filter: &'a Filter<'a>,
     pub outputs: Range<usize>,
     pub inputs: Range<usize>,
+    /// Room for the taps of the stretch.
+    pub taps: &'a mut [Line],
     pub pitch: usize,
     /// Within what belongs to a point: where the pairs begin, and the line of what undoes the outputs' scales.
     pub places: [usize; 2],
@@ -107,10 +116,9 @@ impl<K: Scheme<W, P, M>, const W: usize, const P: usize, const M: usize> Kernel 
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let mut taps: [Taps; STRETCH / LANES] = [[Line::ZERO; TAPS * TAPS * LANES]; STRETCH / LANES];
-        let blocks = self.inputs.len() / LANES;
+        let (taps, _) = self.taps[..self.inputs.len() * TAPS * TAPS].as_chunks_mut::<{ TAPS * TAPS * LANES }>();
         let mut squares = [s.splat(0.0); TAPS * TAPS];
-        for (block, taps) in taps.iter_mut().take(blocks).enumerate() {
+        for (block, taps) in taps.iter_mut().enumerate() {
             let first = self.inputs.start + block * LANES;
             self.filter.read(s, self.outputs.clone(), first..first + LANES, taps);
             for own in taps.chunks_exact(TAPS * TAPS) {
@@ -131,7 +139,7 @@ impl<K: Scheme<W, P, M>, const W: usize, const P: usize, const M: usize> Kernel 
                 s.store(&mut self.lines[(p * P + q) * self.pitch + self.places[1]].0, back);
             });
         });
-        for (block, taps) in taps[..blocks].chunks_exact(2).enumerate() {
+        for (block, taps) in taps.chunks_exact(2).enumerate() {
             for i in 0..LANES {
                 let low = at_points::<S, K, W, P, M>(s, &taps[0][9 * i..][..9]);
                 let high = at_points::<S, K, W, P, M>(s, &taps[1][9 * i..][..9]);

@@ -9,37 +9,34 @@
 
 use std::ops::Range;
 
-use super::pairs::{Largest, PackPairs, ToPairs};
+use super::pairs::{Largest, PackPairs, ToPairs, LINE, STRETCH, TAPS_OF_STRETCH};
 use super::{Numbers, Operands};
 use crate::conv::filter::Filter;
 use crate::conv::method::{with_scheme, Way};
 use crate::conv::scheme::Scheme;
 use crate::conv::tile::{Grid, ToPoints};
 use crate::error::Result;
-use crate::pairs::{panel, whole, PairProducts, MOST};
-use crate::pool::scratch::filled;
+use crate::pairs::{whole, Pairs, MOST};
+use crate::pool::scratch::{filled, lend, sized};
 use crate::pool::split::Split;
 use crate::pool::Pool;
+use crate::product::Arithmetic;
 use crate::simd::element::Element;
-use crate::simd::{dispatch, dispatch_short, Line, LANES};
+use crate::simd::{dispatch, Line, LANES};
 use crate::source::Source;
 use std::marker::PhantomData;
 
-/// The largest norms of a stretch of inputs and of a stretch of the filter, before rounding adds at most 6 to either: with it
-/// their product stays below 2^31.
+/// The largest norm of a stretch of inputs. Rounding adds at most 6 to it, and to [`super::pairs::NORM`], the filter's: their
+/// product stays below 2^31.
 const LENGTH: f32 = 65_500.0;
-pub const NORM: f32 = 32_700.0;
-/// Channels of a line, and of a stretch.
-pub const LINE: usize = 2 * LANES;
-pub const STRETCH: usize = 4 * LINE;
 
 /// A line holds 32 channels: in each lane one of the first 16 and one of the last.
 pub struct Whole {
     stretches: usize,
-    /// What the inputs of a stretch of an image are multiplied with, and what undoes it.
+    /// What the inputs are multiplied with, `there[image * stretches + stretch]`, and what undoes it, `back[stretch * tiles +
+    /// tile]`, over all tiles.
     there: Vec<f32>,
     back: Vec<f32>,
-    /// Tiles of an image.
     tiles: usize,
 }
 
@@ -52,9 +49,9 @@ impl Whole {
         }
         let stretches = part.channels.div_ceil(STRETCH);
         let count = grid.from.batch * stretches;
-        let (mut there, mut back) = (filled(0.0, count)?, filled(0.0, count)?);
+        let mut there = filled(0.0, count)?;
         let size = grid.from.pixels() * part.channels;
-        let shares = Split::new(&mut back, count, |k| k + 1);
+        let shares = Split::new(&mut there, count, |k| k + 1);
         pool.run(count, &|k| {
             let (image, first) = (k / stretches, k % stretches * STRETCH);
             let channels = first..part.channels.min(first + STRETCH);
@@ -62,8 +59,13 @@ impl Whole {
             shares.take(k)[0] = scale(channels.len(), dispatch(Largest { image, all: part.channels, channels }));
         })?;
         drop(shares);
-        there.iter_mut().zip(&back).for_each(|(there, back)| *there = 1.0 / back);
-        Ok(Some(Whole { stretches, there, back, tiles: grid.tiles[0] * grid.tiles[1] }))
+        let (tiles, of_image) = (grid.count(), grid.tiles[0] * grid.tiles[1]);
+        let mut back = filled(0.0, stretches * tiles)?;
+        for (k, scales) in back.chunks_exact_mut(of_image).enumerate() {
+            scales.fill(there[k % grid.from.batch * stretches + k / grid.from.batch]);
+        }
+        there.iter_mut().for_each(|scale| *scale = 1.0 / *scale);
+        Ok(Some(Whole { stretches, there, back, tiles }))
     }
 }
 
@@ -87,19 +89,23 @@ impl Numbers for Whole {
 
     /// Of each stretch a line more, for what undoes the scales of its outputs.
     fn filter_lines(&self, blocks: usize) -> usize {
-        panel(blocks, Self::BLOCKS)
+        Pairs::panel(blocks, Self::BLOCKS)
     }
 
-    fn pack(&self, filter: &Filter, panel: usize, blocks: Range<usize>, pitch: usize, u: &mut [Line]) {
+    fn pack(&self, filter: &Filter, panel: usize, blocks: Range<usize>, pitch: usize, u: &mut [Line]) -> Result {
         let outputs = panel * LANES..filter.outputs.min((panel + 1) * LANES);
-        for (stretch, block) in blocks.clone().step_by(Self::BLOCKS).enumerate() {
-            let inputs = block * LINE..blocks.end.min(block + Self::BLOCKS) * LINE;
-            let (lines, outputs) = (&mut *u, outputs.clone());
-            let places = [stretch * Self::BLOCKS * LANES, blocks.len() * LANES + stretch];
-            with_scheme!(filter.way, K => {
-                dispatch(PackPairs { filter, outputs, inputs, pitch, places, lines, scheme: PhantomData::<K> })
-            });
-        }
+        lend(|[taps]| {
+            let taps = sized(taps, TAPS_OF_STRETCH)?;
+            for (stretch, block) in blocks.clone().step_by(Self::BLOCKS).enumerate() {
+                let inputs = block * LINE..blocks.end.min(block + Self::BLOCKS) * LINE;
+                let (taps, lines, outputs) = (&mut *taps, &mut *u, outputs.clone());
+                let places = [stretch * Self::BLOCKS * LANES, blocks.len() * LANES + stretch];
+                with_scheme!(filter.way, K => {
+                    dispatch(PackPairs { filter, outputs, inputs, taps, pitch, places, lines, scheme: PhantomData::<K> })
+                });
+            }
+            Ok(())
+        })
     }
 
     fn to_points<T: Element, K: Scheme<W, P, M>, const W: usize, const P: usize, const M: usize>(
@@ -110,13 +116,7 @@ impl Numbers for Whole {
     }
 
     fn multiply(&self, operands: Operands) {
-        let u = operands.panels();
-        let Operands { points, blocks, tiles, strides, block, v, m, first, .. } = operands;
-        let stretches = blocks.start / Self::BLOCKS..blocks.end.div_ceil(Self::BLOCKS);
-        let scale = |stretch: usize, tile: usize| self.back[tile / self.tiles * self.stretches + stretch];
-        let scales = stretches.flat_map(|stretch| tiles.clone().map(move |tile| scale(stretch, tile)));
-        let scales: &Vec<f32> = &scales.collect();
-        let (lines, stretch, rows, pitch) = (blocks.len(), Self::BLOCKS, tiles.len(), block);
-        dispatch_short(PairProducts { points, lines, stretch, rows, strides, pitch, v, u, scales, m, first });
+        let scales = &self.back[operands.blocks.start / Self::BLOCKS * self.tiles + operands.tiles.start..];
+        operands.multiply(Pairs { scales, pitch: self.tiles }, Self::BLOCKS);
     }
 }
