@@ -16,6 +16,8 @@
 //! | [`norm::dropout::channels_last`] | bytes (N, C, H, W) as (N, H, W, C) |
 //! | [`attention::forward`] | from packed qkv (N, positions, 3 C): out (N, positions, C) and logsumexp (N, heads, positions), as torch's flash attention on the CPU gives them |
 //! | [`attention::backward`] | from dout, qkv, out and logsumexp: dqkv (N, positions, 3 C), written |
+//! | [`matrix::by_rows`] | y = a b^T (+ bias), or added to y, of matrices in bfloat16, in whole numbers of 16 bits |
+//! | [`matrix::by_columns`] | y = a^T b of the same, in float32 (written) |
 //! | [`optim::step`] | weights, both moments and EMA shadow after one AdamW step with `scale * gradient` |
 //! | [`optim::sum_of_squares`] | sum of x^2 in f64; not finite exactly if some x is not |
 //! | [`sum::add`], [`sum::rows`] | one buffer added to another; sums over the rows of a matrix (written) |
@@ -32,11 +34,11 @@
 pub mod attention;
 pub mod conv;
 pub mod error;
+pub mod matrix;
 pub mod norm;
 pub mod optim;
-mod pairs;
 pub mod pool;
-mod product;
+mod products;
 pub mod projector;
 pub mod simd;
 pub mod source;
@@ -44,4 +46,4 @@ pub mod sum;
 #[cfg(test)]
 mod testing;
 
-pub use pairs::choose_whole;
+pub use products::pairs::{choose_whole, whole};

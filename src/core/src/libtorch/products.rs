@@ -1,14 +1,24 @@
-//! Matrix products by libtorch, their rows shared out among our threads.
+//! Matrix products: in bfloat16 by a kernel in whole numbers where the processor makes those faster, otherwise by libtorch,
+//! their rows shared out among our threads.
 
 use std::ffi::{c_char, c_int};
-use std::sync::Mutex;
+use std::sync::{LazyLock, Mutex};
 
+use diffusion_kernels::matrix::{by_columns, by_rows, Into, Rows};
 use diffusion_kernels::pool::Pool;
-use tch::Tensor;
+use diffusion_kernels::simd;
+use half::bf16;
+use tch::{Kind, Tensor};
 use torch_sys::C_tensor;
 
-use super::{checked, TorchPool, MESSAGE_SIZE};
+use super::{checked, slice, slice_mut, TorchPool, MESSAGE_SIZE};
 use crate::error::{ensure, Result};
+use crate::switches::Kernels;
+
+static BY_KERNELS: LazyLock<bool> = LazyLock::new(simd::has_slow_bfloat16);
+
+/// Narrower matrices are libtorch's: lines would be half empty.
+const NARROW: i64 = 32;
 
 extern "C" {
     fn shim_product_of_rows(
@@ -24,16 +34,50 @@ extern "C" {
     ) -> c_int;
 }
 
-/// a b + bias; `a` is (rows, n), `b` (n, columns), bias (columns).
+/// a b + bias; `a` is (rows, n), `b` (n, columns), bias (columns). Of bfloat16 it may be in float32.
 pub fn product(a: &Tensor, b: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
-    let out = Tensor::f_empty([a.size2()?.0, b.size2()?.1], (a.f_kind()?, a.device()))?;
-    shared_out(&out, a, b, bias, false)?;
+    if let (true, None, false) = (suit_kernels(a, b)?, bias, a.is_contiguous()) {
+        let mut out = Tensor::f_empty([a.size2()?.0, b.size2()?.1], (Kind::Float, a.device()))?;
+        let (a, b) = (a.f_transpose(0, 1)?.f_contiguous()?, b.f_contiguous()?);
+        by_columns(&TorchPool, matrix(&a)?, matrix(&b)?, slice_mut(&mut out)?)?;
+        return Ok(out);
+    }
+    let mut out = Tensor::f_empty([a.size2()?.0, b.size2()?.1], (a.f_kind()?, a.device()))?;
+    multiply(&mut out, a, b, bias, false)?;
     Ok(out)
 }
 
 /// to += a b
 pub fn add_product(to: &mut Tensor, a: &Tensor, b: &Tensor) -> Result<()> {
-    shared_out(to, a, b, None, true)
+    multiply(to, a, b, None, true)
+}
+
+fn multiply(to: &mut Tensor, a: &Tensor, b: &Tensor, bias: Option<&Tensor>, add: bool) -> Result<()> {
+    if !suit_kernels(a, b)? || !a.is_contiguous() || to.f_kind()? != Kind::BFloat16 {
+        return shared_out(to, a, b, bias, add);
+    }
+    let rows_of_b = b.f_transpose(0, 1)?.f_contiguous()?;
+    let bias = bias.map(slice).transpose()?;
+    Ok(by_rows(&TorchPool, matrix(a)?, matrix(&rows_of_b)?, Into { y: slice_mut(to)?, add, bias })?)
+}
+
+/// Whether a kernel has something to gain: the same for any number of rows, so that bits do not depend on the batch.
+fn suit_kernels(a: &Tensor, b: &Tensor) -> Result<bool> {
+    let ((rows, depth), (_, columns)) = (a.size2()?, b.size2()?);
+    let wide = if a.is_contiguous() { depth.min(columns) } else { rows.min(columns) };
+    Ok(a.f_kind()? == Kind::BFloat16
+        && b.f_kind()? == Kind::BFloat16
+        && rows * depth * columns > 0
+        && wide >= NARROW
+        && *BY_KERNELS
+        && Kernels::in_use() == Kernels::Avx512
+        && diffusion_kernels::whole::<bf16>())
+}
+
+/// A contiguous matrix, as kernels take it.
+fn matrix(x: &Tensor) -> Result<Rows<'_, bf16>> {
+    let (count, width) = x.size2()?;
+    Ok(Rows { data: slice(x)?, count: count as usize, width: width as usize, stride: width as usize })
 }
 
 fn shared_out(to: &Tensor, a: &Tensor, b: &Tensor, bias: Option<&Tensor>, add: bool) -> Result<()> {
@@ -110,6 +154,29 @@ mod tests {
             let transposed = a.tr().contiguous().tr();
             add_product(&mut got, &transposed, &b).expect("a product");
             assert!(got.allclose(&(want + a.matmul(&b)), 1e-5, 1e-4, false));
+        }
+    }
+
+    #[test]
+    fn bfloat16_is_rounded_no_more_than_its_results_are() {
+        for (rows, depth, columns) in [(1, 40, 33), (300, 64, 96), (40, 700, 64), (64, 3, 64), (0, 32, 32)] {
+            let random = |size: [i64; 2]| Tensor::randn(size, (Kind::BFloat16, Device::Cpu));
+            let (a, b, bias) = (random([rows, depth]), random([depth, columns]), random([1, columns]).view([columns]));
+            let exact = |x: &Tensor| x.to_kind(Kind::Double);
+            let close = |got: &Tensor, want: &Tensor| {
+                assert_eq!(got.size(), want.size());
+                let scale = (depth as f64).sqrt();
+                assert!(got.numel() == 0 || (exact(got) - want).abs().max().double_value(&[]) < 0.03 * scale);
+            };
+            let want = exact(&a).matmul(&exact(&b));
+            let mut got = product(&a, &b, Some(&bias)).expect("a product");
+            close(&got, &(&want + exact(&bias)));
+            let before = exact(&got);
+            add_product(&mut got, &a, &b).expect("a product");
+            close(&got, &(before + &want));
+            let transposed = a.tr().contiguous().tr();
+            close(&product(&transposed, &b, None).expect("a product"), &want);
+            close(&product(&a, &b.tr().contiguous().tr(), None).expect("a product"), &want);
         }
     }
 

@@ -7,13 +7,13 @@
 //! either way.
 
 use super::meeting::{Head, Keys, Meeting};
-use super::pack::ToRows;
 use super::Heads;
 use crate::error::{check_len, Result};
 use crate::pool::scratch::{lend, sized};
 use crate::pool::split::Split;
 use crate::pool::{for_each_image, run, Pool};
-use crate::product::{multiply, Correlations, Floats, Operands, RUN};
+use crate::products::rows::ToRows;
+use crate::products::{multiply, Correlations, Floats, Operands, RUN};
 use crate::simd::element::Element;
 use crate::simd::{dispatch, Line, LANES};
 use std::f32::consts::LN_2;
@@ -214,5 +214,5 @@ fn write<T: Element>(
     to: &mut [T],
 ) {
     let (width, stride) = (heads.width, 3 * heads.channels());
-    dispatch(ToRows { from, place, factors: &|_| factor, count, width, stride, to });
+    dispatch(ToRows { from, place, factors: &|_| factor, bias: None, add: false, count, width, stride, to });
 }

@@ -1,14 +1,14 @@
 //! The forward pass.
 
 use super::numbers::{Float, Numbers};
-use super::pack::{Rows, ToRows};
 use super::whole::{Whole, LEAST};
 use super::{exp2, penalty, Heads, MOST_ROWS};
 use crate::error::Result;
-use crate::pairs::{whole, MOST};
 use crate::pool::scratch::{lend, sized};
 use crate::pool::split::Split;
 use crate::pool::{run, Pool};
+use crate::products::pairs::{whole, MOST};
+use crate::products::rows::{Rows, ToRows};
 use crate::simd::element::Element;
 use crate::simd::{dispatch, Kernel, Line, Simd, LANES};
 use std::f32::consts::LN_2;
@@ -86,6 +86,8 @@ fn one_head<T: Element, N: Numbers<T>>(numbers: &N, q: Rows<T>, queries: Range<u
                 from: products,
                 place: |row: usize, block: usize| block * rows + row,
                 factors: &|row| 1.0 / sums[row],
+                bias: None,
+                add: false,
                 count: rows,
                 width: heads.width,
                 stride: channels,

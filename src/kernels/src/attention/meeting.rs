@@ -1,11 +1,11 @@
 //! Queries meet keys once more, on the way back: their probabilities, and the slopes of their scores.
 
 use super::forward::parts;
-use super::pack::{transpose, ByRow, Rows};
 use super::{exp2, penalty, Heads, MOST_ROWS};
 use crate::error::Result;
 use crate::pool::scratch::sized;
-use crate::product::{multiply, Floats, Operands, RUN};
+use crate::products::rows::{transpose, ByRow, Rows};
+use crate::products::{multiply, Floats, Operands, RUN};
 use crate::simd::element::Element;
 use crate::simd::{dispatch, Kernel, Line, Simd, LANES};
 use std::f32::consts::LOG2_E;

@@ -8,7 +8,6 @@ mod backward;
 mod forward;
 mod meeting;
 mod numbers;
-mod pack;
 #[cfg(test)]
 mod tests;
 mod whole;

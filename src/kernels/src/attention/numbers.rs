@@ -1,10 +1,10 @@
 //! What the products of a head are made of: floats here, whole numbers in [`super::whole`].
 
-use super::pack::{transpose, ByRow, Rows};
 use super::Heads;
 use crate::error::Result;
 use crate::pool::scratch::sized;
-use crate::product::{multiply, Floats, Operands, RUN};
+use crate::products::rows::{transpose, ByRow, Rows};
+use crate::products::{multiply, Floats, Operands, RUN};
 use crate::simd::element::Element;
 use crate::simd::{dispatch, Line, LANES};
 

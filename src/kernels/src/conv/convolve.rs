@@ -10,7 +10,7 @@ use crate::error::{check_len, Error, Result};
 use crate::pool::scratch::{lend, sized};
 use crate::pool::split::Split;
 use crate::pool::{run, Pool};
-use crate::product::PANELS;
+use crate::products::PANELS;
 use crate::simd::element::Element;
 use crate::simd::{dispatch, Line};
 use crate::source::{Images, Source};

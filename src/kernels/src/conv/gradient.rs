@@ -10,7 +10,7 @@ use crate::error::{check_len, Error, Result};
 use crate::pool::scratch::{filled, lend, sized};
 use crate::pool::split::Split;
 use crate::pool::{run, Pool};
-use crate::product::Correlations;
+use crate::products::Correlations;
 use crate::simd::element::Element;
 use crate::simd::{dispatch, Line, LANES};
 use crate::source::{Images, Source};

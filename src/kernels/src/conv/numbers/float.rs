@@ -5,7 +5,7 @@ use crate::conv::filter::Filter;
 use crate::conv::scheme::Scheme;
 use crate::conv::tile::ToPoints;
 use crate::error::Result;
-use crate::product::{Arithmetic, Floats, RUN};
+use crate::products::{Arithmetic, Floats, RUN};
 use crate::simd::element::Element;
 use crate::simd::{dispatch, Line, LANES};
 use std::ops::Range;

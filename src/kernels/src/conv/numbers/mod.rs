@@ -11,7 +11,7 @@ use super::filter::Filter;
 use super::scheme::Scheme;
 use super::tile::ToPoints;
 use crate::error::Result;
-use crate::product::{halves, Arithmetic, Products};
+use crate::products::{halves, Arithmetic, Products};
 use crate::simd::element::Element;
 use crate::simd::Line;
 use std::ops::Range;

@@ -1,10 +1,10 @@
-//! Whole numbers of 16 bits, two to a lane ([`crate::simd::Simd::pair`]), for the products of [`crate::product`].
+//! Whole numbers of 16 bits, two to a lane ([`crate::simd::Simd::pair`]), for the products of [`super::Products`].
 //!
 //! Blocks are of 32 inputs. A panel's weights at a point are 16 lines for each block, which hold a pair for each of the panel's
 //! 16 outputs, and then, for each run of blocks, a line that undoes the outputs' scales. Sums over a run are whole
 //! numbers of 32 bits, which whoever chooses the scales keeps from overflowing.
 
-use crate::product::Arithmetic;
+use super::Arithmetic;
 use crate::simd::element::Element;
 use crate::simd::{has_short_products, LANES};
 use std::sync::atomic::{AtomicU8, Ordering};

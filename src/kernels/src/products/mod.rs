@@ -1,11 +1,15 @@
 //! The matrix products between the transforms, with all operands in lines of 16 floats, or of 16 pairs of whole numbers
-//! ([`crate::pairs`]).
+//! ([`pairs`]).
 //!
 //! Tiles' points are `v[point][channel block][tile]`, a line holding 16 input channels, or with blocks outermost; weights are
 //! `u[panel][point][input channel]`, a line holding the 16 output channels of the panel; products are
 //! `m[point][panel][tile]`, a line holding the panel's output channels.
 
 #![allow(clippy::needless_range_loop)] // the indices are the formulas'
+
+pub mod packing;
+pub mod pairs;
+pub mod rows;
 
 use crate::simd::{dispatch, dispatch_short, Kernel, Line, Simd, LANES};
 

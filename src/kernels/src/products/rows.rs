@@ -1,5 +1,7 @@
 //! Matrices brought into lines, and back.
 
+use std::ops::Range;
+
 use crate::simd::element::{load, store, Element};
 use crate::simd::{Kernel, Line, Simd, LANES};
 
@@ -16,6 +18,10 @@ impl<'a, T> Rows<'a, T> {
     /// Rows `from` .. `from + count`.
     pub fn some(&self, from: usize, count: usize) -> Self {
         Rows { data: &self.data[from * self.stride..], count, ..*self }
+    }
+
+    pub fn columns(&self, columns: Range<usize>) -> Self {
+        Rows { data: &self.data[columns.start..], width: columns.len(), ..*self }
     }
 }
 
@@ -58,11 +64,14 @@ pub fn transpose<T: Element>(rows: Rows<T>, depth: usize, to: &mut [Line]) {
     }
 }
 
-/// Rows of the output, `stride` apart: `to[row] = factors[row] * from`, where `place(row, block)` is the line's.
+/// Rows of the output, `stride` apart: `to[row] = factors[row] * from` + bias, where `place(row, block)` is the line's; or
+/// added to what is there.
 pub struct ToRows<'a, T, F> {
     pub from: &'a [Line],
     pub place: F,
     pub factors: &'a dyn Fn(usize) -> f32,
+    pub bias: Option<&'a [T]>,
+    pub add: bool,
     pub count: usize,
     pub width: usize,
     pub stride: usize,
@@ -79,7 +88,14 @@ impl<T: Element, F: Fn(usize, usize) -> usize> Kernel for ToRows<'_, T, F> {
             let to = &mut self.to[row * self.stride..][..self.width];
             for (block, to) in to.chunks_mut(LANES).enumerate() {
                 let line = &self.from[(self.place)(row, block)];
-                store(s, to, s.mul(s.load(&line.0), factor));
+                let mut value = s.mul(s.load(&line.0), factor);
+                if let Some(bias) = self.bias {
+                    value = s.add(value, load(s, &bias[block * LANES..][..to.len()]));
+                }
+                if self.add {
+                    value = s.add(value, load(s, to));
+                }
+                store(s, to, value);
             }
         }
     }
