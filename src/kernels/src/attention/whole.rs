@@ -1,7 +1,8 @@
 //! Queries, keys and values in whole numbers of 16 bits.
 //!
-//! Queries and keys are scaled as rows of any matrix are ([`crate::products::packing`]). Probabilities, of which the largest of a row is 1, are multiplied with 32767, and values scaled so that over
-//! a stretch of 64 keys no channel is longer than 8150, 2^31 / (32767 * 8) less what rounding adds.
+//! Queries and keys are scaled as rows of any matrix are ([`crate::products::packing`]). Probabilities, of which the largest
+//! of a row is 1, are multiplied with 32767, and values scaled so that over a stretch of 64 keys no channel is longer than
+//! 8150, 2^31 / (32767 * 8) less what rounding adds.
 
 use super::numbers::Numbers;
 use super::{Heads, MOST_ROWS};
