@@ -9,11 +9,11 @@ use crate::error::{check_len, Error, Result};
 use crate::pool::scratch::{filled, lend, sized};
 use crate::pool::split::Split;
 use crate::pool::{run, Pool};
-use crate::products::packing::{ColumnsToPanel, ColumnsToTiles, RowsToPanels, RowsToTiles, LINE};
-use crate::products::pairs::Pairs;
+use crate::products::packing::{ColumnsToPanel, ColumnsToTiles, RowsToPanels, RowsToTiles};
+use crate::products::pairs::{Pairs, LINE};
 pub use crate::products::rows::Rows;
 use crate::products::rows::ToRows;
-use crate::products::{halves, multiply, Arithmetic, Operands, Products, PANELS};
+use crate::products::{multiply, Arithmetic, Operands};
 use crate::simd::{dispatch, Line, LANES};
 
 /// Rows of a task: their results stay in the second-level cache.
@@ -61,7 +61,7 @@ pub fn by_rows(pool: &dyn Pool, a: Rows<bf16>, b: Rows<bf16>, into: Into) -> Res
                 let (v, m) = (sized(v, lines * tiles)?, sized(m, panels * tiles)?);
                 dispatch(RowsToTiles { rows, factor: 1.0, to: v, scales: &mut scales });
                 let arithmetic = Pairs { scales: &scales, pitch: 0 };
-                multiply(Operands { arithmetic, tiles, blocks: lines, run: lines, v, u, m });
+                multiply(Operands { arithmetic, tiles, blocks: lines, run: lines, v, u, m, first: true });
                 dispatch(ToRows {
                     from: m,
                     place: |row: usize, panel: usize| panel * tiles + row,
@@ -182,27 +182,13 @@ fn add(
     m: &mut [Line],
     first: bool,
 ) -> Result {
-    let panel = Pairs::panel(lines, lines);
-    let panels = u.len() / panel;
+    let panels = u.len() / Pairs::panel(lines, lines);
     let shares = Split::new(m, slices.count, |slice| slices.end(slice) * panels);
     pool.run(slices.count, &|slice| {
         let (own, m) = (slices.get(slice), shares.take(slice));
-        for (u, m) in u.chunks(PANELS * panel).zip(m.chunks_mut(PANELS * own.len())) {
-            Products {
-                arithmetic: Pairs { scales: &scales[own.clone()], pitch: 0 },
-                points: 1,
-                blocks: lines,
-                run: lines,
-                tiles: own.len(),
-                strides: [0; 3],
-                pitch: own.len(),
-                v: &v[own.start * lines..],
-                u: halves(u, panel),
-                m,
-                first,
-            }
-            .make();
-        }
+        let arithmetic = Pairs { scales: &scales[own.clone()], pitch: 0 };
+        let v = &v[own.start * lines..];
+        multiply(Operands { arithmetic, tiles: own.len(), blocks: lines, run: lines, v, u, m, first });
     })
 }
 

@@ -143,6 +143,7 @@ fn meet_all_queries<T: Element>(head: &Head<T>, panels: Range<usize>, into: Sums
                     v: slopes,
                     u: keys.by_row,
                     m,
+                    first: true,
                 });
             }
         }
@@ -197,7 +198,16 @@ fn meet_all_keys<T: Element>(head: &Head<T>, positions: Range<usize>, to: &mut [
             let rows = start..positions.end.min(start + heads.block());
             let (tiles, dq) = (rows.len(), sized(dq, heads.blocks() * rows.len())?);
             let v = head.meet(&keys, rows, &mut buffers)?.slopes;
-            multiply(Operands { arithmetic: Floats, run: RUN, tiles, blocks: keys.panels, v, u: keys.by_row, m: dq });
+            multiply(Operands {
+                arithmetic: Floats,
+                run: RUN,
+                tiles,
+                blocks: keys.panels,
+                v,
+                u: keys.by_row,
+                m: dq,
+                first: true,
+            });
             let to = &mut to[(start - positions.start) * 3 * heads.channels()..];
             write(heads, dq, |row, block| block * tiles + row, heads.scale(), tiles, to);
         }

@@ -99,8 +99,26 @@ impl<T: Element> Head<'_, T> {
         let own = self.parts[0].some(rows.start, count);
         dispatch(ByRow { rows: own, factor: self.heads.factor(), height: count, to: queries });
         dispatch(ByRow { rows: self.d_out.some(rows.start, count), factor: 1.0, height: count, to: d_out });
-        multiply(Operands { arithmetic: Floats, run: RUN, tiles: count, blocks, v: queries, u: keys.keys, m: p });
-        multiply(Operands { arithmetic: Floats, run: RUN, tiles: count, blocks, v: d_out, u: keys.values, m: slopes });
+        multiply(Operands {
+            arithmetic: Floats,
+            run: RUN,
+            tiles: count,
+            blocks,
+            v: queries,
+            u: keys.keys,
+            m: p,
+            first: true,
+        });
+        multiply(Operands {
+            arithmetic: Floats,
+            run: RUN,
+            tiles: count,
+            blocks,
+            v: d_out,
+            u: keys.values,
+            m: slopes,
+            first: true,
+        });
         let (mut sums, mut shares) = ([0.0; MOST_ROWS], [0.0; MOST_ROWS]);
         for ((row, sum), share) in rows.zip(&mut sums).zip(&mut shares) {
             *sum = self.logsumexp[row] * LOG2_E;

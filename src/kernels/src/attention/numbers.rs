@@ -48,12 +48,12 @@ impl<T: Element> Numbers<T> for Float<'_> {
         let (blocks, tiles) = (self.heads.blocks(), queries.count);
         let block = sized(block, blocks * tiles)?;
         dispatch(ByRow { rows: queries, factor: self.heads.factor(), height: tiles, to: block });
-        multiply(Operands { arithmetic: Floats, tiles, blocks, run: RUN, v: block, u: self.keys, m });
+        multiply(Operands { arithmetic: Floats, tiles, blocks, run: RUN, v: block, u: self.keys, m, first: true });
         Ok(())
     }
 
     fn mix(&self, tiles: usize, v: &[Line], m: &mut [Line]) {
         let blocks = self.heads.panels();
-        multiply(Operands { arithmetic: Floats, tiles, blocks, run: RUN, v, u: self.values, m });
+        multiply(Operands { arithmetic: Floats, tiles, blocks, run: RUN, v, u: self.values, m, first: true });
     }
 }

@@ -8,8 +8,8 @@ use super::numbers::Numbers;
 use super::{Heads, MOST_ROWS};
 use crate::error::Result;
 use crate::pool::scratch::sized;
-use crate::products::packing::{part, RowsToPanels, RowsToTiles, LINE};
-use crate::products::pairs::{Pairs, MOST};
+use crate::products::packing::{part, RowsToPanels, RowsToTiles};
+use crate::products::pairs::{Pairs, LINE, MOST};
 use crate::products::rows::Rows;
 use crate::products::{multiply, Arithmetic, Operands};
 use crate::simd::element::Element;
@@ -53,14 +53,14 @@ impl<T: Element> Numbers<T> for Whole<'_> {
         let mut scales = [0.0; MOST_ROWS];
         dispatch(RowsToTiles { rows: queries, factor: self.heads.factor(), to: block, scales: &mut scales });
         let arithmetic = Pairs { scales: &scales, pitch: 0 };
-        multiply(Operands { arithmetic, tiles, blocks: deep, run: deep, v: block, u: self.keys, m });
+        multiply(Operands { arithmetic, tiles, blocks: deep, run: deep, v: block, u: self.keys, m, first: true });
         Ok(())
     }
 
     fn mix(&self, tiles: usize, v: &[Line], m: &mut [Line]) {
         let arithmetic = Pairs { scales: &[1.0; MOST_ROWS], pitch: 0 };
         let (blocks, u) = (long(self.heads), self.values);
-        multiply(Operands { arithmetic, tiles, blocks, run: STRETCH, v, u, m });
+        multiply(Operands { arithmetic, tiles, blocks, run: STRETCH, v, u, m, first: true });
     }
 }
 
@@ -76,11 +76,11 @@ fn long(heads: &Heads) -> usize {
 
 /// Values in panels of 16 channels, as [`crate::products::pairs`] has weights: pairs of keys, and what undoes the scales of each
 /// stretch of them and of the probabilities.
-pub struct PackValues<'a, T> {
-    pub rows: Rows<'a, T>,
+struct PackValues<'a, T> {
+    rows: Rows<'a, T>,
     /// Of 32 keys.
-    pub lines: usize,
-    pub to: &'a mut [Line],
+    lines: usize,
+    to: &'a mut [Line],
 }
 
 impl<T: Element> Kernel for PackValues<'_, T> {

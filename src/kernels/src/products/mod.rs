@@ -113,7 +113,7 @@ impl<A: Arithmetic> Kernel for Products<'_, A> {
     }
 }
 
-/// One product: m = v u for all panels of u, one point.
+/// One product: m = v u, or m += v u, for all panels of u, one point.
 pub struct Operands<'a, A> {
     pub arithmetic: A,
     pub tiles: usize,
@@ -125,15 +125,17 @@ pub struct Operands<'a, A> {
     pub u: &'a [Line],
     /// `m[panel][tile]`
     pub m: &'a mut [Line],
+    /// Whether m is written, and not added to.
+    pub first: bool,
 }
 
 /// Computes [`Operands::m`].
 pub fn multiply<A: Arithmetic>(operands: Operands<A>) {
-    let Operands { arithmetic, tiles, blocks, run, v, u, m } = operands;
+    let Operands { arithmetic, tiles, blocks, run, v, u, m, first } = operands;
     let panel = A::panel(blocks, run);
     for (u, m) in u.chunks(PANELS * panel).zip(m.chunks_mut(PANELS * tiles)) {
         let u = halves(u, panel);
-        let (points, strides, pitch, first) = (1, [0; 3], tiles, true);
+        let (points, strides, pitch) = (1, [0; 3], tiles);
         Products { arithmetic, points, blocks, run, tiles, strides, pitch, v, u, m, first }.make();
     }
 }

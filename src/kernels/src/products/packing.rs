@@ -5,15 +5,13 @@
 
 #![allow(clippy::needless_range_loop)] // the indices are the formulas'
 
-use super::pairs::{Pairs, MOST};
+use super::pairs::{Pairs, LINE, MOST};
 use super::rows::Rows;
 use super::Arithmetic;
 use crate::simd::element::{load, Element};
 use crate::simd::math::magnitude;
 use crate::simd::{transposed, Kernel, Line, Simd, LANES};
 
-/// Numbers in a line.
-pub const LINE: usize = 2 * LANES;
 const LENGTH: f32 = 46_000.0;
 
 /// Sixteen numbers of a row from `first` on; zero for what there is not.

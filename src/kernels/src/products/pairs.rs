@@ -26,7 +26,9 @@ pub fn whole<T: Element>() -> bool {
         }
 }
 
-/// The largest of the whole numbers.
+/// Whole numbers in a line.
+pub const LINE: usize = 2 * LANES;
+/// The largest of them.
 pub const MOST: f32 = 32767.0;
 
 /// Of pairs, with what undoes the scales of the inputs: `scales[run * pitch + tile]`.

@@ -9,8 +9,7 @@ use crate::inverse::operator::{LinearOperator, Shape};
 use crate::inverse::solve::circulant::Circulant;
 use crate::inverse::solve::constant::Constant;
 use crate::inverse::solve::spectrum::{self, Spectrum};
-use crate::libtorch::is_finite;
-use crate::libtorch::{slice, slice_mut, Plain, TorchPool};
+use crate::libtorch::{is_finite, slice, slice_mut, Plain, TorchPool};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Boundary {

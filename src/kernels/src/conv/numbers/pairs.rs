@@ -6,14 +6,14 @@ use crate::conv::filter::{at_points, combine, Filter, TAPS};
 use crate::conv::scheme::Scheme;
 use crate::conv::tile::{points, ToPoints};
 use crate::conv::unroll;
+use crate::products::pairs::LINE;
 use crate::simd::element::{load, Element};
 use crate::simd::math::magnitude;
 use crate::simd::{transposed, Kernel, Line, Simd, LANES};
 use std::marker::PhantomData;
 use std::ops::Range;
 
-/// Channels of a line, and of a stretch.
-pub const LINE: usize = 2 * LANES;
+/// Channels of a stretch.
 pub const STRETCH: usize = 4 * LINE;
 /// The largest norm of a stretch of the filter.
 pub const NORM: f32 = 32_700.0;

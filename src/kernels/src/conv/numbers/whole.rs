@@ -9,7 +9,7 @@
 
 use std::ops::Range;
 
-use super::pairs::{Largest, PackPairs, ToPairs, LINE, STRETCH, TAPS_OF_STRETCH};
+use super::pairs::{Largest, PackPairs, ToPairs, STRETCH, TAPS_OF_STRETCH};
 use super::{Numbers, Operands};
 use crate::conv::filter::Filter;
 use crate::conv::method::{with_scheme, Way};
@@ -19,7 +19,7 @@ use crate::error::Result;
 use crate::pool::scratch::{filled, lend, sized};
 use crate::pool::split::Split;
 use crate::pool::Pool;
-use crate::products::pairs::{whole, Pairs, MOST};
+use crate::products::pairs::{whole, Pairs, LINE, MOST};
 use crate::products::Arithmetic;
 use crate::simd::element::Element;
 use crate::simd::{dispatch, Line, LANES};
