@@ -77,12 +77,14 @@ def test_the_error_of_the_noise_is_that_of_a_denoiser_that_knows_it(rd, quality)
     """A network that always says 0 is off by the noise itself if that is eps, whatever the level."""
     from benchmarks.quality.measure import LEVELS, Trained, noise_errors
 
-    def trained(objective):
-        zero = dict(
-            model=lambda x, t: torch.zeros_like(x), objective=objective, betas=rd.cosine_beta_schedule(50)
-        )
-        return Trained(**zero, seconds=1.0, updates=1, speed=1.0, parameters=1, sampling={}, device="cpu")
+    def trained(objective, model=lambda x, t: torch.zeros_like(x)):
+        betas = rd.cosine_beta_schedule(50)
+        made = dict(seconds=1.0, updates=1, speed=1.0, parameters=1, sampling={}, device="cpu")
+        return Trained(model=model, objective=objective, betas=betas, **made)
 
-    errors = noise_errors(trained("eps"), torch.zeros(64, 1, 16, 16))
+    black = torch.zeros(64, 1, 16, 16)
+    errors = noise_errors(trained("eps"), black)
     assert len(errors) == len(LEVELS) and errors == pytest.approx([1.0] * len(LEVELS), abs=0.05)
-    assert max(noise_errors(trained("x0"), torch.zeros(64, 1, 16, 16))) < 1e-6, "black images are known"
+    assert max(noise_errors(trained("x0"), black)) < 1e-6, "black images are known"
+    # on its straight path to black, x_s is s eps, and the velocity eps
+    assert max(noise_errors(trained("flow", lambda x, t: 1000 * x / t[:, None, None, None]), black)) < 1e-6

@@ -1,4 +1,4 @@
-"""How "flow" draws its times: against a loop by hand, and as a setting that a run keeps."""
+"""How training draws its times: against loops by hand, and as a setting that a run keeps."""
 
 import pytest
 import torch
@@ -23,18 +23,16 @@ def network(module):
     return module.DiffusionUNet(**TINY)
 
 
-def by_hand(model, batches, epochs, times):
-    """Mean loss of each epoch of rectified flow, as its papers have it."""
+def by_hand(model, batches, epochs, question):
+    """Mean loss of each epoch; ``question(x0)`` draws x_t, what the network is shown as time, and the target."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=LOOP["learning_rate"], weight_decay=1e-4)
     torch.manual_seed(LOOP["seed"])
     history = []
     for _ in range(epochs):
         losses = []
         for x0 in batches:
-            s = times(len(x0))
-            noise = torch.randn_like(x0)
-            share = s.reshape(-1, 1, 1, 1)
-            loss = F.mse_loss(model((1 - share) * x0 + share * noise, 1000 * s), noise - x0)
+            x_t, t, target = question(x0)
+            loss = F.mse_loss(model(x_t, t), target)
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -44,12 +42,40 @@ def by_hand(model, batches, epochs, times):
     return history
 
 
+def straight(times):
+    """Rectified flow, as its papers have it."""
+
+    def question(x0):
+        s = times(len(x0))
+        noise = torch.randn_like(x0)
+        share = s.reshape(-1, 1, 1, 1)
+        return (1 - share) * x0 + share * noise, 1000 * s, noise - x0
+
+    return question
+
+
+def nearest_timestep(betas):
+    """ "v" at the timestep whose share of noise is nearest to a logit-normal one."""
+    alpha_bars = torch.cumprod(1 - betas.double(), 0)
+    signal, spread = alpha_bars.sqrt(), (1 - alpha_bars).sqrt()
+    shares = spread / (signal + spread)
+
+    def question(x0):
+        s = torch.randn(len(x0)).sigmoid().double()
+        t = (shares - s[:, None]).abs().argmin(1)
+        noise = torch.randn_like(x0)
+        a, b = (column[t].float().reshape(-1, 1, 1, 1) for column in (signal, spread))
+        return a * x0 + b * noise, t, a * noise - b * x0
+
+    return question
+
+
 @pytest.mark.parametrize(
     "how, times", [("uniform", torch.rand), ("logit_normal", lambda n: torch.randn(n).sigmoid())]
 )
 def test_times_are_drawn_as_their_papers_say(rd, oracle, how, times):
     batches = list(slices(8).split(4))
-    expected = by_hand(network(oracle), batches, 3, times)
+    expected = by_hand(network(oracle), batches, 3, straight(times))
     betas = oracle.cosine_beta_schedule(20)
     result = rd.train(network(rd), batches, betas=betas, epochs=3, time_sampling=how, **LOOP)
     assert result.history == pytest.approx(expected, rel=2e-4)
@@ -72,11 +98,22 @@ def test_a_run_goes_on_with_its_own_way_and_no_other(rd, oracle, tmp_path):
     assert run("logit_normal", 2).history == whole.history
 
 
-def test_it_is_for_flow_only_and_named(rd, oracle):
+def test_timesteps_from_the_middle_are_those_with_as_much_noise(rd, oracle):
+    batches = list(slices(8).split(4))
     betas = oracle.cosine_beta_schedule(20)
-    with pytest.raises(ValueError, match=r"time_sampling 'logit_normal' is for objective 'flow'; for 'eps'"):
-        rd.train(network(rd), slices(4), betas=betas, time_sampling="logit_normal")
+    expected = by_hand(network(oracle), batches, 3, nearest_timestep(betas))
+    options = dict(LOOP, objective="v", betas=betas, epochs=3, time_sampling="logit_normal")
+    assert rd.train(network(rd), batches, **options).history == pytest.approx(expected, rel=2e-4)
+
+
+def test_another_way_is_refused_by_name(rd, oracle):
     with pytest.raises(
         ValueError, match=r"time_sampling must be one of 'uniform', 'logit_normal', got 'beta'"
     ):
-        rd.train(network(rd), slices(4), betas=betas, objective="flow", time_sampling="beta")
+        rd.train(
+            network(rd),
+            slices(4),
+            betas=oracle.cosine_beta_schedule(20),
+            objective="flow",
+            time_sampling="beta",
+        )

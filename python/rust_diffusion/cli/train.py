@@ -72,7 +72,12 @@ _about_run = together(
         "What the network predicts: the noise, the clean image, a mixture of both, or a velocity.",
         choices=OBJECTIVES,
     ),
-    _setting(train_model, "time_sampling", "flow: how its times are drawn.", choices=TIME_SAMPLINGS),
+    _setting(
+        train_model,
+        "time_sampling",
+        "How times are drawn: evenly, or more of the middle.",
+        choices=TIME_SAMPLINGS,
+    ),
     _setting(
         train_model, "min_snr_gamma", "Weight the loss by min(SNR, gamma); its authors take 5.", type=float
     ),

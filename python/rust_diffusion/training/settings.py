@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from rust_diffusion import _native
-from rust_diffusion.model.card import FLOW, OBJECTIVES
+from rust_diffusion.model.card import OBJECTIVES
 from rust_diffusion.support import checks
 
 PRECISIONS = ("auto", *_native.PRECISIONS)
@@ -98,11 +98,6 @@ class Settings:
         for known in fields(self):
             check, bounds = known.metadata["check"], known.metadata["bounds"]
             setattr(self, known.name, check(known.name, getattr(self, known.name), *bounds))
-        if self.objective != FLOW and self.time_sampling != TIME_SAMPLINGS[0]:
-            raise ValueError(
-                f"time_sampling {self.time_sampling!r} is for objective {FLOW!r}; for {self.objective!r}, whose times "
-                f"are timesteps, it must be {TIME_SAMPLINGS[0]!r}"
-            )
         if self.minutes is not None and self.epochs != EPOCHS:
             raise ValueError(
                 f"give epochs or minutes, not both: got epochs={self.epochs} and minutes={self.minutes:g}"

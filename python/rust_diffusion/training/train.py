@@ -129,8 +129,9 @@ def train(
         What the network predicts: the noise, the clean image, sqrt(abar) eps - sqrt(1 - abar) x0 (Salimans and Ho
         2022), or eps - x0 on straight paths (Lipman et al. 2023). The samplers read it from the model.
     time_sampling : {"uniform", "logit_normal"}
-        How "flow" draws its times: evenly, or more of the middle, as the logistic function of standard normal numbers
-        (Esser et al. 2024, section 3.1).
+        How times are drawn: evenly, or more of the middle. Then s, the time of "flow", is the logistic function of a
+        standard normal number (Esser et al. 2024, section 3.1); for the other objectives, the timestep is that whose
+        share of noise, sqrt(1 - abar) / (sqrt(abar) + sqrt(1 - abar)), is nearest to s.
     min_snr_gamma : float, optional
         Weight the loss by min(SNR, gamma) (Hang et al. 2023; they use 5).
     val_data : Tensor, array, list of images, Dataset, DataLoader, batches, or path, optional

@@ -39,12 +39,13 @@ pub fn question(
     Ok((mixing.noised(x0, noise)?, shown, mixing.target(objective, x0, noise)?))
 }
 
-/// How the times of straight paths are drawn.
+/// How the times of training are drawn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum TimeSampling {
     #[default]
     Uniform,
-    /// The logistic function of a standard normal number: more of the middle (Esser et al. 2024, section 3.1).
+    /// More of the middle: the share of noise, spread / (signal + spread), which is the time of a straight path, is the
+    /// logistic function of a standard normal number (Esser et al. 2024, section 3.1).
     LogitNormal,
 }
 
@@ -57,6 +58,8 @@ impl Choice for TimeSampling {
 pub struct Noising {
     /// Of every timestep.
     mixing: Mixing,
+    /// Shares of noise half-way between neighbouring timesteps, (T - 1): between two of them, the timestep is the nearest.
+    borders: Tensor,
     /// Weight of each timestep in the loss; None: all 1.
     weight: Option<Tensor>,
     objective: Objective,
@@ -81,11 +84,13 @@ impl Noising {
             Some(cap) => Some(column(min_snr_weights(&alpha_bars, objective, cap)?)?),
             None => None,
         };
+        let mixing = Mixing {
+            signal: column(alpha_bars.f_sqrt()?)?,
+            spread: column(alpha_bars.f_neg()?.f_add_scalar(1.0)?.f_sqrt()?)?,
+        };
         Ok(Self {
-            mixing: Mixing {
-                signal: column(alpha_bars.f_sqrt()?)?,
-                spread: column(alpha_bars.f_neg()?.f_add_scalar(1.0)?.f_sqrt()?)?,
-            },
+            borders: borders(&mixing)?,
+            mixing,
             weight,
             objective,
             time_sampling: TimeSampling::default(),
@@ -94,7 +99,7 @@ impl Noising {
         })
     }
 
-    /// Draws times in this way, if it draws any but timesteps.
+    /// Draws times in this way.
     pub fn with_times(self, time_sampling: TimeSampling) -> Self {
         Self { time_sampling, ..self }
     }
@@ -132,12 +137,12 @@ impl Noising {
     /// A time for each of `total` images: a timestep, or for "flow" any time on the straight path.
     fn times(&self, total: i64) -> Result<Tensor> {
         let float = (Kind::Float, self.device);
+        let logit_normal = || Ok::<_, Error>(Tensor::f_randn([total], float)?.f_sigmoid()?);
         Ok(match (self.objective, self.time_sampling) {
             (Objective::Flow, TimeSampling::Uniform) => Tensor::f_rand([total], float)?.f_mul_scalar(FLOW_TIME)?,
-            (Objective::Flow, TimeSampling::LogitNormal) => {
-                Tensor::f_randn([total], float)?.f_sigmoid()?.f_mul_scalar(FLOW_TIME)?
-            }
-            _ => Tensor::f_randint(self.timesteps, [total], (Kind::Int64, self.device))?,
+            (Objective::Flow, TimeSampling::LogitNormal) => logit_normal()?.f_mul_scalar(FLOW_TIME)?,
+            (_, TimeSampling::Uniform) => Tensor::f_randint(self.timesteps, [total], (Kind::Int64, self.device))?,
+            (_, TimeSampling::LogitNormal) => logit_normal()?.f_bucketize(&self.borders, false, false)?,
         })
     }
 
@@ -169,6 +174,13 @@ impl Noised {
         let loss = squares.f_mean(Kind::Float)?.f_mul_scalar(share)?;
         Ok((loss, gradient))
     }
+}
+
+/// Half-way between the shares of noise of each timestep and the next.
+fn borders(mixing: &Mixing) -> Result<Tensor> {
+    let shares = mixing.spread.f_div(&mixing.signal.f_add(&mixing.spread)?)?.f_flatten(0, -1)?;
+    let between = shares.size()[0] - 1;
+    Ok(shares.f_narrow(0, 0, between)?.f_add(&shares.f_narrow(0, 1, between)?)?.f_div_scalar(2.0)?)
 }
 
 /// Hang et al. 2023, sections 3.4 and 4.2: min(SNR, cap) for the error in x0, divided by SNR for eps and by SNR + 1 for v.
@@ -241,6 +253,24 @@ mod tests {
         let normal = (noising.times(20_000).expect("times") / 1000.0).logit(None);
         let (mean, spread) = (normal.mean(Kind::Float).double_value(&[]), normal.std(true).double_value(&[]));
         assert!(mean.abs() < 0.04 && (spread - 1.0).abs() < 0.03, "{mean} {spread}");
+    }
+
+    #[test]
+    fn logit_normal_timesteps_have_the_noise_of_logit_normal_times() {
+        let betas = cosine_betas(1000, 0.008).expect("betas");
+        let schedule = Schedule::from_betas(&betas).expect("a schedule");
+        let noising = Noising::new(&schedule, Objective::V, None, Device::Cpu).expect("tables");
+        let t = noising.with_times(TimeSampling::LogitNormal).times(20_000).expect("timesteps");
+        assert_eq!(t.kind(), Kind::Int64);
+        let alpha_bars = Tensor::from_slice(&schedule.alpha_bars).index_select(0, &t);
+        // the logit of spread / (signal + spread)
+        let normal = (alpha_bars.neg() + 1.0).divide(&alpha_bars).log() / 2.0;
+        let (mean, spread) = (normal.mean(Kind::Double).double_value(&[]), normal.std(true).double_value(&[]));
+        assert!(mean.abs() < 0.04 && (spread - 1.0).abs() < 0.03, "{mean} {spread}");
+        let one = Schedule::from_betas(&Tensor::from_slice(&[0.1f64])).expect("a schedule of one step");
+        let one = Noising::new(&one, Objective::Eps, None, Device::Cpu).expect("tables");
+        let t = one.with_times(TimeSampling::LogitNormal).times(8).expect("timesteps");
+        assert_eq!(Vec::<i64>::try_from(t).expect("numbers"), [0; 8]);
     }
 
     #[test]
