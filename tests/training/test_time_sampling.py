@@ -98,6 +98,21 @@ def test_a_run_goes_on_with_its_own_way_and_no_other(rd, oracle, tmp_path):
     assert run("logit_normal", 2).history == whole.history
 
 
+def test_a_run_goes_on_with_its_own_weighting_and_no_other(rd, oracle, tmp_path):
+    """Losses of another weighting would never beat the best one, and the weights never be written again."""
+    options = dict(LOOP, objective="eps", betas=oracle.cosine_beta_schedule(20), batch_size=4)
+
+    def run(gamma, epochs):
+        return rd.train(
+            network(rd), slices(8), epochs=epochs, min_snr_gamma=gamma, weights_dir=tmp_path, **options
+        )
+
+    run(5.0, 1)
+    with pytest.raises(ValueError, match=r"min_snr_gamma is None, but .* was trained with 5.0"):
+        run(None, 2)
+    assert len(run(5.0, 2).history) == 2
+
+
 def test_timesteps_from_the_middle_are_those_with_as_much_noise(rd, oracle):
     batches = list(slices(8).split(4))
     betas = oracle.cosine_beta_schedule(20)

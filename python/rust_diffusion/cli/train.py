@@ -60,7 +60,7 @@ _about_run = together(
     _setting(train_model, "name", "First part of the files' names."),
     _setting(train_model, "force_restart", "Ignore, and replace, files that are there."),
     _setting(train_model, "lr_schedule", "How the learning rate goes on.", choices=LR_SCHEDULES),
-    _setting(train_model, "warmup_steps", "Updates over which warmup_cosine rises."),
+    _setting(train_model, "warmup_steps", "Updates over which warmup_cosine and smooth_cosine rise."),
     _setting(train_model, "accumulate", "Batches per update."),
     _setting(
         train_model, "ema_warmup", "Average over few updates at first: forgets the initial weights sooner."

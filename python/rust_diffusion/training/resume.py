@@ -104,12 +104,17 @@ def _compare_tasks(saved: dict[str, Any], betas: Tensor, settings: Settings, pat
             f"objective is {settings.objective!r}, but {path} was trained for {objective!r}"
             f"{checkpoint.way_out('objective', saved)}"
         )
-    times = own.get("time_sampling", TIME_SAMPLINGS[0])
-    if times != settings.time_sampling:
-        raise ValueError(
-            f"time_sampling is {settings.time_sampling!r}, but {path} was trained with {times!r}"
-            f"{checkpoint.way_out('time_sampling', saved)}"
-        )
+    # losses of another weighting or of other times cannot be compared, and the best one decides which weights are kept
+    weighting = own.get("min_snr_gamma", settings.min_snr_gamma)
+    for name, theirs in [
+        ("time_sampling", own.get("time_sampling", TIME_SAMPLINGS[0])),
+        ("min_snr_gamma", weighting),
+    ]:
+        if theirs != getattr(settings, name):
+            raise ValueError(
+                f"{name} is {getattr(settings, name)!r}, but {path} was trained with {theirs!r}"
+                f"{checkpoint.way_out(name, saved)}"
+            )
 
 
 def _compare_heads(saved: dict[str, Any], model: nn.Module, path: Path) -> None:

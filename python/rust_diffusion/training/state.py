@@ -153,6 +153,7 @@ class State:
                 "order_seed": order_seed,
                 "precision": settings.precision,
                 "time_sampling": settings.time_sampling,
+                "min_snr_gamma": settings.min_snr_gamma,
                 "model": self.model.config if isinstance(self.model, Network) else None,
                 "val_history": list(self.val_history),
                 "plan": self._plan(),

@@ -60,6 +60,8 @@ class Settling:
 
     def _seconds_of_an_end(self) -> float:
         """What the end of an epoch takes, by doing it: files, validation, samples; the callback as it did so far."""
+        if self._save is not None:
+            self._save()  # the first takes many times as long as those that follow
         start = self._budget.now()
         if self._save is not None:
             self._save()
