@@ -44,6 +44,7 @@ def noise_errors(trained: Trained, held_out: Tensor) -> list[float]:
     alpha_bars = torch.cumprod(1 - trained.betas, 0).to(trained.device)
     generator = torch.Generator().manual_seed(_SEED)
     x0 = held_out[:_IMAGES].to(trained.device)
+    to_eps = rd.as_eps(trained.model, alpha_bars, objective=trained.objective)
     errors = []
     for level in LEVELS:
         step = round(level * (len(alpha_bars) - 1))
@@ -51,29 +52,9 @@ def noise_errors(trained: Trained, held_out: Tensor) -> list[float]:
         eps = torch.randn(x0.shape, generator=generator).to(trained.device)
         x_t = rd.q_sample(x0, t, eps, alpha_bars)
         with torch.no_grad():
-            said = torch.cat(
-                [
-                    _said_eps(trained, x, s, alpha_bars[step])
-                    for x, s in zip(x_t.split(32), t.split(32), strict=True)
-                ]
-            )
+            said = torch.cat([to_eps(x, s) for x, s in zip(x_t.split(32), t.split(32), strict=True)])
         errors.append(float((said - eps).square().mean()))
     return errors
-
-
-def _said_eps(trained: Trained, x_t: Tensor, t: Tensor, alpha_bar: Tensor) -> Tensor:
-    signal, spread = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
-    if trained.objective == "flow":
-        # the point of the straight path that is x_t but for its scale
-        s = spread / (signal + spread)
-        x_s = x_t / (signal + spread)
-        return x_s + (1 - s) * trained.model(x_s, (1000 * s).expand(len(t)))
-    said = trained.model(x_t, t)
-    if trained.objective == "eps":
-        return said
-    if trained.objective == "v":
-        return spread * x_t + signal * said
-    return (x_t - signal * said) / spread
 
 
 def draw(trained: Trained, count: int, size: int, seed: int) -> tuple[Tensor, int, float]:
