@@ -48,6 +48,9 @@ PATH = click.Path(path_type=Path)
 @click.option("--images", "count", default=13, show_default=True, help="Images of the test.")
 @click.option("--samples", default=16, show_default=True, help="Draws of each.")
 @click.option("--updates", default=3000, show_default=True, help="Updates that the prior is trained for.")
+@click.option(
+    "--set", "changes", multiple=True, help="Change how the prior is trained: objective=flow, for one."
+)
 @click.option("--slices", type=PATH, help="Real slices, in train/ and test/, instead of phantoms.")
 @click.option("--again", is_flag=True, help="Measure anew what is in the folder.")
 @click.option(
@@ -62,6 +65,7 @@ def main(
     count: int,
     samples: int,
     updates: int,
+    changes: tuple[str, ...],
     slices: Path | None,
     again: bool,
     device: str,
@@ -76,9 +80,10 @@ def main(
         return
     images = prior.real(slices, count) if slices else prior.drawn(count)
     truth = images.test
-    denoiser = prior.trained(images, updates, out, device)
+    denoiser = prior.trained(images, updates, out, device, changes)
     about = {"machine": machine(device), "torch": torch.__version__, "updates of the prior": updates}
-    results = Results(out, images.name, about)
+    source = "-".join([images.name, *changes])
+    results = Results(out, source, about)
     for task in tasks or TASKS:
         for name in methods or (*WITHOUT, *METHODS):
             if not fits(name, task) or (not again and results.has(task, name, len(truth), samples)):
@@ -91,9 +96,9 @@ def main(
             results.add(row)
             tv = results.rows.get((task, "tv"))
             if name == "daps" and tv is not None and tv.weight is not None:
-                pictures.keep(out / f"{images.name}-pictures", task, truth, found, tv.weight)
+                pictures.keep(out / f"{source}-pictures", task, truth, found, tv.weight)
     results.write()
-    pictures.draw(out / f"{images.name}-pictures", out / f"{images.name}-restored.png")
+    pictures.draw(out / f"{source}-pictures", out / f"{source}-restored.png")
     click.echo(results.table())
     click.echo(f"Tables, raw numbers and the plot are in {out}")
 

@@ -13,6 +13,8 @@ import torch
 from rust_diffusion.inverse import LocalError
 from torch import Tensor
 
+from benchmarks.harness.changes import parsed
+
 SIZE = 64
 T = 200
 BATCH = 16
@@ -95,21 +97,32 @@ class Prior:
         return LocalError(*found) if isinstance(found, tuple) else found
 
 
-def trained(images: Images, updates: int, folder: Path, device: str) -> Prior:
-    """Train for so many updates; a run that stands in the folder is resumed, one that is finished is taken."""
-    name = f"prior-{images.name}-{updates}"
+def trained(images: Images, updates: int, folder: Path, device: str, changes: tuple[str, ...] = ()) -> Prior:
+    """Train for so many updates; a run that stands in the folder is resumed, one that is finished is taken.
+
+    `changes` are of the recipe, as ``name=value``.
+    """
+    name = "-".join(["prior", images.name, str(updates), *changes])
     betas = rd.cosine_beta_schedule(T)
     alpha_bars = torch.cumprod(1 - betas, 0)
     finished = folder / name
     if not finished.is_dir():
-        model = _train(images.training(), images.name, betas, updates, folder, name, device)
+        recipe = {**RECIPE, **dict(parsed(change) for change in changes)}
+        model = _train(images.training(), images.name, betas, updates, recipe, folder, name, device)
         model.save_pretrained(finished)
     model = rd.load(finished, device=device).eval()
     return Prior(model, alpha_bars, images.held_out, finished)
 
 
 def _train(
-    data: Tensor, source: str, betas: Tensor, updates: int, folder: Path, name: str, device: str
+    data: Tensor,
+    source: str,
+    betas: Tensor,
+    updates: int,
+    recipe: dict[str, Any],
+    folder: Path,
+    name: str,
+    device: str,
 ) -> rd.DiffusionUNet:
     torch.manual_seed(0)
     result = rd.train(
@@ -124,6 +137,6 @@ def _train(
         weights_dir=folder,
         name=name,
         device=device,
-        **RECIPE,
+        **recipe,
     )
     return result.ema.shadow

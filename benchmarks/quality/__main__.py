@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import ast
 import math
 import time
 from pathlib import Path
@@ -18,6 +17,7 @@ from PIL import Image
 from rust_diffusion.view.pictures import grid
 
 from benchmarks.harness import report
+from benchmarks.harness.changes import parsed
 from benchmarks.quality import rows
 from benchmarks.quality.data import Images, read
 from benchmarks.quality.measure import Trained, measure
@@ -135,7 +135,7 @@ def _name(row: str, changes: tuple[str, ...], updates: int | None, samples: int,
 
 
 def _first(updates: int, changes: tuple[str, ...]) -> rows.First:
-    said = dict(_parsed(change) for change in changes)
+    said = dict(parsed(change) for change in changes)
     return rows.First(
         updates, {name: value for name, value in said.items() if name != "size"}, said.get("size")
     )
@@ -143,20 +143,12 @@ def _first(updates: int, changes: tuple[str, ...]) -> rows.First:
 
 def _change(recipe: rd.Recipe, change: str) -> None:
     """Put ``name=value`` where a recipe has that name; what it has nowhere is for `train`."""
-    name, value = _parsed(change)
+    name, value = parsed(change)
     if name in ("num_steps", "schedule"):
         setattr(recipe, name, value)
         return
     places = [part for part in (recipe.network, recipe.sampling) if name in part]
     (places or [recipe.training])[0][name] = value
-
-
-def _parsed(change: str) -> tuple[str, Any]:
-    name, _, text = change.partition("=")
-    try:
-        return name, ast.literal_eval(text)
-    except (SyntaxError, ValueError):
-        return name, text
 
 
 def _short(found: dict[str, Any]) -> dict[str, Any]:

@@ -80,7 +80,9 @@ def test_the_same_train_command_goes_on(cli, tmp_path):
     # what the run says beside its bar, where there is none
     assert "Resuming from epoch 2." in out
     again = cli(*command)[1]
-    assert again.count("Nothing to train") == 1 and "more epochs=" in again and "0 epochs, 9 updates" in again
+    assert (
+        again.count("Nothing to train") == 1 and "more --epochs;" in again and "0 epochs, 9 updates" in again
+    )
 
 
 def test_a_run_that_max_steps_ended_within_an_epoch_was_trained_all_the_same(cli, tmp_path):
@@ -99,6 +101,23 @@ def test_train_reads_a_folder_of_images(cli, rd, tmp_path):
     command[command.index("phantoms:12")] = tmp_path / "scans"
     status, out, _ = cli(*command)
     assert status == 0 and "6 images of 16 x 16" in out
+
+
+def test_images_need_not_be_square(cli, rd, tmp_path):
+    images.grey(40, 60).save(tmp_path / "wide.png")
+    data = ["--data", tmp_path / "wide.png", "--size", "16,24", "--epochs", "1"]
+    status, out, err = cli("train", *data, *TINY, "--device", "cpu", "--out", tmp_path / "run")
+    assert status == 0 and "1 images of 16 x 24" in out, err
+    assert rd.load(tmp_path / "run").image_size == (16, 24)
+    drawn = ["sample", "--weights", tmp_path / "run", "--steps", "2", "--num-samples", "3"]
+    for size, shape in (((), (16, 24)), (("--size", "24,16"), (24, 16)), (("--size", "16"), (16, 16))):
+        assert cli(*drawn, *size, "--out", tmp_path / "x.npy")[0] == 0
+        assert np.load(tmp_path / "x.npy").shape == (3, 1, *shape)
+
+
+def test_a_recipe_for_straight_paths_draws_along_them(cli, tmp_path):
+    _, out, _ = cli(*TRAIN, "--objective", "flow", "--device", "cpu", "--out", tmp_path)
+    assert "sampler='flow'" in out
 
 
 def test_a_recipe_is_the_same_in_python(cli, rd, tmp_path):
@@ -304,15 +323,19 @@ def test_held_out_images_have_a_cache_of_their_own(cli, rd, tmp_path):
 def test_a_run_ended_by_max_steps_says_what_goes_on(cli, tmp_path):
     run = [*TRAIN, "--lr-schedule", "constant", "--device", "cpu", "--out", tmp_path, "--max-steps"]
     _, out, _ = cli(*run, 2)
-    assert "max_steps=2 reached; saved" in out and "same c" not in out
+    assert "--max-steps 2 reached; saved" in out and "same c" not in out
     _, out, _ = cli(*run, 2)
-    assert "has its 2 updates. To go on from there say more max_steps=" in out
+    assert (
+        "has its 2 updates. To go on from there say more --max-steps; another --name, another --weights-dir or "
+        in out
+    )
+    assert "--force-restart begins anew" in out
 
 
 def test_warnings_are_lines_without_source(tmp_path):
     words = ["-m", "rust_diffusion", *TRAIN, "--objective", "eps", "--device", "cpu", "--out", tmp_path]
     done = run_python(*words)
-    warned = [line for line in done.stderr.splitlines() if "are few for objective='eps'" in line]
+    warned = [line for line in done.stderr.splitlines() if "are few for --objective eps" in line]
     assert len(warned) == 1 and warned[0].startswith("Warning: 6 updates are few"), done.report
     assert "UserWarning" not in done.stderr and ".py:" not in done.stderr, done.report
 
@@ -376,10 +399,18 @@ def test_info_shows_what_a_file_says_of_its_model(cli, weights, rd, tmp_path, na
     assert status == 0, err
     assert re.search(rf"^parameters +{sum(p.numel() for p in model.parameters()):,}$", out, re.MULTILINE)
     assert re.search(r"^architecture +DiffusionUNet\(.*base_ch=8.*num_heads=2.*\)$", out, re.MULTILINE)
+    assert model.config["dropout"] == 0.0 and "dropout=0.0" in out and "assumed)" not in out
     for row in model.card.rows():
         assert re.search(" +".join(map(re.escape, filter(None, row))), out), row
     assert re.search(r"^schedule +cosine, T = 12 +stated$", out, re.MULTILINE)
     assert cli("info", "--weights", tmp_path / "nowhere")[0] == 1
+
+
+def test_info_says_what_bare_weights_leave_open(cli, weights, tmp_path):
+    state = torch.load(weights / "DDPMDenoiser.pth", weights_only=True)
+    torch.save(dict(state), tmp_path / "bare.pth")
+    _, out, err = cli("info", "--weights", tmp_path / "bare.pth")
+    assert re.search(r"^architecture .*num_heads and dropout are assumed$", out, re.MULTILINE), err
 
 
 def test_info_knows_the_heads_of_a_network_of_diffusers(cli, rd, tmp_path):
@@ -388,6 +419,22 @@ def test_info_knows_the_heads_of_a_network_of_diffusers(cli, rd, tmp_path):
     status, out, err = cli("info", "--weights", model.save_pretrained(tmp_path, format="diffusers"))
     assert status == 0, err
     assert re.search(r"^architecture +UNet2DModel\(.*\)$", out, re.MULTILINE)
+
+
+TYPED = {
+    "take ema_warmup=True, ema_decay=0.464 or less": "take --ema-warmup, --ema-decay 0.464 or less",
+    "with epochs=, another name= or weights_dir=.": "with --epochs, another --name or --weights-dir.",
+    "channel_mults=(1, 2, 4), objective='v'; betas=3": "--channel-mults 1,2,4, --objective v; betas=3",
+    "no horizontal_flip=False, but sample_steps=7.": "no --no-horizontal-flip, but --sample-steps 7.",
+    "learning_rate=1e-05, x.epochs=3 and /a/name=b": "--learning-rate 1e-05, x.epochs=3 and /a/name=b",
+}
+
+
+@pytest.mark.parametrize("said", TYPED)
+def test_advice_is_in_words_of_the_command_line(said):
+    from rust_diffusion.cli.main import in_options
+
+    assert in_options(said) == TYPED[said]
 
 
 def test_every_option_says_what_it_is_for():
@@ -424,9 +471,13 @@ WRONG = [
     (["sample", "--weights", "{weights}", "--sampler", "rk45", "--out", "x.png"], 2, "rk45"),
     (["sample", "--weights", "{weights}", "--num-heads", "3", "--out", "x.png"], 1, "num_heads"),
     (["sample", "--weights", "{weights}", "--device", "tpu", "--out", "x.png"], 1, "device"),
+    (["sample", "--weights", "{weights}", "--size", "17", "--out", "x.png"], 1, "17"),
     (["sample", "--out", "x.png"], 2, "--weights"),
     ([*TRAIN, "--out", "run", "--channel-mults", "1,two"], 2, "1,two"),
     ([*TRAIN, "--out", "run", "--size", "17"], 1, "multiple"),
+    ([*TRAIN, "--out", "run", "--size", "16,24"], 2, "phantoms are square, and the size is 16 x 24"),
+    ([*TRAIN, "--out", "run", "--size", "16,0"], 2, "16,0"),
+    ([*TRAIN, "--out", "run", "--size", "16,24,32"], 2, "16,24,32"),
     ([*TRAIN, "--out", "run", "--epochs", "0"], 1, "epochs"),
     ([*TRAIN, "--out", "run", "--learning-rate", "nan"], 1, "learning_rate"),
     ([*TRAIN, "--out", "run", "--num-steps", "0"], 1, "num_steps"),
@@ -436,6 +487,11 @@ WRONG = [
     ([*TRAIN, "--out", "run", "--val-data", "no-such-folder"], 1, "--val-data no-such-folder: "),
     (["sample", "--weights", "{weights}", "--num-steps", "99", "--out", "x.png"], 2, "--steps"),
     (["sample", "--weights", "{weights}", "--out", "/proc/x.png"], 1, "/proc/x.png"),
+    (
+        ["evaluate", "--weights", "{weights}", "--data", "phantoms:9", "--num-samples", "2"],
+        2,
+        "--num-samples",
+    ),
     (["evaluate", "--samples", "phantoms:9", "--data", "phantoms:9", "--eta", "1"], 2, "only with --weights"),
     (
         ["evaluate", "--samples", "phantoms:9", "--data", "phantoms:9", "--batch-size", "1"],

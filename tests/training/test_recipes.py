@@ -1,6 +1,7 @@
 """Recipes: plain data that the network and `train` take as they are, and that a user can change."""
 
 import json
+import warnings
 
 import pytest
 import torch
@@ -18,6 +19,16 @@ def test_a_recipe_fits_its_images(rd, name, size):
     with torch.no_grad():
         assert model(torch.zeros(1, 1, *sides), torch.tensor([3])).shape == (1, 1, *sides)
     assert recipe.betas.shape == (recipe.num_steps,)
+
+
+@pytest.mark.parametrize("size, better", [(65, (64, 64)), ((33, 64), (32, 64)), (66, (64, 64))])
+def test_sides_that_make_an_update_slow_are_warned_of(rd, size, better):
+    with pytest.warns(UserWarning, match=rf"^size=.* levels.* with size=\({better[0]}, {better[1]}\)$"):
+        rd.recipe(size=size)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for usual in (better, 16, 28, 48, 50, 64, 100, 512):
+            rd.recipe(size=usual)
 
 
 def test_a_recipe_trains_and_says_how_to_draw(rd):

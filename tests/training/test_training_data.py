@@ -204,7 +204,21 @@ def test_a_folder_of_images_is_read(rd, fit, tmp_path):
         Image.fromarray(levels).save(tmp_path / f"{k}.png")
     _, by_path = fit(tmp_path)
     _, by_hand = fit(rd.load_images(tmp_path, progress=False))
-    assert by_path.history == by_hand.history
+    files = sorted(tmp_path.iterdir())
+    _, by_list = fit(files)
+    assert by_path.history == by_hand.history == by_list.history
+
+
+def test_files_that_are_not_there_are_called_by_the_argument_that_names_them(fit, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"^data: there is no file or folder .*nowhere$"):
+        fit(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match=r"^val_data: 1 of 1 files cannot be read"):
+        fit(slices(4), val_data=[tmp_path / "nowhere.png"])
+
+
+def test_an_iterator_is_no_data_for_a_run_in_minutes(fit):
+    with pytest.raises(ValueError, match=r"data is an iterator.* and is read more often"):
+        fit(iter([slices(4)]), epochs=60, minutes=1, lr_schedule="constant")
 
 
 class Dicts(torch.utils.data.Dataset):

@@ -222,6 +222,43 @@ def test_other_numbers_than_the_checkpoints_are_warned_of(rd, betas, tmp_path):
         rd.train(rd.DiffusionUNet(**TINY), slices(4), epochs=2, learning_rate=1e-3, **run)
 
 
+OTHERWISE = {
+    "batch_size": 2,
+    "accumulate": 2,
+    "lr_schedule": "warmup_cosine",
+    "warmup_steps": 3,
+    "ema_warmup": True,
+    "horizontal_flip": True,
+    "precision": "bf16",
+    "seed": 4,
+}
+
+
+@pytest.mark.parametrize("name", OTHERWISE)
+def test_what_is_done_otherwise_than_before_is_warned_of(rd, betas, tmp_path, name):
+    before = dict(batch_size=4, lr_schedule="smooth_cosine", warmup_steps=2, seed=0, precision="fp32")
+    run = dict(betas=betas, weights_dir=tmp_path, device="cpu", progress=False, objective="v", ema_decay=0.1)
+    run |= dict(epochs=3, callback=lambda info: False)
+    rd.train(rd.DiffusionUNet(**TINY), slices(16), **run, **before)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        rd.train(rd.DiffusionUNet(**TINY), slices(16), **run, **before)
+    with pytest.warns(UserWarning) as caught:
+        rd.train(rd.DiffusionUNet(**TINY), slices(16), **run, **{**before, name: OTHERWISE[name]})
+    had = before.get(name, {"accumulate": 1}.get(name, False))
+    assert len(caught) == 1 and f"DDPMDenoiser.ckpt had {name}={had!r}; " in str(caught[0].message)
+
+
+def test_what_changes_nothing_is_not(rd, betas, tmp_path):
+    run = dict(betas=betas, weights_dir=tmp_path, device="cpu", progress=False, objective="v", ema_decay=0.1)
+    batches = list(slices(16).split(4))
+    rd.train(rd.DiffusionUNet(**TINY), batches, epochs=1, lr_schedule="constant", **run)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # batches have their size, and a constant rate does not rise
+        others = dict(batch_size=7, warmup_steps=3, lr_schedule="constant")
+        rd.train(rd.DiffusionUNet(**TINY), batches, epochs=2, **run, **others)
+
+
 def test_the_validation_loss_is_the_error_on_held_out_images(rd, oracle, betas, tmp_path):
     held_out, seen = slices(6, seed=9), []
     model = rd.DiffusionUNet(**{**TINY, "dropout": 0.3})

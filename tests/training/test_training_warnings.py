@@ -121,6 +121,39 @@ def test_too_few_updates_for_the_average_are_warned_of_before_the_first(rd, orac
         rd.train(rd.DiffusionUNet(**TINY), slices(8), epochs=2, accumulate=2, ema_decay=0.9, **FEW)
 
 
+@pytest.mark.parametrize(
+    "options, more",
+    [
+        (dict(epochs=9), "epochs"),
+        (dict(epochs=99, max_steps=18), "max_steps"),
+        (dict(epochs=9, max_steps=99), "epochs"),
+    ],
+)
+def test_what_makes_a_run_longer_is_what_ended_it(rd, options, more):
+    with pytest.warns(UserWarning, match=rf"18 updates .* or more {more}$"):
+        rd.train(rd.DiffusionUNet(**TINY), slices(8), callback=lambda info: False, **FEW, **options)
+
+
+@pytest.mark.parametrize("schedule", ["smooth_cosine", "warmup_cosine"])
+def test_a_run_that_ends_while_its_rate_still_rises_is_warned_of(rd, schedule):
+    fit = dict(betas=torch.full((5,), 0.1), lr_schedule=schedule, **{**FIXED, "epochs": 20})
+    said = r"first warmup_steps=500 updates, and this run has only 40: .* warmup_steps=2, or more epochs$"
+    with pytest.warns(UserWarning, match=said) as caught:
+        rd.train(rd.DiffusionUNet(**TINY), slices(8), callback=lambda info: False, **fit)
+    assert len(caught) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        rd.train(rd.DiffusionUNet(**TINY), slices(8), warmup_steps=39, **fit)
+
+
+def test_grey_levels_of_a_mask_are_warned_of(rd):
+    mask = (slices(8) > 0).to(torch.uint8)
+    for form, data in forms(mask):
+        with pytest.warns(UserWarning, match="data has grey levels 0 and 1 only.*255") as caught:
+            rd.train(rd.DiffusionUNet(**TINY), data, betas=torch.full((5,), 0.1), **FIXED)
+        assert len(caught) == 1, form
+
+
 def test_the_decay_that_is_proposed_is_not_rounded_to_one(rd):
     fit = {**FEW, "batch_size": 1, "epochs": 2500, "ema_decay": 0.9999}
     with pytest.warns(UserWarning, match=r"10000 updates of this run 37 %.* ema_decay=0\.99954 or less"):

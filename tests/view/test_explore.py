@@ -60,6 +60,23 @@ def test_a_model_of_straight_paths_is_followed_too(model):
         assert torch.allclose((1 - share) * stop.x0_hat + share * stop.eps_hat, stop.x_t, atol=1e-4)
 
 
+@pytest.mark.parametrize("sampler", ["ddim", "dpmpp", "heun"])
+def test_a_model_of_straight_paths_is_followed_by_the_other_samplers_too(model, sampler):
+    from rust_diffusion.view.trajectory import follow
+
+    model.objective = "flow"
+    alpha_bars = torch.cumprod(1 - model.betas, 0)
+    for stop in follow(model, sampler, seed=0, sample_steps=4).stops:
+        alpha_bar = alpha_bars[round(stop.timestep)]
+        made = alpha_bar.sqrt() * stop.x0_hat + (1 - alpha_bar).sqrt() * stop.eps_hat
+        assert torch.allclose(made, stop.x_t, atol=1e-4)
+
+
+def test_a_size_that_the_model_cannot_take_is_called_by_its_name(rd, model):
+    with pytest.raises(ValueError, match=r"^image_size=17 makes images \(1, 17, 17\), .* multiples of 2$"):
+        rd.explore(model, image_size=17)
+
+
 def test_outside_of_a_notebook_it_is_a_figure(rd, model):
     figure = rd.explore(rd.EMA(model), sample_steps=8, seed=1)
     images = [axis for axis in figure.axes if axis.images]
@@ -124,18 +141,22 @@ def test_what_cannot_be_followed_is_refused_in_words(rd, model):
 def test_a_model_of_straight_paths_brings_its_sampler(rd, model):
     model.objective = "flow"
     assert "FLOW, 4 steps" in rd.explore(model, sample_steps=4, interactive=False).get_suptitle()
-    with pytest.raises(ValueError, match=r"^sampler must be one of 'flow', .*predicts 'flow', got 'ddim'"):
-        rd.explore(model, sampler="ddim")
+    assert "DDIM, 3 steps" in rd.explore(model, sampler="ddim", sample_steps=3).get_suptitle()
     model.objective = "v"
     with pytest.raises(ValueError, match=r"^sampler must be one of .*'ddim'.*predicts 'v', got 'flow'"):
         rd.explore(model, sampler="flow")
 
 
-def test_the_widgets_of_straight_paths_have_one_sampler(rd, model):
+def test_the_widgets_of_straight_paths_begin_with_their_sampler(rd, model):
     pytest.importorskip("ipywidgets")
     model.objective = "flow"
-    handles = controls(rd.explore(model, sample_steps=3, interactive=True))
-    assert handles["sampler"].options == ("flow",) and handles["step"].max == 2
+    box = rd.explore(model, sample_steps=3, interactive=True)
+    handles = controls(box)
+    assert handles["sampler"].value == "flow" and handles["step"].max == 2
+    before = pictures(box)
+    handles["sampler"].value = "ddim"
+    handles["step"].value = 2
+    assert handles["step"].max == 2 and (pictures(box)[1] != before[1]).any()
 
 
 def test_the_slider_stays_still_while_nothing_could_be_drawn(rd, model):

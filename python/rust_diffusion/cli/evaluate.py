@@ -20,7 +20,7 @@ from rust_diffusion.cli.main import command
 from rust_diffusion.cli.options import DEVICE, PATH, flag_of, given
 from rust_diffusion.cli.sample import DRAWING, about_drawing, draw
 from rust_diffusion.model.card import COURSE_SIZE
-from rust_diffusion.view.compare import compare_sets
+from rust_diffusion.view.compare import FEWEST, compare_sets
 
 
 @command("""
@@ -49,7 +49,7 @@ def evaluate(
     weights: Path | None,
     samples: str | None,
     out: Path | None,
-    size: int | None,
+    size: tuple[int, int] | None,
     **_: Any,
 ) -> None:
     """Compare drawn images with the training data: how alike, how varied, whether copies."""
@@ -58,15 +58,15 @@ def evaluate(
         images = draw(context, load_model(context))
     elif Path(samples).suffix in VALUES:
         images = read_values("--samples", Path(samples))
-        if size is not None and tuple(images.shape[-2:]) != (size, size):
+        if size is not None and tuple(images.shape[-2:]) != size:
             height, width = images.shape[-2:]
             raise click.BadParameter(
-                f"{size} is not the size of the images in {samples}, {height} x {width}, which are judged as they "
-                f"are: leave it out, and --data is read at their size",
+                f"{size[0]} x {size[1]} is not the size of the images in {samples}, {height} x {width}, which are "
+                f"judged as they are: leave it out, and --data is read at their size",
                 param_hint="--size",
             )
     else:
-        images = read_images(context, "--samples", samples, size or COURSE_SIZE)
+        images = read_images(context, "--samples", samples, size or (COURSE_SIZE, COURSE_SIZE))
     training = read_images(context, "--data", data, (images.shape[-2], images.shape[-1]))
     comparison = compare_sets(images, training, names=("samples", "training images"))
     click.echo(str(comparison))
@@ -79,6 +79,8 @@ def _check_usage(context: click.Context, weights: Path | None, samples: str | No
     """Refuse options that contradict each other, before any work."""
     if (weights is None) == (samples is None):
         raise click.UsageError("give either --weights or --samples")
+    if samples is None and context.params["num_samples"] < FEWEST:
+        raise click.BadParameter(f"{FEWEST} images at least can be compared", param_hint="--num-samples")
     if samples is not None and (unused := given(context, DRAWING)):
         raise click.UsageError(
             f"{', '.join(map(flag_of, unused))}: only with --weights; --samples are drawn already"

@@ -53,15 +53,20 @@ def about() -> dict[str, str]:
     return facts
 
 
+def _assumed(names: list[str]) -> str:
+    return f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'} assumed" if names else ""
+
+
 def about_model(weights: Path) -> list[tuple[str, str, str]]:
     """Collect what a file says of its model, weights unread: (what, value, how sure)."""
     described = describe(weights)
     model = described.plan()
-    assumed = described.network is DiffusionUNet and "num_heads" not in described.config
+    left_no_trace = [] if described.network is not DiffusionUNet else ["num_heads", "dropout"]
+    assumed = [name for name in left_no_trace if name not in described.config]
     sizes = ", ".join(f"{name}={value}" for name, value in model.config.items())
     return [
         ("file", str(described.path), ""),
-        ("architecture", f"{type(model).__name__}({sizes})", "num_heads is assumed" if assumed else ""),
+        ("architecture", f"{type(model).__name__}({sizes})", _assumed(assumed)),
         ("parameters", f"{sum(p.numel() for p in model.parameters()):,}", ""),
         *described.card.rows(),
     ]

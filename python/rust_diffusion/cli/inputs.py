@@ -72,7 +72,7 @@ about_weights = together(
 
 
 def read_images(
-    context: click.Context, option: str, data: str, size: int | tuple[int, int], **known: Any
+    context: click.Context, option: str, data: str, size: tuple[int, int], **known: Any
 ) -> torch.Tensor:
     """Read the images that an option names: a folder, a file, a glob, or phantoms[:N[:SEED]].
 
@@ -90,8 +90,11 @@ def read_images(
             usual = f"phantoms:{PHANTOMS}"
             message = f"{data} names no number of images, as {usual} does (and {usual}:1 a seed)"
             raise click.BadParameter(message, param_hint=option)
-        side = size if isinstance(size, int) else size[0]
-        return phantoms(int(count or PHANTOMS), size=side, seed=int(seed or 0))
+        if size[0] != size[1]:
+            raise click.BadParameter(
+                f"phantoms are square, and the size is {size[0]} x {size[1]}", param_hint=option
+            )
+        return phantoms(int(count or PHANTOMS), size=size[0], seed=int(seed or 0))
     except (OSError, ValueError) as error:
         # The words of `load_images` and `phantoms`, whose arguments are this option here.
         words = re.sub(r"^(path: |n\b)", "", str(error))

@@ -14,6 +14,8 @@ from typing import Any
 
 import click
 
+from rust_diffusion.cli.options import as_typed
+
 INTERRUPTED = 130
 
 
@@ -55,11 +57,17 @@ def on_terminal() -> bool:
     return sys.stderr.isatty()
 
 
+def in_options(text: str) -> str:
+    """Write a message of the package as somebody reads it who types commands."""
+    known = [option for one in cli.commands.values() for option in one.params]
+    return as_typed(text, [option for option in known if isinstance(option, click.Option)])
+
+
 @contextlib.contextmanager
 def _plain_warnings() -> Iterator[None]:
     """Show warnings without the line that they point at: nobody here has written one."""
     usual = warnings.formatwarning
-    warnings.formatwarning = lambda message, *_, **__: f"Warning: {message}\n"
+    warnings.formatwarning = lambda message, *_, **__: f"Warning: {in_options(str(message))}\n"
     try:
         yield
     finally:
@@ -86,6 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if state.debug:
             raise
-        click.echo(f"Error: {' '.join(str(error).split()) or type(error).__name__}", err=True)
+        words = in_options(" ".join(str(error).split()))
+        click.echo(f"Error: {words or type(error).__name__}", err=True)
         return 1
     return status if isinstance(status, int) else 0

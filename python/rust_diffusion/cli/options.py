@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Container, Sequence
+import re
+from collections.abc import Callable, Container, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,24 @@ class NumberList(click.ParamType):  # type: ignore[type-arg]
         except ValueError:
             plural = {int: "integers such as 1,2,4", float: "numbers such as -600,1500"}[self._kind]
             self.fail(f"{value!r} is not a list of {plural}", param, ctx)
+
+
+class Sides(click.ParamType):  # type: ignore[type-arg]
+    """Height and width, from one number for both or from two."""
+
+    name = "int[,int]"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int, int]:
+        """Take 64, or 48,64."""
+        try:
+            sides = [int(part) for part in str(value).strip("()").split(",")]
+        except ValueError:
+            sides = []
+        if len(sides) not in (1, 2) or min(sides) < 1:
+            self.fail(
+                f"{value!r} is neither a side, such as 64, nor height and width, such as 48,64", param, ctx
+            )
+        return sides[0], sides[-1]
 
 
 def option_of(
@@ -70,6 +89,24 @@ def option_of(
 def flag_of(name: str) -> str:
     """Write the name of an argument as its option is typed: `--sample-steps` for sample_steps."""
     return f"--{name.strip('_').replace('_', '-')}"
+
+
+def as_typed(text: str, options: Iterable[click.Option]) -> str:
+    """Write what a message says of arguments, ``minutes=10``, as they are typed: ``--minutes 10``."""
+    flags = {
+        flag[2:].replace("-", "_"): option for option in options for flag in option.opts if flag[:2] == "--"
+    }
+
+    def typed(found: re.Match[str]) -> str:
+        name, value = found[1], found[2] or ""
+        flag = flag_of(name)
+        if flags[name].secondary_opts:  # a flag and its contrary
+            return f"--no-{flag[2:]}" if value == "False" else flag
+        value = value.strip("'()").replace(", ", ",")
+        return f"{flag} {value}" if value else flag
+
+    names = "|".join(sorted(flags, key=len, reverse=True))
+    return re.sub(rf"(?<![\w./-])({names})=('[^']*'|\([^()]*\)|[\w.+-]*\w)?", typed, text)
 
 
 def default_of(function: Any, name: str) -> Any:

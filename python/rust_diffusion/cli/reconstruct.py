@@ -10,7 +10,7 @@ import click
 from rust_diffusion.cli import outputs
 from rust_diffusion.cli.inputs import about_files, about_weights, load_model
 from rust_diffusion.cli.main import command
-from rust_diffusion.cli.options import DEVICE, PATH
+from rust_diffusion.cli.options import DEVICE, PATH, Sides
 from rust_diffusion.cli.restoring.baselines import by_back_projection, by_total_variation, weighs
 from rust_diffusion.cli.restoring.drawing import write_arrays, write_pictures
 from rust_diffusion.cli.restoring.imaging import about_operator, operator_of
@@ -42,7 +42,9 @@ FAR = 25.0
 @click.option("--keep-samples", is_flag=True, help="Also write every draw, samples.npy.")
 @about_files
 @click.option(
-    "--size", type=int, help="Height and width, without weights.  [default: what the denoiser was trained on]"
+    "--size",
+    type=Sides(),
+    help="Height and width, 48,64, or a side, without weights.  [default: what the denoiser was trained on]",
 )
 @about_weights
 @DEVICE
@@ -99,9 +101,10 @@ def _shape(context: click.Context, model: Network | None) -> tuple[int, int]:
     """Height and width of the images."""
     size = context.params["size"]
     if model is None or model.image_size is None:
-        return (size or COURSE_SIZE,) * 2
+        chosen: tuple[int, int] = size or (COURSE_SIZE, COURSE_SIZE)
+        return chosen
     height, width = model.image_size
-    if size is not None and (size, size) != (height, width):
+    if size is not None and size != (height, width):
         raise click.UsageError(f"--size: the denoiser was trained on {height} x {width}")
     return height, width
 

@@ -18,6 +18,7 @@ from rust_diffusion.cli.options import (
     DEVICE,
     PATH,
     NumberList,
+    Sides,
     arguments_of,
     flag_of,
     given,
@@ -92,7 +93,9 @@ about_drawing = together(
     option_of(heun_sample, "churn", "heun: raise the noise before each step, by as much over the run."),
     option_of(euler_sample, "ancestral", "euler: draw fresh noise in each step."),
     option_of(flow_sample, "shift", "flow: above 1, more of the steps are spent on much noise."),
-    click.option("--size", type=int, help="Height and width.  [default: what it was trained on]"),
+    click.option(
+        "--size", type=Sides(), help="Height and width, 48,64, or a side.  [default: what it was trained on]"
+    ),
 )
 
 

@@ -13,11 +13,21 @@ import click
 import torch
 
 from rust_diffusion.cli.inputs import SCHEDULE_NAMES, about_images, read_images
-from rust_diffusion.cli.main import command, on_terminal
-from rust_diffusion.cli.options import DEVICE, PATH, Decorator, arguments_of, given, option_of, together
+from rust_diffusion.cli.main import command, in_options, on_terminal
+from rust_diffusion.cli.options import (
+    DEVICE,
+    PATH,
+    Decorator,
+    Sides,
+    arguments_of,
+    given,
+    option_of,
+    together,
+)
 from rust_diffusion.cli.outputs import epoch_lines
-from rust_diffusion.model.card import COURSE_SIZE, OBJECTIVES
+from rust_diffusion.model.card import COURSE_SIZE, FLOW, OBJECTIVES
 from rust_diffusion.model.unet import DiffusionUNet
+from rust_diffusion.sampling.sampler import SAMPLERS, usual_steps
 from rust_diffusion.training.plan import RECIPES, Recipe, recipe
 from rust_diffusion.training.result import TrainResult
 from rust_diffusion.training.settings import LR_SCHEDULES, PRECISIONS, TIME_SAMPLINGS
@@ -108,7 +118,13 @@ _about_run = together(
 @click.option(
     "--out", "--weights-dir", "out", required=True, type=PATH, help="Folder for weights and checkpoint."
 )
-@click.option("--size", type=int, default=COURSE_SIZE, show_default=True, help="Height and width, in pixels.")
+@click.option(
+    "--size",
+    type=Sides(),
+    default=COURSE_SIZE,
+    show_default=True,
+    help="Height and width in pixels, 48,64; one number stands for both.",
+)
 @click.option(
     "--recipe",
     "recipe_name",
@@ -132,7 +148,7 @@ def train(
     data: str,
     val_data: str | None,
     out: Path,
-    size: int,
+    size: tuple[int, int],
     device: str,
     **_: Any,
 ) -> None:
@@ -147,7 +163,10 @@ def train(
     chosen = _recipe(context)
     model = DiffusionUNet(in_ch=images.shape[1], **chosen.network)
     millions = sum(p.numel() for p in model.parameters()) / 1e6
-    click.echo(f"{len(images)} images of {size} x {size}, {millions:.2f}M parameters, on {device}\n{chosen}")
+    height, width = size
+    click.echo(
+        f"{len(images)} images of {height} x {width}, {millions:.2f}M parameters, on {device}\n{chosen}"
+    )
     try:
         with _echoed(messages):
             result = train_model(
@@ -188,16 +207,18 @@ def _recipe(context: click.Context) -> Recipe:
     elif "minutes" in told:
         chosen.training.pop("epochs", None)
     chosen.training.update(told)
+    if chosen.training.get("objective") == FLOW:
+        chosen.sampling = {"sampler": FLOW, "sample_steps": usual_steps(SAMPLERS[FLOW])}
     for name, value in given(context, ("num_steps", "schedule")).items():
         setattr(chosen, name, value)
     return chosen
 
 
 class _Echo(logging.Handler):
-    """Prints."""
+    """Prints, in words of the command line."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        click.echo(record.getMessage())
+        click.echo(in_options(record.getMessage()))
 
 
 @contextlib.contextmanager

@@ -15,6 +15,13 @@ from rust_diffusion import _native
 PathLike: TypeAlias = str | os.PathLike[str]
 
 
+def is_paths(value: Any) -> bool:
+    """Tell whether `value` is a path, or a list of them."""
+    if isinstance(value, (list, tuple)):
+        return bool(value) and all(isinstance(part, (str, os.PathLike)) for part in value)
+    return isinstance(value, (str, os.PathLike))
+
+
 def list_files(path: Any, sort: bool = True) -> list[Path]:
     """List the files that a folder, a file, a glob pattern or a list of files stands for.
 

@@ -252,6 +252,8 @@ def _check_own(own: Any, path: Path) -> None:
             checks.number("plan['minutes']", plan["minutes"], 0.0)
             for key in ("epochs", "updates") if "updates" in plan else ():
                 checks.integer(f"plan[{key!r}]", plan[key], 1)
+        if not isinstance(own.get("settings", {}), dict):
+            raise TypeError("settings is not a dict")
         for when in ("now", "epoch_start"):
             random.check(own["random"][when])
         ModelCard.from_dict(own)

@@ -97,9 +97,9 @@ def _read(
         config = told if network is UNet2DModel else infer_config(weights)
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RuntimeError) as error:
         raise ValueError(f"{path}: {error}") from None
-    heads = told.get("num_heads") if num_heads is None else num_heads
-    if heads is not None:
-        config["num_heads"] = heads
+    config.update({name: told[name] for name in ("num_heads", "dropout") if told.get(name) is not None})
+    if num_heads is not None:
+        config["num_heads"] = num_heads
     return weights, Description(path, config, card, network)
 
 

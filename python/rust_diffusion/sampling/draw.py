@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rust_diffusion.model import verbs
 from rust_diffusion.model.card import schedule_of, size_of
-from rust_diffusion.model.network import Network
+from rust_diffusion.model.network import Network, check_fits
 from rust_diffusion.sampling.sampler import SAMPLERS, usual_steps
 from rust_diffusion.support import checks
 
@@ -49,6 +49,8 @@ def sample(
     first = None if seed is None else checks.integer("seed", seed, -(2**63), 2**63 - count)
     schedule = _schedule(function, model, options)
     shape = (model.in_channels, *size_of(model, image_size))
+    if image_size is not None:
+        check_fits(model, shape, f"image_size={image_size!r} makes images")
     device = next(model.parameters()).device
 
     def draw(start: int, size: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from rust_diffusion.support.warning import warn
@@ -24,6 +25,7 @@ def check_values(name: str, images: Tensor) -> None:
         If there is NaN or infinity in them.
     """
     if not images.is_floating_point() or images.numel() == 0:
+        warn_of_values(name, images)
         return
     # Piece by piece: a GPU, or a file mapped into memory, need not hold more at a time.
     ranges = [part.aminmax() for part in images.split(1024)]
@@ -35,9 +37,15 @@ def check_values(name: str, images: Tensor) -> None:
 
 def warn_of_values(name: str, images: Tensor) -> None:
     """Warn of the range of one batch; what is not finite shows in its loss."""
-    if images.is_floating_point() and images.numel() > 0:
-        low, high = images.aminmax()
+    if images.numel() == 0:
+        return
+    low, high = images.aminmax()
+    if images.is_floating_point():
         warn_of_range(name, float(low), float(high))
+    elif images.dtype == torch.uint8 and high == 1:
+        warn(
+            f"{name} has grey levels 0 and 1 only, of 0 to 255, and is all black: for 1 to be white, give 255 * x"
+        )
 
 
 def warn_of_range(name: str, low: float, high: float) -> None:

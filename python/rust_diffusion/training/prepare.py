@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from rust_diffusion import _native
+from rust_diffusion.data.files import is_paths
 from rust_diffusion.data.images import load_images
 from rust_diffusion.files import checkpoint, lock
 from rust_diffusion.model.card import VALUE_RANGE, ModelCard, card_of
@@ -90,7 +91,7 @@ def prepare(
     if files.folder is not None and group.rank == 0:
         stack.enter_context(lock.exclusive(files.path(".lock")))
         checkpoint.clear_leftovers(files.folder, files.name)
-    found = group.share(lambda: find(files, model, betas, settings))
+    found = group.share(lambda: find(files, model, betas, settings, batches.sized_here))
 
     stack.enter_context(guards.deterministic(settings.deterministic, device))
     stack.enter_context(guards.own_modes(device))
@@ -138,14 +139,22 @@ def _batches(
     name: str, data: Any, model: nn.Module, settings: Settings, seed: int | None, held_out: bool = False
 ) -> Batches:
     """`data` in whatever form, or the images of a folder, as batches that fit the model."""
-    if isinstance(data, (str, os.PathLike)):
-        data = load_images(data, channels=channels_of(model) or 1, progress=settings.progress)
-    # held-out images are read after every epoch, and once more than that
-    epochs = 2 if held_out else settings.epochs
+    if is_paths(data):
+        data = _read(name, data, channels_of(model) or 1, settings.progress)
+    # held-out images are read after every epoch, and once more than that; nobody knows how often in minutes
+    epochs = None if held_out or settings.minutes is not None else settings.epochs
     batches = as_batches(name, data, settings.batch_size, seed, epochs, shuffle=not held_out)
     batches.name, batches.key = name, settings.key
     check_images(name, batches, model)
     return batches
+
+
+def _read(name: str, path: Any, channels: int, progress: bool) -> Tensor:
+    """The images of files; errors name the argument of `train`, not that of `load_images`."""
+    try:
+        return load_images(path, channels=channels, progress=progress)
+    except (OSError, ValueError) as error:
+        raise type(error)(f"{name}{str(error).removeprefix('path')}") from error
 
 
 def _sheets(files: Files, settings: Settings, batches: Batches, model: nn.Module) -> SampleSheets | None:

@@ -15,7 +15,7 @@ from rust_diffusion.model.unet import DiffusionUNet
 from rust_diffusion.support.warning import warn
 from rust_diffusion.training.keeping import Files
 from rust_diffusion.training.run import Run
-from rust_diffusion.training.settings import TIME_SAMPLINGS, Settings
+from rust_diffusion.training.settings import KEPT, RISING_AT_FIRST, TIME_SAMPLINGS, Settings
 from rust_diffusion.training.state import State
 from rust_diffusion.training.watch import warn_of_what_is_short
 
@@ -33,8 +33,12 @@ class Weights(dict[str, Any]):
         self.card = card
 
 
-def find(files: Files, model: nn.Module, betas: Tensor, settings: Settings) -> dict[str, Any] | None:
+def find(
+    files: Files, model: nn.Module, betas: Tensor, settings: Settings, sized_here: bool
+) -> dict[str, Any] | None:
     """What an earlier run left, checked: a checkpoint, else weights, else None.
+
+    `sized_here` tells whether the batches are of the size that the settings say.
 
     Raises
     ------
@@ -49,7 +53,7 @@ def find(files: Files, model: nn.Module, betas: Tensor, settings: Settings) -> d
         checkpoint.check(saved, model, path)
         _compare_tasks(saved, betas, settings, path)
         _compare_heads(saved, model, path)
-        _compare_numbers(saved.get("config") or {}, settings, path)
+        _compare_numbers(saved, settings, path, sized_here)
         _compare_plans(saved.get(checkpoint.OWN, {}), settings, path)
         return dict(saved)
     path = files.path(".pth")
@@ -130,12 +134,29 @@ def _compare_heads(saved: dict[str, Any], model: nn.Module, path: Path) -> None:
         )
 
 
-def _compare_numbers(config: dict[str, Any], settings: Settings, path: Path) -> None:
+def _compare_numbers(saved: dict[str, Any], settings: Settings, path: Path, sized_here: bool) -> None:
     """Another number is the user's right, and worth a warning."""
-    for key in ("learning_rate", "weight_decay", "ema_decay", "grad_clip"):
+    own = saved.get(checkpoint.OWN, {})
+    theirs = {**(saved.get("config") or {}), **own.get("settings", {})}
+    compared = {"learning_rate", "weight_decay", "ema_decay", "grad_clip", *KEPT} - {"seed"}
+    if not sized_here:
+        compared -= {"batch_size"}
+    if settings.lr_schedule not in RISING_AT_FIRST:
+        compared -= {"warmup_steps"}
+    for key in sorted(compared & theirs.keys()):
         value = getattr(settings, key)
-        if key in config and config[key] != value:
-            warn(f"the run in {path} had {key}={config[key]}; it goes on with {value}")
+        if _differ(theirs[key], value):
+            warn(f"the run in {path} had {key}={theirs[key]!r}; it goes on with {value!r}")
+    if settings.seed is not None and _differ(theirs.get("seed", settings.seed), settings.seed):
+        warn(
+            f"the run in {path} had seed={theirs['seed']!r}; it goes on with that run's random numbers, and "
+            f"seed={settings.seed} changes nothing"
+        )
+
+
+def _differ(theirs: Any, ours: Any) -> bool:
+    """Whether what a checkpoint has, which may be anything, is another value."""
+    return not isinstance(theirs, (int, float, str, type(None))) or theirs != ours
 
 
 def _compare_plans(own: dict[str, Any], settings: Settings, path: Path) -> None:

@@ -17,9 +17,22 @@ from rust_diffusion.support import checks
 
 PRECISIONS = ("auto", *_native.PRECISIONS)
 LR_SCHEDULES = _native.LR_SCHEDULES
-#: Those of them that are stepped with the epochs.
+#: Those of them that are stepped with the epochs, and those that rise over the first updates.
 FALLING_BY_EPOCHS = ("cosine", "warmup_cosine")
+RISING_AT_FIRST = ("warmup_cosine", "smooth_cosine")
 TIME_SAMPLINGS = _native.TIME_SAMPLINGS
+
+#: What a checkpoint keeps beside the keys of the course's, so that a resumed run can tell what was changed.
+KEPT = (
+    "batch_size",
+    "accumulate",
+    "lr_schedule",
+    "warmup_steps",
+    "ema_warmup",
+    "horizontal_flip",
+    "precision",
+    "seed",
+)
 
 #: How long a run is if nobody says.
 EPOCHS = 60
@@ -34,8 +47,8 @@ def _norm_limit(name: str, value: Any) -> float:
 
 def _positive(name: str, value: Any) -> float:
     """A finite number above 0."""
-    number = checks.number(name, value, 0.0)
-    if number == 0.0:
+    number = checks.number(name, value)
+    if number <= 0.0:
         raise ValueError(f"{name} must be above 0, got {number}")
     return number
 
@@ -120,6 +133,11 @@ class Settings:
     def updates_in(self, batches: int) -> int:
         """How many updates the batches of an epoch make; the last may have fewer batches than the others."""
         return -(-batches // self.accumulate)
+
+    @property
+    def of_the_run(self) -> dict[str, Any]:
+        """Those that a run is to go on with, for its checkpoint."""
+        return {name: getattr(self, name) for name in KEPT}
 
     def for_engine(self, **more: Any) -> dict[str, Any]:
         """What the engine reads, with what only the run knows."""

@@ -81,12 +81,23 @@ class State:
 
     def updates_left(self, batches_per_epoch: int | None) -> int | None:
         """How many the run will make, if nothing stops it; None where neither data nor settings say."""
+        return min(self._limits(batches_per_epoch).values(), default=None)
+
+    def what_limits(self, batches_per_epoch: int | None) -> str:
+        """Which setting makes a run longer that is too short."""
+        limits = self._limits(batches_per_epoch)
+        return "minutes" if self.settings.minutes is not None else min(limits, key=lambda name: limits[name])
+
+    def _limits(self, batches_per_epoch: int | None) -> dict[str, int]:
+        """Updates that are left, by the setting that says so."""
         settings, position = self.settings, self.position
-        limits = [] if settings.max_steps is None else [settings.max_steps - position["updates"]]
+        limits = {}
         if batches_per_epoch is not None:
             ahead = (settings.epochs - position["epoch"]) * settings.updates_in(batches_per_epoch)
-            limits += [ahead - position["batch"] // settings.accumulate]
-        return min(limits, default=None)
+            limits["epochs"] = ahead - position["batch"] // settings.accumulate
+        if settings.max_steps is not None:
+            limits["max_steps"] = settings.max_steps - position["updates"]
+        return limits
 
     def move_to(self, position: dict[str, Any]) -> None:
         """Take over where the engine has come to."""
@@ -151,7 +162,7 @@ class State:
                 "position": dict(self.position),
                 "random": random,
                 "order_seed": order_seed,
-                "precision": settings.precision,
+                "settings": settings.of_the_run,
                 "time_sampling": settings.time_sampling,
                 "min_snr_gamma": settings.min_snr_gamma,
                 "model": self.model.config if isinstance(self.model, Network) else None,

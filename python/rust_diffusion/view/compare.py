@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 # A sample counts as a copy if its nearest training image is this much nearer than the second nearest (Yoon et
 # al. 2023).
 _COPY_RATIO = 1 / 3
+#: Images that a set must have.
+FEWEST = 3
 # Pairs of neighbours in the figure, at most.
 _PAIRS = 6
 
@@ -163,6 +165,13 @@ def compare_sets(
     -------
     SetComparison
 
+    Notes
+    -----
+    That the sets can be told apart is judged by permutations of the images, which takes each for an independent draw.
+    Many slices of one patient in a set are not, and such sets differ although both show the same kind of person: take
+    one slice of each, or few. `phantoms` shows one person for 16 images in a row (``phantoms(...)[::17]`` shows each
+    once).
+
     Raises
     ------
     ValueError, TypeError
@@ -205,8 +214,8 @@ def _names(names: Any) -> tuple[str, str]:
 
 def _images(name: str, value: Any) -> Tensor:
     images = as_images(value, name).detach().cpu()
-    if len(images) < 3 or images[0].numel() == 0:
-        raise ValueError(f"{name} must be (N, C, H, W) with N >= 3, got {tuple(images.shape)}")
+    if len(images) < FEWEST or images[0].numel() == 0:
+        raise ValueError(f"{name} must be (N, C, H, W) with N >= {FEWEST}, got {tuple(images.shape)}")
     return checks.finite(name, as_values(images))
 
 

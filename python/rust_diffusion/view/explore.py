@@ -43,8 +43,8 @@ def explore(
     model : DiffusionUNet, another network of the engine, or EMA
         With the schedule it was trained with, as after `train` and `load`.
     sampler : str, optional
-        To begin with; one that `model.sample` knows, and that draws with what the model predicts: "flow" for straight
-        paths, any other for the rest. Default: "flow", or "ddim".
+        To begin with; one that `model.sample` knows. "flow" is for models that predict "flow", which the others draw
+        with too. Default: "flow" for those, or "ddim".
     sample_steps : int, optional
         To begin with. Default: 50, or T if that is less.
     eta : float
@@ -75,7 +75,7 @@ def explore(
         )
     samplers = _samplers_for(model)
     if sampler is None:
-        sampler = "ddim" if "ddim" in samplers else samplers[0]
+        sampler = FLOW if model.objective == FLOW else "ddim"
     elif checks.choice("sampler", sampler, tuple(SAMPLERS)) not in samplers:
         raise ValueError(
             f"sampler must be one of {', '.join(map(repr, samplers))}, which draw with a model that predicts "
@@ -100,8 +100,8 @@ def _in_notebook() -> bool:
 
 
 def _samplers_for(model: Network) -> list[str]:
-    """Those that draw with what the model predicts."""
-    return [name for name in SAMPLERS if (name == FLOW) == (model.objective == FLOW)]
+    """Those that draw with what the model predicts: straight paths need a model of them."""
+    return [name for name in SAMPLERS if name != FLOW or model.objective == FLOW]
 
 
 def _follow(model: Network, chosen: dict[str, Any], image_size: Any) -> Trajectory:

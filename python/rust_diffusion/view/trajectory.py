@@ -108,7 +108,7 @@ def follow(model: Network, sampler: str, seed: int, image_size: Any = None, **op
         sampler,
         x_T=start.to(device),
         generator=generator if device.type == "cpu" else torch.Generator(device).manual_seed(seed),
-        image_size=shape[-2:],
+        image_size=image_size,
         progress=False,
         callback=keep,
         **options,

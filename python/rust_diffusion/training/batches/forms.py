@@ -17,9 +17,11 @@ from rust_diffusion.training.batches.kinds import Batches, InMemory, Loaded, Rep
 
 
 def as_batches(
-    name: str, data: Any, batch_size: int, seed: int | None, epochs: int, shuffle: bool = True
+    name: str, data: Any, batch_size: int, seed: int | None, epochs: int | None, shuffle: bool = True
 ) -> Batches:
     """`data` in whatever form as `Batches`; a tensor's content is checked as a whole.
+
+    They will be gone through so many times, or, with None, an unknown number of times.
 
     Raises
     ------
@@ -68,10 +70,11 @@ def _of_loader(name: str, data: DataLoader[Any]) -> Batches:
     return Loaded(data)
 
 
-def _of_iterable(name: str, data: Iterable[Any], epochs: int) -> Batches:
-    if iter(data) is data and epochs > 1:
+def _of_iterable(name: str, data: Iterable[Any], epochs: int | None) -> Batches:
+    if iter(data) is data and epochs != 1:
+        often = "is read more often" if epochs is None else f"there are {epochs} epochs"
         raise ValueError(
-            f"{name} is an iterator, which can be read only once, and there are {epochs} epochs: "
+            f"{name} is an iterator, which can be read only once, and {often}: "
             f"give a function that makes a new one each time, or a list of batches"
         )
     _check_length(name, data)

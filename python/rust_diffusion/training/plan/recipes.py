@@ -13,11 +13,15 @@ from rust_diffusion.model.card import COURSE_SIZE, COURSE_STEPS, SCHEDULES
 from rust_diffusion.model.network import DEFAULT_SAMPLER
 from rust_diffusion.sampling.sampler import SAMPLERS, usual_steps
 from rust_diffusion.support import checks
+from rust_diffusion.support.warning import warn
 
 #: Attention looks at all pairs of positions: it pays where an image is at most this high and wide.
 _ATTENTION_SIDE = 16
 #: The coarsest level is no smaller.
 _COARSEST = 8
+#: Levels at most; sides that are multiples of this have all of them, or as many as `_COARSEST` lets them.
+_MOST_LEVELS = 4
+_EASY = 2 ** (_MOST_LEVELS - 1)
 #: Width of the first level for a budget: (minutes up to which it is taken, width).
 _WIDTHS = ((45.0, 16), (float("inf"), 32))
 
@@ -96,6 +100,7 @@ def recipe(
 
 def _minutes(sides: tuple[int, int], minutes: float) -> Recipe:
     mults = _mults(sides)
+    _warn_of_odd_sides(sides, len(mults))
     width = next(width for most, width in _WIDTHS if minutes <= most)
     attended = [level for level in range(len(mults)) if max(sides) >> level <= _ATTENTION_SIDE]
     return Recipe(
@@ -128,11 +133,26 @@ def _minutes(sides: tuple[int, int], minutes: float) -> Recipe:
 
 
 def _mults(sides: tuple[int, int]) -> tuple[int, ...]:
-    """Widths of the levels, in those of the first: as many levels as the sides can be halved, four at most."""
+    """Widths of the levels, in those of the first: as many levels as the sides can be halved."""
     mults = [1]
-    while len(mults) < 4 and all(s % 2 ** len(mults) == 0 and s >> len(mults) >= _COARSEST for s in sides):
+    while len(mults) < _MOST_LEVELS and all(
+        s % 2 ** len(mults) == 0 and s >> len(mults) >= _COARSEST for s in sides
+    ):
         mults.append(min(2 ** len(mults), 4))
     return tuple(mults)
+
+
+def _warn_of_odd_sides(sides: tuple[int, int], levels: int) -> None:
+    """Say what sides cost that cannot be halved often: the middle attends to all pairs of positions."""
+    last = max(sides) >> (levels - 1)
+    if levels == _MOST_LEVELS or last <= 2 * _ATTENTION_SIDE:
+        return
+    better = tuple(max(_EASY * round(side / _EASY), _COARSEST) for side in sides)
+    warn(
+        f"size={sides} gives a network of {levels} of {_MOST_LEVELS} levels, as sides must be halved from one to the "
+        f"next: its attention is over {(sides[0] >> (levels - 1)) * (sides[1] >> (levels - 1)):,} positions, and an "
+        f"update takes many times as long as with size={better}"
+    )
 
 
 _COURSE = Recipe(

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from rust_diffusion.model.card import MAX_INITIAL_SHARE
 from rust_diffusion.support.warning import warn
+from rust_diffusion.training.settings import RISING_AT_FIRST, Settings
 from rust_diffusion.training.state import State
 
 #: What a well-chosen average leaves of the weights it began with.
 _GOOD_SHARE = 0.01
 #: Updates in which a network does not learn the noise of nearly pure noise.
 _FEW = 2000
+#: One in so many updates is enough for a rate to rise over.
+_SHARE_OF_RISE = 20
 #: A last loss so many times the best is no chance any more, over epochs of so many updates.
 _RISE, _ENOUGH = 2.0, 16
 
@@ -19,9 +22,11 @@ def warn_of_what_is_short(state: State, batches: int | None) -> None:
     updates = state.updates_left(batches)
     if updates is None:
         return
+    more = state.what_limits(batches)
     if not state.settings.ema_warmup:
-        _warn_of_average(state, updates)
+        _warn_of_average(state, updates, more)
     updates += state.position["updates"]
+    _warn_of_rise(state.settings, updates, more)
     if state.settings.objective == "eps" and updates < _FEW:
         warn(
             f"{updates:,} updates are few for objective='eps': DDIM's first steps, from nearly pure noise, multiply "
@@ -29,7 +34,18 @@ def warn_of_what_is_short(state: State, batches: int | None) -> None:
         )
 
 
-def _warn_of_average(state: State, updates: int) -> None:
+def _warn_of_rise(settings: Settings, updates: int, more: str) -> None:
+    """A run that is over before its rate has risen."""
+    warmup = settings.warmup_steps
+    if settings.lr_schedule in RISING_AT_FIRST and updates <= warmup:
+        warn(
+            f"the learning rate rises over the first warmup_steps={warmup} updates, and this run has only {updates}: "
+            f"it is over before it comes to learning_rate={settings.learning_rate:g}. Take "
+            f"warmup_steps={updates // _SHARE_OF_RISE}, or more {more}"
+        )
+
+
+def _warn_of_average(state: State, updates: int, more: str) -> None:
     settings = state.settings
     decay = settings.ema_decay
     share = state.position["initial_share"] * decay**updates
@@ -43,7 +59,7 @@ def _warn_of_average(state: State, updates: int) -> None:
         warn(
             f"after the {updates} updates of this run {100 * share:.0f} % of the averaged weights (EMA) will still be "
             f"the ones that training began with, at ema_decay={decay:g}: take ema_warmup=True, "
-            f"ema_decay={enough:.10g} or less, or more {'epochs' if settings.minutes is None else 'minutes'}"
+            f"ema_decay={enough:.10g} or less, or more {more}"
         )
 
 
