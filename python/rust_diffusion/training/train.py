@@ -76,8 +76,8 @@ def train(
         generator) and the epoch; a Dataset is put into a shuffling DataLoader, and may give what lists hold, PIL
         images too; a DataLoader decides its own batches. A list of batches is gone through once per epoch, a
         function is called once per epoch and returns an iterator over batches. A path, or a list of files, is read by
-        `load_images`, at its size. Of a batch that is a tuple, the first part is taken, of a dict what it has at `key`. The last batch
-        of an epoch may be short.
+        `load_images`, at its size. Of a batch that is a tuple, the first part is taken, of a dict what it has at
+        `key`. The last batch of an epoch may be short.
     betas : Tensor
         The schedule, (T,).
     epochs : int
