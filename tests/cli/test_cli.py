@@ -81,7 +81,9 @@ def test_the_same_train_command_goes_on(cli, tmp_path):
     assert "Resuming from epoch 2." in out
     again = cli(*command)[1]
     assert (
-        again.count("Nothing to train") == 1 and "more --epochs;" in again and "0 epochs, 9 updates" in again
+        again.count("Nothing to train") == 1
+        and "a larger --epochs;" in again
+        and "0 epochs, 9 updates" in again
     )
 
 
@@ -325,11 +327,8 @@ def test_a_run_ended_by_max_steps_says_what_goes_on(cli, tmp_path):
     _, out, _ = cli(*run, 2)
     assert "--max-steps 2 reached; saved" in out and "same c" not in out
     _, out, _ = cli(*run, 2)
-    assert (
-        "has its 2 updates. To go on from there say more --max-steps; another --name, another --weights-dir or "
-        in out
-    )
-    assert "--force-restart begins anew" in out
+    assert "has its 2 updates. To go on from there say a larger --max-steps; another --name, another" in out
+    assert "--out or --force-restart begins anew" in out
 
 
 def test_warnings_are_lines_without_source(tmp_path):
@@ -423,10 +422,13 @@ def test_info_knows_the_heads_of_a_network_of_diffusers(cli, rd, tmp_path):
 
 TYPED = {
     "take ema_warmup=True, ema_decay=0.464 or less": "take --ema-warmup, --ema-decay 0.464 or less",
-    "with epochs=, another name= or weights_dir=.": "with --epochs, another --name or --weights-dir.",
+    "with epochs=, another name= or weights_dir=.": "with --epochs, another --name or --out.",
     "channel_mults=(1, 2, 4), objective='v'; betas=3": "--channel-mults 1,2,4, --objective v; betas=3",
     "no horizontal_flip=False, but sample_steps=7.": "no --no-horizontal-flip, but --sample-steps 7.",
     "learning_rate=1e-05, x.epochs=3 and /a/name=b": "--learning-rate 1e-05, x.epochs=3 and /a/name=b",
+    "min_snr_gamma=None; max_steps must be 1": "no --min-snr-gamma; max_steps must be 1",
+    "image_size=(1, 2) makes images": "--size 1,2 makes images",
+    "sample_steps must be at least 1, got 0": "--sample-steps must be at least 1, got 0",
 }
 
 
@@ -460,9 +462,13 @@ WRONG = [
     (["sample", "--weights", "nowhere.pth", "--out", "x.png"], 1, "nowhere.pth"),
     (["sample", "--weights", "{weights}", "--out", "x.bmp"], 1, ".png, .npy, .pt or .gif"),
     (["sample", "--weights", "{weights}", "--out", "no/such/folder/x.png"], 1, "no/such/folder"),
-    (["sample", "--weights", "{weights}", "--steps", "99", "--out", "x.png"], 1, "sample_steps"),
-    (["sample", "--weights", "{weights}", "--num-samples", "0", "--out", "x.png"], 1, "num_samples"),
-    (["sample", "--weights", "{weights}", "--sampler", "ddim", "--eta=-1", "--out", "x.png"], 1, "eta"),
+    (["sample", "--weights", "{weights}", "--steps", "99", "--out", "x.png"], 1, "--sample-steps must"),
+    (["sample", "--weights", "{weights}", "--num-samples", "0", "--out", "x.png"], 1, "--num-samples must"),
+    (
+        ["sample", "--weights", "{weights}", "--sampler", "ddim", "--eta=-1", "--out", "x.png"],
+        1,
+        "--eta must",
+    ),
     (
         ["sample", "--weights", "{weights}", "--sampler", "ddpm", "--eta", "1", "--out", "x.png"],
         2,
@@ -471,16 +477,16 @@ WRONG = [
     (["sample", "--weights", "{weights}", "--sampler", "rk45", "--out", "x.png"], 2, "rk45"),
     (["sample", "--weights", "{weights}", "--num-heads", "3", "--out", "x.png"], 1, "num_heads"),
     (["sample", "--weights", "{weights}", "--device", "tpu", "--out", "x.png"], 1, "device"),
-    (["sample", "--weights", "{weights}", "--size", "17", "--out", "x.png"], 1, "17"),
+    (["sample", "--weights", "{weights}", "--size", "17", "--out", "x.png"], 1, "--size 17,17 makes images"),
     (["sample", "--out", "x.png"], 2, "--weights"),
     ([*TRAIN, "--out", "run", "--channel-mults", "1,two"], 2, "1,two"),
     ([*TRAIN, "--out", "run", "--size", "17"], 1, "multiple"),
     ([*TRAIN, "--out", "run", "--size", "16,24"], 2, "phantoms are square, and the size is 16 x 24"),
     ([*TRAIN, "--out", "run", "--size", "16,0"], 2, "16,0"),
     ([*TRAIN, "--out", "run", "--size", "16,24,32"], 2, "16,24,32"),
-    ([*TRAIN, "--out", "run", "--epochs", "0"], 1, "epochs"),
-    ([*TRAIN, "--out", "run", "--learning-rate", "nan"], 1, "learning_rate"),
-    ([*TRAIN, "--out", "run", "--num-steps", "0"], 1, "num_steps"),
+    ([*TRAIN, "--out", "run", "--epochs", "0"], 1, "--epochs must"),
+    ([*TRAIN, "--out", "run", "--learning-rate", "nan"], 1, "--learning-rate must"),
+    ([*TRAIN, "--out", "run", "--num-steps", "0"], 1, "--num-steps must"),
     ([*TRAIN, "--out", "run", "--data", "no-such-folder"], 1, "no-such-folder"),
     ([*TRAIN, "--out", "run", "--data", "phantoms:many"], 2, "phantoms:many"),
     ([*TRAIN, "--out", "run", "--no-such-option"], 2, "--no-such-option"),

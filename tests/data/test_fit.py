@@ -59,6 +59,9 @@ def test_sixteen_bit_files_are_shown_through_a_window(rd, tmp_path, twelve_bits,
     expected = ((ramp.astype(np.float64) - 600) / 800).clip(0, 1) * 2 - 1
     assert np.abs(images[0, 0].numpy() - expected).max() < 2 / 65535
     assert images.window == (1000.0, 800.0)
+    for window, shade in (((-3000, 1500), "white"), ((60000, 100), "black")):
+        with pytest.warns(UserWarning, match=f"^the images are {shade} all over through window="):
+            rd.load_images(tmp_path / f"deep{suffix}", 64, window=window)
 
 
 def test_eight_bit_files_are_not(rd, folder):

@@ -89,6 +89,27 @@ def test_weights_far_from_their_checkpoint_still_know(rd, trained, oracle, tmp_p
     assert rd.load(path).card.certainty("betas") == "assumed"
 
 
+def test_weights_that_say_nothing_are_told_to_be_taken_for_the_courses(rd, model, tmp_path):
+    torch.save(model.state_dict(), tmp_path / "bare.pth")
+    with pytest.warns(UserWarning, match="says nothing .*predicts 'eps', T = 400, images of 64 x 64") as told:
+        rd.load(tmp_path / "bare.pth")
+    assert len(told) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        rd.load(tmp_path / "bare.pth", objective="v")
+        rd.load(tmp_path / "bare.pth", betas=rd.linear_beta_schedule(9))
+
+
+def test_an_objective_against_what_the_file_says_is_warned_of(rd, trained):
+    with pytest.warns(
+        UserWarning, match=r"says that its model predicts 'x0'; taken for one that predicts 'v'"
+    ):
+        assert rd.load(trained[1], objective="v").objective == "v"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        rd.load(trained[1], objective="x0")
+
+
 def test_what_was_assumed_is_still_assumed_after_saving(rd, model, tmp_path):
     torch.save(model.state_dict(), tmp_path / "bare.pth")
     bare = rd.load(tmp_path / "bare.pth")

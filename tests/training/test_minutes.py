@@ -171,8 +171,27 @@ def test_averages_of_too_few_minutes_are_warned_of_with_the_runs_own_updates(fit
     updates = own(tmp_path)["plan"]["updates"]
     words = str(caught[0].message)
     assert words.startswith(f"after the {updates} updates of this run 9") and words.endswith(
-        "or more minutes"
+        "or a larger minutes="
     )
+
+
+def test_other_batches_leave_the_updates_that_were_settled(fit, tmp_path, seconds):
+    seconds(1.0)
+    options = dict(data=slices(24), minutes=1, lr_schedule="smooth_cosine", warmup_steps=5)
+    fit(tmp_path, callback=lambda info: info.epoch < 2, **options)
+    settled = own(tmp_path)["plan"]["updates"]
+    with pytest.warns(UserWarning, match="accumulate=1; it goes on with accumulate=3"):
+        rates = []
+        _, result = fit(tmp_path, accumulate=3, callback=lambda info: rates.append(info.lr), **options)
+    assert result.updates == settled and rates[-1] < 1e-4 < rates[0]
+
+
+def test_fewer_updates_than_were_settled_can_be_asked_for_later(fit, tmp_path, seconds):
+    seconds(1.0)
+    fit(tmp_path, data=slices(24), minutes=1, callback=lambda info: info.epoch < 2)
+    assert own(tmp_path)["plan"]["updates"] > 20
+    _, result = fit(tmp_path, data=slices(24), minutes=1, max_steps=20)
+    assert result.updates == 20
 
 
 def test_no_more_than_max_steps_are_planned(fit, tmp_path, seconds):

@@ -113,14 +113,25 @@ def test_a_dataset_may_give_what_a_list_may_hold(fit, item):
 @pytest.mark.parametrize(
     "items, error, message",
     [
-        (["a.png"] * 4, TypeError, r"^data\[0\] must be a torch\.Tensor or a NumPy array, got str"),
+        (["a.png"] * 4, TypeError, r"^data\[\d\] must be a torch\.Tensor or a NumPy array, got str"),
         ([slices(1)[0], slices(1, size=16)[0]], ValueError, r"^data must hold images of one size"),
-        ([torch.zeros(8)] * 4, ValueError, r"^data\[0\] must be \(C, H, W\), .* got shape \(8,\)"),
+        ([torch.zeros(8)] * 4, ValueError, r"^data\[\d\] must be \(C, H, W\), .* got shape \(8,\)"),
     ],
 )
 def test_a_dataset_of_something_else_is_refused_in_words(fit, items, error, message):
     with pytest.raises(error, match=message):
         fit(Slices(items))
+
+
+@pytest.mark.parametrize("wrong", [0, 3])
+def test_an_item_of_a_dataset_is_called_by_its_own_number(fit, wrong):
+    items = [*slices(8)]
+    items[wrong] = items[wrong][:, :, :4]
+    with pytest.raises(ValueError, match=rf"data\[{wrong}\] is 8 x 4 with 1 channels"):
+        fit(Slices(items), batch_size=8)
+    items[wrong] = None
+    with pytest.raises(TypeError, match=rf"^data\[{wrong}\] must be .*, got NoneType"):
+        fit(Slices(items), batch_size=8)
 
 
 def test_a_loader_and_a_list_of_its_batches_train_alike(fit):

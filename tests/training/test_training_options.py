@@ -246,7 +246,25 @@ def test_what_is_done_otherwise_than_before_is_warned_of(rd, betas, tmp_path, na
     with pytest.warns(UserWarning) as caught:
         rd.train(rd.DiffusionUNet(**TINY), slices(16), **run, **{**before, name: OTHERWISE[name]})
     had = before.get(name, {"accumulate": 1}.get(name, False))
-    assert len(caught) == 1 and f"DDPMDenoiser.ckpt had {name}={had!r}; " in str(caught[0].message)
+    said = (
+        "DDPMDenoiser.ckpt began with seed=0; "
+        if name == "seed"
+        else f"DDPMDenoiser.ckpt had {name}={had!r}; "
+    )
+    assert len(caught) == 1 and said in str(caught[0].message)
+
+
+@pytest.mark.parametrize("changed", [dict(batch_size=8), dict(accumulate=2), dict(data=slices(8))], ids=str)
+def test_a_rate_goes_on_falling_over_what_is_left_of_another_number_of_updates(rd, betas, tmp_path, changed):
+    run = dict(betas=betas, weights_dir=tmp_path, device="cpu", progress=False, objective="v", ema_decay=0.1)
+    run |= dict(lr_schedule="smooth_cosine", warmup_steps=2, batch_size=4, learning_rate=1e-3)
+    rd.train(rd.DiffusionUNet(**TINY), slices(16), epochs=4, **run)
+    rates = []
+    run |= dict(epochs=8, callback=lambda info: rates.append(info.lr), **changed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        rd.train(rd.DiffusionUNet(**TINY), run.pop("data", slices(16)), **run)
+    assert len(rates) == 4 and rates == sorted(rates, reverse=True) and rates[0] > 1e-4 > rates[-1]
 
 
 def test_what_changes_nothing_is_not(rd, betas, tmp_path):
@@ -395,6 +413,12 @@ def test_a_switch_is_true_or_false_and_no_text(rd, betas, option):
 def test_a_weights_dir_without_a_usable_name_is_refused(rd, betas, folder):
     with pytest.raises(ValueError, match="weights_dir must be the path of a folder"):
         rd.train(rd.DiffusionUNet(**TINY), slices(2), betas=betas, epochs=1, weights_dir=folder)
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "a\0b", "x" * 201, "x_raw"])
+def test_a_name_that_no_file_can_have_or_another_runs_file_has_is_refused(rd, betas, tmp_path, name):
+    with pytest.raises(ValueError, match=r"^name must "):
+        rd.train(rd.DiffusionUNet(**TINY), slices(2), betas=betas, epochs=1, weights_dir=tmp_path, name=name)
 
 
 def test_a_run_does_not_depend_on_torchs_default_dtype(rd, betas, networks):

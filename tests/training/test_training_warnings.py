@@ -10,7 +10,7 @@ from tools import TINY, slices
 
 # "eps" is warned of where there are few updates.
 FIXED = dict(epochs=1, batch_size=4, device="cpu", progress=False, ema_warmup=True, objective="v")
-FEW = dict(betas=torch.full((5,), 0.1), batch_size=4, device="cpu", progress=False, objective="v")
+FEW = dict(betas=torch.full((5,), 0.5), batch_size=4, device="cpu", progress=False, objective="v")
 
 
 def forms(images):
@@ -68,7 +68,7 @@ def test_held_out_images_are_looked_at_too(rd, oracle):
 def test_usual_images_and_schedules_are_not_warned_of(rd, oracle, images):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        for betas in (rd.cosine_beta_schedule(5), rd.linear_beta_schedule(5), torch.full((5,), 0.1)):
+        for betas in (rd.cosine_beta_schedule(5), rd.linear_beta_schedule(400), torch.full((5,), 0.5)):
             rd.train(rd.DiffusionUNet(**TINY), images, betas=betas, **FIXED)
 
 
@@ -107,6 +107,52 @@ def test_a_resume_with_another_schedule_of_the_same_length_is_refused(rd, oracle
     assert torch.load(path, weights_only=True)["epoch"] == 1
 
 
+@pytest.mark.parametrize("steps, left", [(50, "0.6"), (200, "0.13")])
+def test_a_schedule_that_does_not_end_in_noise_is_warned_of(rd, steps, left):
+    betas = rd.linear_beta_schedule(steps)
+    with pytest.warns(
+        UserWarning, match=f"last of the {steps} timesteps alpha_bar is still {left}"
+    ) as caught:
+        rd.train(rd.DiffusionUNet(**TINY), slices(8), betas=betas, **FIXED)
+    assert len(caught) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # straight paths have a schedule of their own
+        rd.train(rd.DiffusionUNet(**TINY), slices(8), betas=betas, **{**FIXED, "objective": "flow"})
+
+
+def test_held_out_images_of_another_size_are_warned_of(rd):
+    fit = dict(betas=torch.full((5,), 0.5), **FIXED)
+    with pytest.warns(UserWarning, match="val_data has images of 16 x 16, and data of 8 x 8"):
+        rd.train(rd.DiffusionUNet(**TINY), slices(8), val_data=slices(4, size=16), **fit)
+
+
+def test_samples_that_will_never_be_drawn_are_warned_of(rd, tmp_path):
+    fit = dict(betas=torch.full((5,), 0.5), weights_dir=tmp_path, **FIXED)
+    with pytest.warns(UserWarning, match="sample_every=2 leaves no samples, as there are only epochs=1"):
+        rd.train(rd.DiffusionUNet(**TINY), slices(8), sample_every=2, **fit)
+
+
+def test_images_and_dropout_of_another_run_are_warned_of(rd, tmp_path):
+    fit = dict(betas=torch.full((5,), 0.5), weights_dir=tmp_path, **{**FIXED, "epochs": 3})
+    fit |= dict(callback=lambda info: False)
+    rd.train(rd.DiffusionUNet(**{**TINY, "dropout": 0.0}), slices(8), **fit)
+    with pytest.warns(UserWarning, match="had images of 8 x 8; it goes on with 16 x 16"):
+        rd.train(rd.DiffusionUNet(**{**TINY, "dropout": 0.0}), slices(8, size=16), **fit)
+    with pytest.warns(UserWarning, match=r"had dropout=0\.0; it goes on with dropout=0\.5"):
+        rd.train(rd.DiffusionUNet(**{**TINY, "dropout": 0.5}), slices(8, size=16), **fit)
+
+
+def test_weights_that_ran_away_are_told_though_the_loss_came_down_again(rd):
+    fit = dict(
+        betas=torch.full((5,), 0.5), lr_schedule="constant", **{**FIXED, "epochs": 4, "learning_rate": 3.0}
+    )
+    with pytest.warns(
+        UserWarning, match=r"loss of epoch \d was .*, where a network that has learnt nothing"
+    ) as caught:
+        result = rd.train(rd.DiffusionUNet(**TINY), slices(16), seed=0, **fit)
+    assert max(result.history) > 10 and len(caught) == 1
+
+
 def test_too_few_updates_for_the_average_are_warned_of_before_the_first(rd, oracle, tmp_path):
     said = r"after the 6 updates of this run 100 % of the averaged weights.*ema_warmup=True, ema_decay=0\.464 or less"
     run = dict(betas=oracle.cosine_beta_schedule(5), batch_size=4, weights_dir=tmp_path, device="cpu")
@@ -130,14 +176,16 @@ def test_too_few_updates_for_the_average_are_warned_of_before_the_first(rd, orac
     ],
 )
 def test_what_makes_a_run_longer_is_what_ended_it(rd, options, more):
-    with pytest.warns(UserWarning, match=rf"18 updates .* or more {more}$"):
+    with pytest.warns(UserWarning, match=rf"18 updates .* or a larger {more}=$"):
         rd.train(rd.DiffusionUNet(**TINY), slices(8), callback=lambda info: False, **FEW, **options)
 
 
 @pytest.mark.parametrize("schedule", ["smooth_cosine", "warmup_cosine"])
 def test_a_run_that_ends_while_its_rate_still_rises_is_warned_of(rd, schedule):
-    fit = dict(betas=torch.full((5,), 0.1), lr_schedule=schedule, **{**FIXED, "epochs": 20})
-    said = r"first warmup_steps=500 updates, and this run has only 40: .* warmup_steps=2, or more epochs$"
+    fit = dict(betas=torch.full((5,), 0.5), lr_schedule=schedule, **{**FIXED, "epochs": 20})
+    said = (
+        r"first warmup_steps=500 updates, and this run has only 40: .* warmup_steps=2, or a larger epochs=$"
+    )
     with pytest.warns(UserWarning, match=said) as caught:
         rd.train(rd.DiffusionUNet(**TINY), slices(8), callback=lambda info: False, **fit)
     assert len(caught) == 1
@@ -150,7 +198,7 @@ def test_grey_levels_of_a_mask_are_warned_of(rd):
     mask = (slices(8) > 0).to(torch.uint8)
     for form, data in forms(mask):
         with pytest.warns(UserWarning, match="data has grey levels 0 and 1 only.*255") as caught:
-            rd.train(rd.DiffusionUNet(**TINY), data, betas=torch.full((5,), 0.1), **FIXED)
+            rd.train(rd.DiffusionUNet(**TINY), data, betas=torch.full((5,), 0.5), **FIXED)
         assert len(caught) == 1, form
 
 
@@ -231,7 +279,7 @@ def test_what_a_run_says_goes_to_the_log_where_there_is_no_bar(rd, tmp_path, cap
         True,
         True,
     ]
-    assert "more epochs=" in caplog.messages[1] and "".join(capfd.readouterr()) == ""
+    assert "a larger epochs=" in caplog.messages[1] and "".join(capfd.readouterr()) == ""
 
 
 def losses_of_a_run(rd, harder, caught):

@@ -34,6 +34,12 @@ def test_other_distributions_are_told_apart(compare, change):
     assert result.raw.p_value < 0.01 and result.raw.mmd2 > 0
 
 
+@pytest.mark.parametrize("change", [lambda x: (x + 1) / 2, lambda x: (x + 1) * 127.5])
+def test_images_in_another_range_are_warned_of(compare, change):
+    with pytest.warns(UserWarning, match=r"^a has values from .*made for images in \[-1, 1\]"):
+        compare(change(slices(8, seed=1)), slices(8, seed=2))
+
+
 def test_texture_is_seen_in_the_patches(compare):
     a = slices(60, size=32, seed=1)
     noisy = a + 0.05 * torch.randn(a.shape)

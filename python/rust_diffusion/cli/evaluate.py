@@ -68,6 +68,11 @@ def evaluate(
     else:
         images = read_images(context, "--samples", samples, size or (COURSE_SIZE, COURSE_SIZE))
     training = read_images(context, "--data", data, (images.shape[-2], images.shape[-1]))
+    for option, compared in (("--samples", images), ("--data", training)):
+        if len(compared) < FEWEST:
+            raise click.BadParameter(
+                f"{FEWEST} images at least can be compared, got {len(compared)}", param_hint=option
+            )
     comparison = compare_sets(images, training, names=("samples", "training images"))
     click.echo(str(comparison))
     if out is not None:

@@ -14,6 +14,8 @@ from rust_diffusion.support.device import get_device
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
+#: Arguments whose options have other names.
+_CALLED = {"image_size": "size", "weights_dir": "out"}
 PATH = click.Path(path_type=Path)
 #: Where to compute.
 DEVICE = click.option("--device", default=get_device, help="cpu, cuda or mps.  [default: the best there is]")
@@ -92,21 +94,28 @@ def flag_of(name: str) -> str:
 
 
 def as_typed(text: str, options: Iterable[click.Option]) -> str:
-    """Write what a message says of arguments, ``minutes=10``, as they are typed: ``--minutes 10``."""
-    flags = {
-        flag[2:].replace("-", "_"): option for option in options for flag in option.opts if flag[:2] == "--"
+    """Write what a message says of arguments, ``minutes=10`` or ``minutes must``, as they are typed."""
+    by_name = {
+        flag[2:].replace("-", "_"): option
+        for option in options
+        for flag in option.opts
+        if flag.startswith("--")
     }
+    by_name.update({ours: by_name[theirs] for ours, theirs in _CALLED.items() if theirs in by_name})
+    names = "|".join(sorted(by_name, key=len, reverse=True))
 
     def typed(found: re.Match[str]) -> str:
         name, value = found[1], found[2] or ""
-        flag = flag_of(name)
-        if flags[name].secondary_opts:  # a flag and its contrary
+        flag = flag_of(_CALLED.get(name, name))
+        if by_name[name].secondary_opts:  # a flag and its contrary
             return f"--no-{flag[2:]}" if value == "False" else flag
+        if value == "None":
+            return f"no {flag}"
         value = value.strip("'()").replace(", ", ",")
         return f"{flag} {value}" if value else flag
 
-    names = "|".join(sorted(flags, key=len, reverse=True))
-    return re.sub(rf"(?<![\w./-])({names})=('[^']*'|\([^()]*\)|[\w.+-]*\w)?", typed, text)
+    text = re.sub(rf"(?<![\w./-])({names})=('[^']*'|\([^()]*\)|[\w.+-]*\w)?", typed, text)
+    return re.sub(rf"^({names})(?= must | is )", lambda found: flag_of(_CALLED.get(found[1], found[1])), text)
 
 
 def default_of(function: Any, name: str) -> Any:

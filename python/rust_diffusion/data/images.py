@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 from rust_diffusion import _native
 from rust_diffusion.data.files import PathLike, cache_place, list_files
 from rust_diffusion.support import checks
+from rust_diffusion.support.images import as_values
 from rust_diffusion.support.values import DARK
 from rust_diffusion.support.warning import warn
 
@@ -25,6 +26,8 @@ DTYPES = (torch.float32, torch.uint8, torch.float16, torch.bfloat16, torch.float
 _SECONDS_BEFORE_BAR = 2.0
 # As many as an error message of the engine names.
 _NAMED_IN_WARNINGS = 10
+# What differs by less, in values, shows nothing.
+_ONE_GREY = 0.1
 # Enough to know how bright the files of a set are.
 _LOOKED_AT = 16
 
@@ -157,10 +160,23 @@ def load_set(
         warn(_skip_message(skipped, len(paths)))
     if deep and window is None:
         _warn_of_darkness(images, files)
+    if window is not None:
+        _warn_of_one_grey(images, window)
     images = images.to(dtype)
     if window is not None:
         images.window = window  # type: ignore[attr-defined]
     return Loaded(images, files, skipped, window)
+
+
+def _warn_of_one_grey(images: Tensor, window: tuple[float, float]) -> None:
+    """Say that a window shows next to nothing of the files."""
+    low, high = (float(bound) for bound in as_values(images).aminmax())
+    if high - low < _ONE_GREY:
+        shade = "white" if low > 1 - _ONE_GREY else "black" if high < -1 + _ONE_GREY else "one grey"
+        warn(
+            f"the images are {shade} all over through window={window}: level and width are in the files' own values, "
+            f"Hounsfield units for DICOM alone"
+        )
 
 
 def _warn_of_darkness(images: Tensor, files: Sequence[Path]) -> None:

@@ -24,6 +24,8 @@ REQUIRED = ("epoch", "model", "ema", "optimizer")
 OWN = "rust_diffusion"
 FORMAT = 1
 _CHUNK = 2**20
+#: What a recipe decides of a checkpoint's task.
+_OF_RECIPES = ("architecture", "num_heads", "schedule", "objective")
 #: How much of an error is quoted, in characters: a damaged file's can be as long as the file.
 _QUOTED = 200
 
@@ -147,7 +149,8 @@ def way_out(what: str, checkpoint: dict[str, Any]) -> str:
     """What to do about a checkpoint that is of another `what` than is asked for: how such messages end."""
     plan = checkpoint.get(OWN, {}).get("plan")
     # a recipe for other minutes has another network: who changed them sees what the run began with
-    minutes = f" (it is of a run with minutes={plan['minutes']:g}, which recipes go by)" if plan else ""
+    by_recipe = plan and what in _OF_RECIPES
+    minutes = f" (it is of a run with minutes={plan['minutes']:g}, which recipes go by)" if by_recipe else ""
     return f". Take that {what}{minutes}, another name= or weights_dir=, or force_restart=True"
 
 

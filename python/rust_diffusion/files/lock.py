@@ -56,5 +56,5 @@ def _message(path: Path, holder: str) -> str:
     who = {"": "", str(os.getpid()): " of this process"}.get(holder, f" (process {holder})")
     return (
         f"another run{who} is writing {path.parent / path.stem}.* at this moment; wait for it, or choose another "
-        f"weights_dir or name"
+        f"weights_dir= or name="
     )

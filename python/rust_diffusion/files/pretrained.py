@@ -27,12 +27,14 @@ from rust_diffusion.model.card import (
     schedule_name,
     schedule_of,
     size_of,
+    stated_objective,
     warn_of_initial_weights,
 )
 from rust_diffusion.model.network import Network
 from rust_diffusion.model.unet import DiffusionUNet
 from rust_diffusion.model.unet2d import UNet2DModel
 from rust_diffusion.support import checks
+from rust_diffusion.support.warning import warn
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
@@ -203,7 +205,19 @@ def load(
     else:
         model = weights.read(source, num_heads)
     if objective is not None:
-        model.objective = checks.choice("objective", objective, OBJECTIVES)
+        stated, model.objective = stated_objective(model), checks.choice("objective", objective, OBJECTIVES)
+        if stated not in (None, objective):
+            warn(
+                f"{source} says that its model predicts {stated!r}; taken for one that predicts {objective!r}, it "
+                f"draws noise"
+            )
+    elif betas is None and stated_objective(model) is None and model.card.certainty("betas") == "assumed":
+        height, width = size_of(model)
+        warn(
+            f"{source} says nothing of its model, which is taken for the course's: it predicts {model.objective!r}, "
+            f"T = {len(schedule_of(model))}, images of {height} x {width}. objective=, betas= and image_size= say "
+            f"otherwise"
+        )
     if betas is not None:
         model.betas = checks.schedule("betas", betas)
     if image_size is not None:

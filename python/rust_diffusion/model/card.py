@@ -260,6 +260,11 @@ def objective_of(model: Any) -> Any:
     return getattr(card_of(model) or model, "objective", OBJECTIVES[0])
 
 
+def stated_objective(model: Carded) -> str | None:
+    """Return what a model predicts, if that is known and not assumed."""
+    return model.card.objective if model.card.certainty("objective") == "stated" else None
+
+
 def schedule_of(model: Carded, betas: Any = None) -> Tensor:
     """Return `betas` if they are given, else the schedule that the model carries."""
     betas = model.betas if betas is None else betas

@@ -22,7 +22,7 @@ _HOLDS = "floating-point images in [-1, 1] or uint8 grey levels"
 _GREY_MODES, _DEEP_MODES = ("1", "L", "LA", "La"), ("I", "F")
 
 
-def as_images(value: Any, name: str = "images") -> Tensor:
+def as_images(value: Any, name: str = "images", indices: Sequence[int] | None = None) -> Tensor:
     """Take images in whatever form people have them.
 
     Parameters
@@ -32,6 +32,8 @@ def as_images(value: Any, name: str = "images") -> Tensor:
         list of images of one size: PIL images, (C, H, W), (H, W), and uint8 (H, W, C). Alpha is dropped.
     name : str
         What messages call it.
+    indices : sequence of int, optional
+        And the entries of a list, where they have been chosen out of more.
 
     Returns
     -------
@@ -52,7 +54,9 @@ def as_images(value: Any, name: str = "images") -> Tensor:
         return checked_dtype(name, images)
     if not value:
         raise ValueError(f"{name} is an empty list")
-    return checked_dtype(name, _stacked(name, [_one(f"{name}[{k}]", image) for k, image in enumerate(value)]))
+    names = [f"{name}[{k}]" for k in (indices or range(len(value)))]
+    found = [_one(*named) for named in zip(names, value, strict=True)]
+    return checked_dtype(name, _stacked(name, found, names))
 
 
 def is_list_of_images(value: Any) -> bool:
@@ -127,13 +131,13 @@ def _from_pillow(name: str, image: Image) -> Tensor:
     return levels[None] if levels.ndim == 2 else levels.movedim(-1, 0)
 
 
-def _stacked(name: str, images: Sequence[Tensor]) -> Tensor:
+def _stacked(name: str, images: Sequence[Tensor], names: Sequence[str]) -> Tensor:
     first = images[0]
     for k, image in enumerate(images):
         if image.shape != first.shape or image.dtype != first.dtype or image.device != first.device:
             raise ValueError(
-                f"{name} must hold images of one size and kind: {name}[{k}] is {_described(image)}, "
-                f"{name}[0] is {_described(first)} (load_images(size=) brings files to one size)"
+                f"{name} must hold images of one size and kind: {names[k]} is {_described(image)}, "
+                f"{names[0]} is {_described(first)} (load_images(size=) brings files to one size)"
             )
     return torch.stack(list(images))
 

@@ -16,7 +16,7 @@ from rust_diffusion import _native
 from rust_diffusion.data.files import is_paths
 from rust_diffusion.data.images import load_images
 from rust_diffusion.files import checkpoint, lock
-from rust_diffusion.model.card import VALUE_RANGE, ModelCard, card_of
+from rust_diffusion.model.card import FLOW, VALUE_RANGE, ModelCard, card_of
 from rust_diffusion.model.ema import EMA
 from rust_diffusion.model.network import Network
 from rust_diffusion.support import checks, graphs, guards, versions
@@ -39,6 +39,9 @@ from rust_diffusion.training.run import Run, Surroundings
 from rust_diffusion.training.settings import FALLING_BY_EPOCHS, Settings
 from rust_diffusion.training.state import State
 from rust_diffusion.training.watch import Looks, SampleSheets
+
+#: What a schedule may leave of the signal at its end: the linear one has 0.02 after 400 steps.
+_SIGNAL_LEFT = 0.05
 
 
 @dataclass
@@ -69,7 +72,7 @@ def prepare(
     if settings.deterministic:
         guards.prepare_cublas()  # before anything here asks CUDA for the device
     model = check_model(given.model)
-    betas = _check_betas(given.betas)
+    betas = _check_betas(given.betas, settings.objective)
     if given.weights_dir is not None:
         check_state(model)
     if given.callback is not None and not callable(given.callback):
@@ -86,12 +89,13 @@ def prepare(
     batches = _batches("data", given.data, model, settings, settings.seed)
     val_batches = None
     if given.val_data is not None:
-        val_batches = _batches("val_data", given.val_data, model, settings, 0, held_out=True)
+        size = batches.images.shape[-2:] if isinstance(batches, InMemory) else None
+        val_batches = _batches("val_data", given.val_data, model, settings, 0, held_out=True, size=size)
     sheets = _sheets(files, settings, batches, model)
     if files.folder is not None and group.rank == 0:
         stack.enter_context(lock.exclusive(files.path(".lock")))
         checkpoint.clear_leftovers(files.folder, files.name)
-    found = group.share(lambda: find(files, model, betas, settings, batches.sized_here))
+    found = group.share(lambda: find(files, model, betas, settings, batches))
 
     stack.enter_context(guards.deterministic(settings.deterministic, device))
     stack.enter_context(guards.own_modes(device))
@@ -107,7 +111,7 @@ def prepare(
     return Run(state, around), found
 
 
-def _check_betas(betas: Any) -> Tensor:
+def _check_betas(betas: Any, objective: str) -> Tensor:
     """A schedule: (T,), floating point, between 0 and 1, and rising as noise does."""
     if not hasattr(betas, "shape"):
         raise TypeError(f"betas must be a torch.Tensor or a NumPy array, got {type(betas).__name__}")
@@ -118,6 +122,12 @@ def _check_betas(betas: Any) -> Tensor:
         warn(
             f"betas fall from {first:g} to {last:g}, where noise schedules rise. If they are turned round, take "
             f"betas.flip(0); if they are alphas, 1 - alphas; alpha_bars are cumprod(1 - betas), not betas"
+        )
+    left = float(torch.cumprod(1 - tensor.double(), 0)[-1])
+    if left > _SIGNAL_LEFT and objective != FLOW:
+        warn(
+            f"at the last of the {len(tensor)} timesteps alpha_bar is still {left:.2g}, but samplers begin there with "
+            f"nothing but noise: greys will be wrong. cosine_beta_schedule ends in noise whatever the number of steps"
         )
     return tensor
 
@@ -136,23 +146,33 @@ def _weights_folder(folder: Any) -> Path | None:
 
 
 def _batches(
-    name: str, data: Any, model: nn.Module, settings: Settings, seed: int | None, held_out: bool = False
+    name: str,
+    data: Any,
+    model: nn.Module,
+    settings: Settings,
+    seed: int | None,
+    held_out: bool = False,
+    size: tuple[int, ...] | None = None,
 ) -> Batches:
-    """`data` in whatever form, or the images of a folder, as batches that fit the model."""
+    """`data` in whatever form, or the images of files, as batches that fit the model; `size` is that of other data."""
     if is_paths(data):
-        data = _read(name, data, channels_of(model) or 1, settings.progress)
+        options = {} if size is None else {"size": tuple(size)}
+        data = _read(name, data, channels=channels_of(model) or 1, progress=settings.progress, **options)
     # held-out images are read after every epoch, and once more than that; nobody knows how often in minutes
     epochs = None if held_out or settings.minutes is not None else settings.epochs
     batches = as_batches(name, data, settings.batch_size, seed, epochs, shuffle=not held_out)
     batches.name, batches.key = name, settings.key
     check_images(name, batches, model)
+    if size is not None and isinstance(batches, InMemory) and batches.images.shape[-2:] != size:
+        height, width = batches.images.shape[-2:]
+        warn(f"{name} has images of {height} x {width}, and data of {size[0]} x {size[1]}")
     return batches
 
 
-def _read(name: str, path: Any, channels: int, progress: bool) -> Tensor:
+def _read(name: str, path: Any, **options: Any) -> Tensor:
     """The images of files; errors name the argument of `train`, not that of `load_images`."""
     try:
-        return load_images(path, channels=channels, progress=progress)
+        return load_images(path, **options)
     except (OSError, ValueError) as error:
         raise type(error)(f"{name}{str(error).removeprefix('path')}") from error
 
@@ -161,6 +181,10 @@ def _sheets(files: Files, settings: Settings, batches: Batches, model: nn.Module
     """Where samples go, if they are asked for."""
     if settings.sample_every is None:
         return None
+    if settings.minutes is None and settings.sample_every > settings.epochs:
+        warn(
+            f"sample_every={settings.sample_every} leaves no samples, as there are only epochs={settings.epochs}"
+        )
     if files.folder is None:
         raise ValueError(f"sample_every={settings.sample_every} needs a weights_dir to write to")
     channels = batches.images.shape[1] if isinstance(batches, InMemory) else channels_of(model)

@@ -13,6 +13,7 @@ from rust_diffusion.files import checkpoint, weights
 from rust_diffusion.model.card import ModelCard
 from rust_diffusion.model.unet import DiffusionUNet
 from rust_diffusion.support.warning import warn
+from rust_diffusion.training.batches import Batches, InMemory
 from rust_diffusion.training.keeping import Files
 from rust_diffusion.training.run import Run
 from rust_diffusion.training.settings import KEPT, RISING_AT_FIRST, TIME_SAMPLINGS, Settings
@@ -34,11 +35,9 @@ class Weights(dict[str, Any]):
 
 
 def find(
-    files: Files, model: nn.Module, betas: Tensor, settings: Settings, sized_here: bool
+    files: Files, model: nn.Module, betas: Tensor, settings: Settings, batches: Batches
 ) -> dict[str, Any] | None:
     """What an earlier run left, checked: a checkpoint, else weights, else None.
-
-    `sized_here` tells whether the batches are of the size that the settings say.
 
     Raises
     ------
@@ -52,9 +51,10 @@ def find(
         saved = checkpoint.read(path)
         checkpoint.check(saved, model, path)
         _compare_tasks(saved, betas, settings, path)
-        _compare_heads(saved, model, path)
-        _compare_numbers(saved, settings, path, sized_here)
+        _compare_traceless(saved, model, path)
+        _compare_size(saved, batches, path)
         _compare_plans(saved.get(checkpoint.OWN, {}), settings, path)
+        _compare_numbers(saved, settings, path, batches.sized_here)
         return dict(saved)
     path = files.path(".pth")
     if path.exists():
@@ -79,7 +79,7 @@ def _card_of_weights(
     # what it does not state is taken to be as asked for
     own = {"objective": settings.objective, "time_sampling": settings.time_sampling, **stated}
     _compare_tasks({checkpoint.OWN: own}, betas, settings, path)
-    _compare_heads({checkpoint.OWN: said}, model, path)
+    _compare_traceless({checkpoint.OWN: said}, model, path)
     return card
 
 
@@ -121,8 +121,8 @@ def _compare_tasks(saved: dict[str, Any], betas: Tensor, settings: Settings, pat
             )
 
 
-def _compare_heads(saved: dict[str, Any], model: nn.Module, path: Path) -> None:
-    """The one part of our architecture that leaves no trace in the shapes of the weights."""
+def _compare_traceless(saved: dict[str, Any], model: nn.Module, path: Path) -> None:
+    """The parts of our architecture that leave no trace in the shapes of the weights."""
     theirs = saved.get(checkpoint.OWN, {}).get("model")
     if not isinstance(model, DiffusionUNet) or not isinstance(theirs, dict):
         return
@@ -131,6 +131,21 @@ def _compare_heads(saved: dict[str, Any], model: nn.Module, path: Path) -> None:
         raise ValueError(
             f"model has num_heads={ours}, but {path} was trained with num_heads={theirs['num_heads']}"
             f"{checkpoint.way_out('num_heads', saved)}"
+        )
+    rate = model.config["dropout"]
+    if _differ(theirs.get("dropout", rate), rate):
+        warn(f"the run in {path} had dropout={theirs['dropout']!r}; it goes on with dropout={rate!r}")
+
+
+def _compare_size(saved: dict[str, Any], batches: Batches, path: Path) -> None:
+    """Images of another size are other images."""
+    theirs = saved.get(checkpoint.OWN, {}).get("image_size")
+    if theirs is None or not isinstance(batches, InMemory):
+        return
+    ours = tuple(batches.images.shape[-2:])
+    if tuple(theirs) != ours:
+        warn(
+            f"the run in {path} had images of {theirs[0]} x {theirs[1]}; it goes on with {ours[0]} x {ours[1]}"
         )
 
 
@@ -146,10 +161,11 @@ def _compare_numbers(saved: dict[str, Any], settings: Settings, path: Path, size
     for key in sorted(compared & theirs.keys()):
         value = getattr(settings, key)
         if _differ(theirs[key], value):
-            warn(f"the run in {path} had {key}={theirs[key]!r}; it goes on with {value!r}")
+            warn(f"the run in {path} had {key}={theirs[key]!r}; it goes on with {key}={value!r}")
     if settings.seed is not None and _differ(theirs.get("seed", settings.seed), settings.seed):
+        began = "no seed" if theirs["seed"] is None else f"seed={theirs['seed']}"
         warn(
-            f"the run in {path} had seed={theirs['seed']!r}; it goes on with that run's random numbers, and "
+            f"the run in {path} began with {began}; it goes on with that run's random numbers, and "
             f"seed={settings.seed} changes nothing"
         )
 
@@ -188,6 +204,7 @@ def begin(run: Run, found: dict[str, Any] | None) -> bool:
         return False
     if found is not None:
         state.load(found)
+        state.replan(found, run.batches.count())
         run.resume(found.get(checkpoint.OWN))
     if state.is_finished:
         run.say(
@@ -216,7 +233,7 @@ def _more(state: State) -> str:
     """What makes a finished run longer."""
     if state.settings.minutes is not None:
         return f"epochs= above {state.position['epoch']} instead of minutes="
-    return "more epochs=" if state.position["epoch"] >= state.settings.epochs else "more max_steps="
+    return f"a larger {'epochs' if state.position['epoch'] >= state.settings.epochs else 'max_steps'}="
 
 
 def _warn_of_rate(state: State, found: dict[str, Any]) -> None:

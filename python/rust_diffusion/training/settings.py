@@ -38,6 +38,7 @@ KEPT = (
 EPOCHS = 60
 
 _NAME_BYTES = 200
+_OF_RAW = "_raw"
 
 
 def _norm_limit(name: str, value: Any) -> float:
@@ -64,6 +65,10 @@ def _file_name(name: str, value: Any) -> str:
     value = _text(name, value)
     if not value or Path(value).name != value or "\0" in value:
         raise ValueError(f"{name} must be the first part of a file name, got {value!r}")
+    if value.endswith(_OF_RAW):
+        raise ValueError(
+            f"{name} must not end in {_OF_RAW!r}, as files of weights that are not averaged do, got {value!r}"
+        )
     # A file system takes 255 bytes, and what is added for the files while they are written is some thirty.
     if len(os.fsencode(value)) > _NAME_BYTES:
         raise ValueError(f"{name} must have at most {_NAME_BYTES} bytes, got {len(os.fsencode(value))}")

@@ -64,6 +64,31 @@ class State:
             epochs=length["epochs"], max_steps=length["updates"], updates=length["updates"], open=False
         )
 
+    def replan(self, saved: dict[str, Any], batches_per_epoch: int | None) -> None:
+        """Let a run that goes on with other data, or batches of another size, end where it now will.
+
+        One that goes on as it was keeps the plan that it had, to the bit.
+        """
+        if self.is_open or batches_per_epoch is None:
+            return
+        settings, position, own = self.settings, self.position, saved.get(checkpoint.OWN, {})
+        before, per_epoch = own.get("settings", {}), settings.updates_in(batches_per_epoch)
+        same = all(before.get(name) == getattr(settings, name) for name in ("batch_size", "accumulate"))
+        plan = own.get("plan") or {}
+        if settings.minutes is not None and "updates" in plan:
+            # what is settled are updates, however many epochs they take
+            if same and plan["epochs"] == -(-plan["updates"] // per_epoch):
+                return
+            assert settings.max_steps is not None
+            left = -(-(settings.max_steps - position["updates"]) // per_epoch)
+            settings.epochs = self.options["epochs"] = max(settings.epochs, position["epoch"] + left)
+            return
+        planned, left_of_all = self.options["updates"], self.updates_left(batches_per_epoch)
+        if planned is None or left_of_all is None:
+            return
+        if not same or planned != own.get("planned_updates") or position["updates"] >= planned:
+            self.options["updates"] = position["updates"] + left_of_all
+
     @property
     def last_is_best(self) -> bool:
         """Whether the last epoch is the best so far: on held-out images where there are any."""
@@ -243,7 +268,9 @@ class State:
             plan = own.get("plan") or {}
             if self.is_open and "updates" in plan:
                 self.settings.minutes = plan["minutes"]
-                self.settle(Length(epochs=plan["epochs"], updates=plan["updates"]))
+                most = self.settings.max_steps
+                updates = plan["updates"] if most is None else min(plan["updates"], most)
+                self.settle(Length(epochs=plan["epochs"], updates=updates))
             self.note_card(ModelCard.from_dict(own))
             self.move_to({**self.position, **own["position"]})
 

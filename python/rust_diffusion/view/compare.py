@@ -11,6 +11,7 @@ from torch import Tensor
 
 from rust_diffusion.support import checks
 from rust_diffusion.support.images import as_images, as_values
+from rust_diffusion.support.values import warn_of_values
 from rust_diffusion.view import measures
 from rust_diffusion.view.measures import LEVEL, MS_SSIM_WINDOW, Discrepancy
 from rust_diffusion.view.pictures import BLACK, WHITE, draw
@@ -216,6 +217,7 @@ def _images(name: str, value: Any) -> Tensor:
     images = as_images(value, name).detach().cpu()
     if len(images) < FEWEST or images[0].numel() == 0:
         raise ValueError(f"{name} must be (N, C, H, W) with N >= {FEWEST}, got {tuple(images.shape)}")
+    warn_of_values(name, images)
     return checks.finite(name, as_values(images))
 
 

@@ -53,11 +53,29 @@ def _of_dataset(name: str, data: Dataset[Any], batch_size: int, shuffle: bool) -
     random_access = shuffle and not isinstance(data, IterableDataset)
 
     def collate(samples: list[Any]) -> Tensor:
-        return stacked(name, samples, batches.key)
+        if not numbered:
+            return stacked(name, samples, batches.key)
+        return stacked(name, [item for _, item in samples], batches.key, [index for index, _ in samples])
 
-    batches = Loaded(DataLoader(data, batch_size=batch_size, shuffle=random_access, collate_fn=collate))
+    # those that give whole lists at a time do so without numbers
+    numbered = not isinstance(data, IterableDataset) and not hasattr(data, "__getitems__")
+    source = _Numbered(data) if numbered else data
+    batches = Loaded(DataLoader(source, batch_size=batch_size, shuffle=random_access, collate_fn=collate))
     batches.sized_here = True
     return batches
+
+
+class _Numbered(Dataset[tuple[int, Any]]):
+    """A data set whose items bring their index, for messages."""
+
+    def __init__(self, data: Any) -> None:
+        self._data = data
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def __getitem__(self, index: int) -> tuple[int, Any]:
+        return index, self._data[index]
 
 
 def _of_loader(name: str, data: DataLoader[Any]) -> Batches:

@@ -26,9 +26,14 @@ def images_of(name: str, batch: Any, key: str | None = None) -> Tensor:
     return checked_dtype(name, batch)
 
 
-def stacked(name: str, samples: list[Any], key: str | None = None) -> Tensor:
-    """The images of single samples, each of a form that a list of images may hold, as a batch."""
-    return as_images([_part(name, sample, key) for sample in samples], name)
+def stacked(
+    name: str, samples: list[Any], key: str | None = None, indices: list[int] | None = None
+) -> Tensor:
+    """The images of single samples, each of a form that a list of images may hold, as a batch.
+
+    `indices` are what messages call them.
+    """
+    return as_images([_part(name, sample, key) for sample in samples], name, indices)
 
 
 def _part(name: str, batch: Any, key: str | None) -> Any:

@@ -13,6 +13,10 @@ _GOOD_SHARE = 0.01
 _FEW = 2000
 #: One in so many updates is enough for a rate to rise over.
 _SHARE_OF_RISE = 20
+#: No loss is so large unless weights have run away.
+_BROKEN = 10.0
+#: And images that are not scaled to [-1, 1] have squares so many times their variance.
+_SPREAD = 10.0
 #: A last loss so many times the best is no chance any more, over epochs of so many updates.
 _RISE, _ENOUGH = 2.0, 16
 
@@ -41,7 +45,7 @@ def _warn_of_rise(settings: Settings, updates: int, more: str) -> None:
         warn(
             f"the learning rate rises over the first warmup_steps={warmup} updates, and this run has only {updates}: "
             f"it is over before it comes to learning_rate={settings.learning_rate:g}. Take "
-            f"warmup_steps={updates // _SHARE_OF_RISE}, or more {more}"
+            f"warmup_steps={updates // _SHARE_OF_RISE}, or a larger {more}="
         )
 
 
@@ -59,13 +63,23 @@ def _warn_of_average(state: State, updates: int, more: str) -> None:
         warn(
             f"after the {updates} updates of this run {100 * share:.0f} % of the averaged weights (EMA) will still be "
             f"the ones that training began with, at ema_decay={decay:g}: take ema_warmup=True, "
-            f"ema_decay={enough:.10g} or less, or more {more}"
+            f"ema_decay={enough:.10g} or less, or a larger {more}="
         )
 
 
 def warn_of_a_rise(state: State, batches: int | None, in_last_epoch: int) -> None:
     """Warn after a run that fell apart on its way; `batches` are an epoch's, if the data say, and those of the last."""
     history, last = state.history, "last epoch"
+    scale = (state.settings.min_snr_gamma or 1.0) * max(1.0, _SPREAD * (state.cards[0].data_variance or 0.0))
+    if max(history, default=0.0) > _BROKEN * scale:
+        worst = max(history)
+        warn(
+            f"the loss of epoch {history.index(worst) + 1} was {worst:.3g}, where a network that has learnt nothing "
+            f"has about 1: training fell apart, most often because of "
+            f"learning_rate={state.settings.learning_rate:g}, too high for this network; try a tenth of it, with "
+            f"force_restart=True"
+        )
+        return
     if batches is not None and in_last_epoch < batches / 2:
         # the mean of a few batches is chance
         history, last = history[:-1], "last whole epoch"
