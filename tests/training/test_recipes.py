@@ -72,3 +72,9 @@ def test_a_recipe_is_plain_data_and_each_time_a_new_one(rd):
 def test_what_is_no_recipe_is_refused(rd, wrong, message):
     with pytest.raises(ValueError, match=message):
         rd.recipe(**wrong)
+
+
+@pytest.mark.parametrize("size", [32, (32, 48)])
+def test_a_size_is_no_name(rd, size):
+    with pytest.raises(TypeError, match=r"got .*: is it size="):
+        rd.recipe(size)

@@ -72,6 +72,14 @@ def test_a_model_of_straight_paths_is_followed_by_the_other_samplers_too(model, 
         assert torch.allclose(made, stop.x_t, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    "options", [dict(sampler="dpmpp", eta=1.0), dict(sampler="ddpm", sample_steps=5)], ids=str
+)
+def test_what_a_sampler_does_not_take_is_refused(rd, model, options):
+    with pytest.raises(ValueError, match=r"^(eta=1\.0|sample_steps=5) is for "):
+        rd.explore(model, **options)
+
+
 def test_a_size_that_the_model_cannot_take_is_called_by_its_name(rd, model):
     with pytest.raises(ValueError, match=r"^image_size=17 makes images \(1, 17, 17\), .* multiples of 2$"):
         rd.explore(model, image_size=17)

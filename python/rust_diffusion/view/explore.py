@@ -81,6 +81,10 @@ def explore(
             f"sampler must be one of {', '.join(map(repr, samplers))}, which draw with a model that predicts "
             f"{model.objective!r}, got {sampler!r}"
         )
+    if sampler == "ddpm" and sample_steps is not None:
+        raise ValueError(f"sample_steps={sample_steps} is for other samplers: 'ddpm' takes all steps")
+    if sampler != "ddim" and eta != 0.0:
+        raise ValueError(f"eta={eta!r} is for sampler='ddim', got sampler={sampler!r}")
     most = len(schedule_of(model))
     steps = (
         min(_STEPS, most) if sample_steps is None else checks.integer("sample_steps", sample_steps, 1, most)

@@ -90,6 +90,10 @@ def recipe(
     >>> recipe.network["base_ch"], recipe.training["objective"], recipe.training["minutes"]
     (16, 'v', 10.0)
     """
+    if isinstance(name, (int, tuple)):
+        raise TypeError(
+            f"name must be one of {', '.join(map(repr, RECIPES))}, got {name!r}: is it size={name!r}?"
+        )
     make = RECIPES[checks.choice("name", name, tuple(RECIPES))]
     sides = checks.pair("size", size)
     minutes = checks.number("minutes", minutes, 0.0)
@@ -150,7 +154,7 @@ def _warn_of_odd_sides(sides: tuple[int, int], levels: int) -> None:
     better = tuple(max(_EASY * round(side / _EASY), _COARSEST) for side in sides)
     warn(
         f"size={sides} gives a network of {levels} of {_MOST_LEVELS} levels, as sides must be halved from one to the "
-        f"next: its attention is over {(sides[0] >> (levels - 1)) * (sides[1] >> (levels - 1)):,} positions, and an "
+        f"next: the attention in its middle is over {(sides[0] >> (levels - 1)) * (sides[1] >> (levels - 1)):,} positions, and an "
         f"update takes many times as long as with size={better}"
     )
 
