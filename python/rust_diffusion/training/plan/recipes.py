@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -151,11 +152,12 @@ def _warn_of_odd_sides(sides: tuple[int, int], levels: int) -> None:
     last = max(sides) >> (levels - 1)
     if levels == _MOST_LEVELS or last <= 2 * _ATTENTION_SIDE:
         return
+    positions = math.prod(side >> (levels - 1) for side in sides)
     better = tuple(max(_EASY * round(side / _EASY), _COARSEST) for side in sides)
     warn(
         f"size={sides} gives a network of {levels} of {_MOST_LEVELS} levels, as sides must be halved from one to the "
-        f"next: the attention in its middle is over {(sides[0] >> (levels - 1)) * (sides[1] >> (levels - 1)):,} positions, and an "
-        f"update takes many times as long as with size={better}"
+        f"next: the attention in its middle is over {positions:,} positions, and an update takes many times as long "
+        f"as with size={better}"
     )
 
 
