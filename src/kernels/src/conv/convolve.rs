@@ -4,7 +4,7 @@ use super::filter::Filter;
 use super::method::{with_scheme, Way};
 use super::numbers::{Float, Numbers, Operands, Whole};
 use super::scheme::Scheme;
-use super::tile::{Addends, Grid, ToImages, ToPoints};
+use super::tile::{Addends, All, Grid, ToImages, ToPoints};
 use super::{check_sizes, zeros_for};
 use crate::error::{check_len, Error, Result};
 use crate::pool::scratch::{lend, sized};
@@ -222,7 +222,7 @@ impl<T: Element, N: Numbers> Layer<'_, T, N> {
         v: &mut [Line],
     ) {
         let (grid, source, outside) = (&self.grid, self.x, self.outside);
-        self.numbers.to_points(ToPoints { grid, source, outside, tiles, blocks, stride, v, scheme });
+        self.numbers.to_points(ToPoints { grid, source, outside, tiles, blocks, rows: All, stride, v, scheme });
     }
 
     fn to_images<K: Scheme<W, P, M>, const W: usize, const P: usize, const M: usize>(

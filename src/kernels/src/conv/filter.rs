@@ -199,8 +199,8 @@ pub(super) fn combine<S: Simd, const N: usize>(s: S, weights: [f64; N], values: 
 
 /// Brings sums at the points back to the taps, G^T u G, for one panel of outputs and one block of inputs.
 pub(super) struct ToTaps<'a, 'b, K, const W: usize, const P: usize, const M: usize> {
-    /// `u[point * stride + i]` is the line of input i.
-    pub u: &'a [Line],
+    /// `u[row][point of the row * stride + i]` is the line of input i.
+    pub u: [&'a [Line]; P],
     pub stride: usize,
     /// Inputs of the block, and the place of its first one among all.
     pub inputs: usize,
@@ -219,7 +219,7 @@ impl<K: Scheme<W, P, M>, const W: usize, const P: usize, const M: usize> Kernel 
             let mut columns = [[s.splat(0.0); P]; TAPS];
             unroll!(q < P {
                 let mut sums = [s.splat(0.0); P];
-                unroll!(p < P { sums[p] = s.load(&self.u[(p * P + q) * self.stride + i].0); });
+                unroll!(p < P { sums[p] = s.load(&self.u[p][q * self.stride + i].0); });
                 unroll!(a < TAPS { columns[a][q] = combine(s, column_of::<K, W, P, M>(a), sums); });
             });
             let mut taps = [Line::ZERO; TAPS * TAPS];

@@ -4,7 +4,8 @@
 use super::filter::ToTaps;
 use super::method::{with_scheme, Method, Way};
 use super::scheme::Scheme;
-use super::tile::{FromGradients, Grid, ToPoints};
+use super::slices::{Cuts, Slice, Slices};
+use super::tile::{All, FromGradients, Grid, Rows, ToPoints};
 use super::{blocks_of, check_sizes, zeros_for};
 use crate::error::{check_len, Error, Result};
 use crate::pool::scratch::{filled, lend, sized};
@@ -41,12 +42,10 @@ pub fn weight_gradient<T: Element>(
     let grid = Grid::new(from, to, way.tiling());
     let outside = zeros_for(x)?;
     let layer = Layer { grid: &grid, way, x, outside: &outside, dy, outputs };
-    let slices = Slices::new(
-        pool.threads(),
-        blocks_of(x.parts.map(|part| part.channels)).count(),
-        outputs.div_ceil(LANES),
-        layer.points(),
-    );
+    let parts = x.parts.map(|part| part.channels);
+    let whole = [parts[0], parts[1], outputs].iter().all(|channels| channels.is_multiple_of(LANES));
+    let channels = [blocks_of(parts).count(), outputs.div_ceil(LANES)];
+    let slices = Slices::new(pool.threads(), channels, way.tiling().points, whole);
     let mut totals = filled(0.0, outputs)?;
     lend(|[sums]| {
         let sums = sized(sums, slices.lines())?;
@@ -81,71 +80,6 @@ fn check<T>(
     Ok(outputs)
 }
 
-/// How the channels are shared out among tasks, so that each sum over tiles is made by one task, in order.
-struct Slices {
-    /// Slices of the inputs and of the outputs.
-    across: usize,
-    down: usize,
-    blocks: usize,
-    panels: usize,
-    points: usize,
-}
-
-/// The channels that one task sums: blocks of inputs, panels of outputs.
-struct Slice {
-    blocks: Range<usize>,
-    panels: Range<usize>,
-}
-
-impl Slices {
-    fn new(threads: usize, blocks: usize, panels: usize, points: usize) -> Self {
-        let across = threads.min(blocks);
-        let down = threads.div_ceil(across).min(panels);
-        Slices { across, down, blocks, panels, points }
-    }
-
-    fn count(&self) -> usize {
-        self.across * self.down
-    }
-
-    fn get(&self, i: usize) -> Slice {
-        let (column, row) = (i % self.across, i / self.across);
-        Slice {
-            blocks: column * self.blocks / self.across..(column + 1) * self.blocks / self.across,
-            panels: row * self.panels / self.down..(row + 1) * self.panels / self.down,
-        }
-    }
-
-    fn lines(&self) -> usize {
-        self.points * self.blocks * self.panels * LANES
-    }
-
-    /// Where the sums of each slice end.
-    fn ends(&self) -> Vec<usize> {
-        let size = |i| self.get(i).stride() * self.points;
-        let mut end = 0;
-        let mut ends = Vec::with_capacity(self.count());
-        for i in 0..self.count() {
-            end += size(i);
-            ends.push(end);
-        }
-        ends
-    }
-}
-
-impl Slice {
-    /// Lines from one point to the next.
-    fn stride(&self) -> usize {
-        self.blocks.len() * self.panels.len() * LANES
-    }
-
-    /// Where the sums of a block and a panel begin within a point, if they are of this slice.
-    fn find(&self, block: usize, panel: usize) -> Option<usize> {
-        let has = self.blocks.contains(&block) && self.panels.contains(&panel);
-        has.then(|| ((block - self.blocks.start) * self.panels.len() + panel - self.panels.start) * LANES)
-    }
-}
-
 /// The layer, and what is known of it.
 struct Layer<'a, T> {
     grid: &'a Grid,
@@ -157,26 +91,27 @@ struct Layer<'a, T> {
 }
 
 impl<T: Element> Layer<'_, T> {
-    fn points(&self) -> usize {
-        self.way.tiling().points * self.way.tiling().points
-    }
-
     /// The sums at the points, slice after slice, and those of dy.
     fn sum(&self, pool: &dyn Pool, slices: &Slices, sums: &mut [Line], totals: &mut [f64]) -> Result {
         let ends = slices.ends();
         let shares = Split::new(sums, ends.len(), |i| ends[i]);
-        let biases = Split::new(totals, slices.down, |row| slices.get(row * slices.across).panels.end * LANES);
+        let Cuts { across, down, .. } = slices.cuts;
+        let biases = Split::new(totals, down, |row| slices.get(row * across).panels.end * LANES);
         run(pool, ends.len(), |i| {
-            // Every slice of inputs sees all of dy; the first one sums it.
-            let totals = if i % slices.across == 0 { biases.take(i / slices.across) } else { &mut [] };
+            // Every slice of points and of inputs sees all of dy; the first one sums it.
+            let totals = if i % across == 0 { biases.take(i / across) } else { &mut [] };
             let (slice, sums) = (slices.get(i), shares.take(i));
-            with_scheme!(self.way, K => self.sum_slice(PhantomData::<K>, &slice, sums, totals))
+            with_scheme!(self.way, K => match slices.cuts.rows {
+                1 => self.sum_slice(PhantomData::<K>, All, &slice, sums, totals),
+                _ => self.sum_slice(PhantomData::<K>, slice.rows.clone(), &slice, sums, totals),
+            })
         })
     }
 
-    fn sum_slice<K: Scheme<W, P, M>, const W: usize, const P: usize, const M: usize>(
+    fn sum_slice<K: Scheme<W, P, M>, R: Rows + Clone, const W: usize, const P: usize, const M: usize>(
         &self,
         scheme: PhantomData<K>,
+        rows: R,
         slice: &Slice,
         sums: &mut [Line],
         totals: &mut [f64],
@@ -186,7 +121,7 @@ impl<T: Element> Layer<'_, T> {
         lend(|[v, d]| {
             for start in (0..all).step_by(TILES) {
                 let tiles = start..all.min(start + TILES);
-                self.sum_tiles(scheme, slice, tiles, [v, d], sums, &mut biases)?;
+                self.sum_tiles(scheme, rows.clone(), slice, tiles, [v, d], sums, &mut biases)?;
                 let bias = biases.iter_mut().flat_map(|line| &mut line.0);
                 totals.iter_mut().zip(bias).for_each(|(total, sum)| *total += f64::from(std::mem::take(sum)));
                 biases.fill(Line::ZERO);
@@ -195,24 +130,27 @@ impl<T: Element> Layer<'_, T> {
         })
     }
 
-    fn sum_tiles<K: Scheme<W, P, M>, const W: usize, const P: usize, const M: usize>(
+    fn sum_tiles<K: Scheme<W, P, M>, R: Rows + Clone, const W: usize, const P: usize, const M: usize>(
         &self,
         scheme: PhantomData<K>,
-        Slice { blocks, panels }: &Slice,
+        rows: R,
+        slice: &Slice,
         tiles: Range<usize>,
         [v, d]: [&mut Vec<Line>; 2],
         sums: &mut [Line],
         biases: &mut [Line],
     ) -> Result {
-        let (count, first) = (tiles.len(), tiles.start == 0);
+        let Slice { blocks, panels, .. } = slice;
+        let (points, count, first) = (slice.points(), tiles.len(), tiles.start == 0);
         let strides = [(blocks.len() * count) | 1, (panels.len() * count) | 1];
-        let (v, d) = (sized(v, P * P * strides[0])?, sized(d, P * P * strides[1])?);
+        let (v, d) = (sized(v, points * strides[0])?, sized(d, points * strides[1])?);
         dispatch(ToPoints {
             grid: self.grid,
             source: self.x,
             outside: self.outside,
             tiles: tiles.clone(),
             blocks: blocks.clone(),
+            rows: rows.clone(),
             stride: strides[0],
             v,
             scheme,
@@ -222,6 +160,7 @@ impl<T: Element> Layer<'_, T> {
             dy: self.dy,
             channels: self.outputs,
             panels: panels.clone(),
+            rows,
             tiles,
             stride: strides[1],
             d,
@@ -229,25 +168,32 @@ impl<T: Element> Layer<'_, T> {
             scheme,
         });
         let (blocks, panels) = (blocks.len(), panels.len());
-        dispatch(Correlations { points: P * P, blocks, panels, tiles: count, strides, v, d, sums, first });
+        dispatch(Correlations { points, blocks, panels, tiles: count, strides, v, d, sums, first });
         Ok(())
     }
 
     /// From the sums to dw (outputs, inputs, 3, 3).
     fn bring_to_taps(&self, pool: &dyn Pool, slices: &Slices, sums: &[Line], dw: &mut [f32]) -> Result {
-        let (ends, row_size) = (slices.ends(), self.x.channels() * 9);
+        let row_size = self.x.channels() * 9;
         let rows = Split::new(dw, self.outputs, |o| (o + 1) * row_size);
         pool.run(slices.panels, &|panel| {
             let own = panel * LANES..self.outputs.min((panel + 1) * LANES);
             let mut rows: Vec<&mut [f32]> = own.map(|o| rows.take(o)).collect();
-            for (block, inputs) in blocks_of(self.x.parts.map(|part| part.channels)).enumerate() {
-                let found = (0..ends.len()).find_map(|i| Some((i, slices.get(i).find(block, panel)?)));
-                let Some((i, at)) = found else { continue };
-                let stride = slices.get(i).stride();
-                let u = &sums[ends[i] - self.points() * stride + at..ends[i]];
-                let (first, inputs, rows) = (inputs.start, inputs.len(), rows.as_mut_slice());
-                with_scheme!(self.way, K => dispatch(ToTaps { u, stride, inputs, first, rows, scheme: PhantomData::<K> }));
-            }
+            with_scheme!(self.way, K => self.bring_panel(PhantomData::<K>, slices, sums, panel, &mut rows));
         })
+    }
+
+    fn bring_panel<K: Scheme<W, P, M>, const W: usize, const P: usize, const M: usize>(
+        &self,
+        scheme: PhantomData<K>,
+        slices: &Slices,
+        sums: &[Line],
+        panel: usize,
+        rows: &mut [&mut [f32]],
+    ) {
+        for (block, inputs) in blocks_of(self.x.parts.map(|part| part.channels)).enumerate() {
+            let (u, stride) = slices.find::<P>(sums, block, panel);
+            dispatch(ToTaps { u, stride, inputs: inputs.len(), first: inputs.start, rows: &mut *rows, scheme });
+        }
     }
 }

@@ -11,6 +11,7 @@ mod numbers;
 #[cfg(test)]
 mod reference;
 mod scheme;
+mod slices;
 #[cfg(test)]
 mod tests;
 mod tile;

@@ -66,38 +66,74 @@ impl Grid {
     }
 }
 
-/// Writes the points of tiles `tiles`: `v[point * stride + block * count + tile]`, a line of 16 channels each, for the
-/// blocks of channels `blocks` (each part of the source begins a new block).
-pub struct ToPoints<'a, T, K, const W: usize, const P: usize, const M: usize> {
+/// Rows of points: all of them, which the compiler knows then, or a range.
+pub trait Rows {
+    fn first(&self) -> usize;
+    fn contain(&self, row: usize) -> bool;
+}
+
+#[derive(Clone, Copy)]
+pub struct All;
+
+impl Rows for All {
+    #[inline(always)]
+    fn first(&self) -> usize {
+        0
+    }
+    #[inline(always)]
+    fn contain(&self, _: usize) -> bool {
+        true
+    }
+}
+
+impl Rows for Range<usize> {
+    #[inline(always)]
+    fn first(&self) -> usize {
+        self.start
+    }
+    #[inline(always)]
+    fn contain(&self, row: usize) -> bool {
+        self.start <= row && row < self.end
+    }
+}
+
+/// Writes the points of tiles `tiles` in some rows of points: `v[point * stride + block * count + tile]`, a line of 16
+/// channels each, for the blocks of channels `blocks` (each part of the source begins a new block).
+pub struct ToPoints<'a, T, K, R, const W: usize, const P: usize, const M: usize> {
     pub grid: &'a Grid,
     pub source: &'a Source<'a, T>,
     /// As many zeros as the wider part has channels: what lies outside of the images.
     pub outside: &'a [T],
     pub tiles: Range<usize>,
     pub blocks: Range<usize>,
+    pub rows: R,
     pub stride: usize,
     pub v: &'a mut [Line],
     pub scheme: PhantomData<K>,
 }
 
-impl<T: Element, K: Scheme<W, P, M>, const W: usize, const P: usize, const M: usize> Kernel
-    for ToPoints<'_, T, K, W, P, M>
+impl<T: Element, K: Scheme<W, P, M>, R: Rows, const W: usize, const P: usize, const M: usize> Kernel
+    for ToPoints<'_, T, K, R, W, P, M>
 {
     type Out = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let count = self.tiles.len();
+        let (count, before) = (self.tiles.len(), self.rows.first() * P * self.stride);
         for (t, tile) in self.tiles.enumerate() {
             let mut first_block = 0;
             for (_, part) in self.source.placed() {
                 let window = self.grid.window::<T, W>(part, self.outside, tile);
                 let own = first_block..first_block + part.channels.div_ceil(LANES);
                 for block in own.start.max(self.blocks.start)..own.end.min(self.blocks.end) {
-                    let at = (block - self.blocks.start) * count + t;
-                    let values = points::<S, T, K, W, P, M>(s, &window, (block - own.start) * LANES);
+                    // Below zero before the rows before are added.
+                    let at = ((block - self.blocks.start) * count + t).wrapping_sub(before);
+                    let columns = columns::<S, T, K, W, P, M>(s, &window, (block - own.start) * LANES);
                     unroll!(p < P {
-                        unroll!(q < P { s.store(&mut self.v[(p * P + q) * self.stride + at].0, values[p][q]); });
+                        if self.rows.contain(p) {
+                            let values = row::<S, K, W, P, M>(s, &columns, p);
+                            unroll!(q < P { s.store(&mut self.v[((p * P + q) * self.stride).wrapping_add(at)].0, values[q]); });
+                        }
                     });
                 }
                 first_block = own.end;
@@ -113,19 +149,38 @@ pub(super) fn points<S: Simd, T: Element, K: Scheme<W, P, M>, const W: usize, co
     window: &[[&[T]; W]; W],
     first: usize,
 ) -> [[S::V; P]; P] {
+    let columns = columns::<S, T, K, W, P, M>(s, window, first);
+    let mut values = [[s.splat(0.0); P]; P];
+    unroll!(p < P { values[p] = row::<S, K, W, P, M>(s, &columns, p); });
+    values
+}
+
+/// The same before its rows are brought to the points.
+#[inline(always)]
+fn columns<S: Simd, T: Element, K: Scheme<W, P, M>, const W: usize, const P: usize, const M: usize>(
+    s: S,
+    window: &[[&[T]; W]; W],
+    first: usize,
+) -> [[S::V; P]; W] {
     let mut columns = [[s.splat(0.0); P]; W];
     unroll!(j < W {
         let mut column = [s.splat(0.0); W];
         unroll!(i < W { column[i] = load(s, &window[i][j][first..]); });
         columns[j] = K::points(s, column);
     });
-    let mut values = [[s.splat(0.0); P]; P];
-    unroll!(p < P {
-        let mut row = [s.splat(0.0); W];
-        unroll!(j < W { row[j] = columns[j][p]; });
-        values[p] = K::points(s, row);
-    });
-    values
+    columns
+}
+
+/// A row of points.
+#[inline(always)]
+fn row<S: Simd, K: Scheme<W, P, M>, const W: usize, const P: usize, const M: usize>(
+    s: S,
+    columns: &[[S::V; P]; W],
+    p: usize,
+) -> [S::V; P] {
+    let mut row = [s.splat(0.0); W];
+    unroll!(j < W { row[j] = columns[j][p]; });
+    K::points(s, row)
 }
 
 /// What is added to the sums of products.
@@ -204,13 +259,14 @@ impl<T: Element, K: Scheme<W, P, M>, const W: usize, const P: usize, const M: us
     }
 }
 
-/// Writes the gradients of the products of tiles `tiles` from those of the outputs: `d[point * stride + panel * count +
-/// tile]`, for the channels of some panels; and sums the outputs' gradients, a line per panel.
-pub struct FromGradients<'a, T, K, const W: usize, const P: usize, const M: usize> {
+/// Writes the gradients of the products of tiles `tiles` from those of the outputs, in some rows of points: `d[point * stride
+/// + panel * count + tile]`, for the channels of some panels; and sums the outputs' gradients, a line per panel.
+pub struct FromGradients<'a, T, K, R, const W: usize, const P: usize, const M: usize> {
     pub grid: &'a Grid,
     pub dy: &'a [T],
     pub channels: usize,
     pub panels: Range<usize>,
+    pub rows: R,
     pub tiles: Range<usize>,
     pub stride: usize,
     pub d: &'a mut [Line],
@@ -218,8 +274,8 @@ pub struct FromGradients<'a, T, K, const W: usize, const P: usize, const M: usiz
     pub scheme: PhantomData<K>,
 }
 
-impl<T: Element, K: Scheme<W, P, M>, const W: usize, const P: usize, const M: usize> Kernel
-    for FromGradients<'_, T, K, W, P, M>
+impl<T: Element, K: Scheme<W, P, M>, R: Rows, const W: usize, const P: usize, const M: usize> Kernel
+    for FromGradients<'_, T, K, R, W, P, M>
 {
     type Out = ();
 
@@ -227,10 +283,12 @@ impl<T: Element, K: Scheme<W, P, M>, const W: usize, const P: usize, const M: us
     fn run<S: Simd>(self, s: S) {
         let (grid, count, channels) = (self.grid, self.tiles.len(), self.channels);
         let [height, width] = [grid.to.height, grid.to.width];
+        let before = self.rows.first() * P * self.stride;
         for (t, tile) in self.tiles.enumerate() {
             let [image, row, column] = grid.locate(tile);
             for ((k, panel), sum) in self.panels.clone().enumerate().zip(self.sums.iter_mut()) {
                 let own = panel * LANES..channels.min((panel + 1) * LANES);
+                let at = (k * count + t).wrapping_sub(before);
                 let mut total = s.load(&sum.0);
                 let mut columns = [[s.splat(0.0); P]; M];
                 unroll!(j < M {
@@ -247,12 +305,14 @@ impl<T: Element, K: Scheme<W, P, M>, const W: usize, const P: usize, const M: us
                 });
                 s.store(&mut sum.0, total);
                 unroll!(p < P {
-                    let mut row = [s.splat(0.0); M];
-                    unroll!(j < M { row[j] = columns[j][p]; });
-                    let values = K::spread(s, row);
-                    unroll!(q < P {
-                        s.store(&mut self.d[(p * P + q) * self.stride + k * count + t].0, values[q]);
-                    });
+                    if self.rows.contain(p) {
+                        let mut row = [s.splat(0.0); M];
+                        unroll!(j < M { row[j] = columns[j][p]; });
+                        let values = K::spread(s, row);
+                        unroll!(q < P {
+                            s.store(&mut self.d[((p * P + q) * self.stride).wrapping_add(at)].0, values[q]);
+                        });
+                    }
                 });
             }
         }

@@ -3,7 +3,7 @@
 use super::{Numbers, Operands};
 use crate::conv::filter::Filter;
 use crate::conv::scheme::Scheme;
-use crate::conv::tile::ToPoints;
+use crate::conv::tile::{All, ToPoints};
 use crate::error::Result;
 use crate::products::{Arithmetic, Floats, RUN};
 use crate::simd::element::Element;
@@ -34,7 +34,7 @@ impl Numbers for Float {
 
     fn to_points<T: Element, K: Scheme<W, P, M>, const W: usize, const P: usize, const M: usize>(
         &self,
-        points: ToPoints<T, K, W, P, M>,
+        points: ToPoints<T, K, All, W, P, M>,
     ) {
         dispatch(points);
     }

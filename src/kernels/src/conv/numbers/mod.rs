@@ -9,7 +9,7 @@ pub use whole::Whole;
 
 use super::filter::Filter;
 use super::scheme::Scheme;
-use super::tile::ToPoints;
+use super::tile::{All, ToPoints};
 use crate::error::Result;
 use crate::products::{halves, Arithmetic, Products};
 use crate::simd::element::Element;
@@ -34,7 +34,7 @@ pub trait Numbers: Sync {
     /// Brings inputs to the points.
     fn to_points<T: Element, K: Scheme<W, P, M>, const W: usize, const P: usize, const M: usize>(
         &self,
-        points: ToPoints<T, K, W, P, M>,
+        points: ToPoints<T, K, All, W, P, M>,
     );
 
     /// m = v u, or m += v u.

@@ -4,7 +4,7 @@
 
 use crate::conv::filter::{at_points, combine, Filter, TAPS};
 use crate::conv::scheme::Scheme;
-use crate::conv::tile::{points, ToPoints};
+use crate::conv::tile::{points, All, ToPoints};
 use crate::conv::unroll;
 use crate::products::pairs::LINE;
 use crate::simd::element::{load, Element};
@@ -57,7 +57,7 @@ impl<T: Element> Kernel for Largest<'_, T> {
 
 /// As [`ToPoints`], in pairs; its blocks are of 32 channels.
 pub struct ToPairs<'a, T, K, const W: usize, const P: usize, const M: usize> {
-    pub points: ToPoints<'a, T, K, W, P, M>,
+    pub points: ToPoints<'a, T, K, All, W, P, M>,
     /// Of each stretch of each image.
     pub scales: &'a [f32],
     pub stretches: usize,

@@ -14,7 +14,7 @@ use super::{Numbers, Operands};
 use crate::conv::filter::Filter;
 use crate::conv::method::{with_scheme, Way};
 use crate::conv::scheme::Scheme;
-use crate::conv::tile::{Grid, ToPoints};
+use crate::conv::tile::{All, Grid, ToPoints};
 use crate::error::Result;
 use crate::pool::scratch::{filled, lend, sized};
 use crate::pool::split::Split;
@@ -110,7 +110,7 @@ impl Numbers for Whole {
 
     fn to_points<T: Element, K: Scheme<W, P, M>, const W: usize, const P: usize, const M: usize>(
         &self,
-        points: ToPoints<T, K, W, P, M>,
+        points: ToPoints<T, K, All, W, P, M>,
     ) {
         dispatch(ToPairs { points, scales: &self.there, stretches: self.stretches });
     }
