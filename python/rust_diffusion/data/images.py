@@ -170,7 +170,7 @@ def load_set(
 
 def _warn_of_one_grey(images: Tensor, window: tuple[float, float]) -> None:
     """Say that a window shows next to nothing of the files."""
-    low, high = (float(bound) for bound in as_values(images).aminmax())
+    low, high = as_values(torch.stack(images.aminmax())).tolist()
     if high - low < _ONE_GREY:
         shade = "white" if low > 1 - _ONE_GREY else "black" if high < -1 + _ONE_GREY else "one grey"
         warn(
