@@ -65,7 +65,11 @@ def test_sixteen_bit_files_are_shown_through_a_window(rd, tmp_path, twelve_bits,
 
 
 def test_eight_bit_files_are_not(rd, folder):
-    assert torch.equal(rd.load_images(folder, 8, window=(1000, 800)), rd.load_images(folder, 8))
+    with pytest.warns(
+        UserWarning, match=r"^window=\(1000\.0, 800\.0\) changes nothing: .* 16 bits"
+    ) as caught:
+        images = rd.load_images(folder, 8, window=(1000, 800))
+    assert len(caught) == 1 and torch.equal(images, rd.load_images(folder, 8))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.uint8, torch.float16])

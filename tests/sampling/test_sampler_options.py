@@ -376,3 +376,9 @@ def test_images_are_float32_whatever_torchs_default_is(rd, draw, exact, network,
         torch.manual_seed(1)
         images.append(draw("ddim, eta 0.7", model, seed=seed))
     assert images[1].dtype == torch.float32 and torch.equal(*images)
+
+
+def test_more_noise_than_ddpm_has_is_drawn_with_a_warning(draw, exact):
+    with pytest.warns(UserWarning, match=r"^eta=7 is above 1, .* noisy") as caught:
+        images = draw("ddim", exact, sample_steps=5, eta=7)
+    assert len(caught) == 1 and images.isfinite().all()

@@ -110,6 +110,21 @@ def test_a_dataset_may_give_what_a_list_may_hold(fit, item):
     assert same_state(model.state_dict(), expected.state_dict())
 
 
+@pytest.mark.parametrize("form", [as_pil, lambda levels: levels])
+def test_a_list_of_images_with_labels_is_a_dataset(fit, form):
+    levels = ((slices(8) + 1) * 127.5).to(torch.uint8)
+    expected, _ = fit(Slices(levels), epochs=1)
+    model, _ = fit([(form(one), 3) for one in levels], epochs=1)
+    assert same_state(model.state_dict(), expected.state_dict())
+
+
+def test_whole_numbers_beyond_grey_levels_are_refused_with_the_remedy(fit):
+    with pytest.raises(
+        TypeError, match=r"^data must be .* got torch\.int16; as floats scale them: 2 \* \(x - low"
+    ):
+        fit(torch.zeros(4, 1, 8, 8, dtype=torch.int16))
+
+
 @pytest.mark.parametrize(
     "items, error, message",
     [

@@ -194,6 +194,25 @@ def test_a_run_that_ends_while_its_rate_still_rises_is_warned_of(rd, schedule):
         rd.train(rd.DiffusionUNet(**TINY), slices(8), warmup_steps=39, **fit)
 
 
+def test_updates_of_more_batches_than_an_epoch_has_are_warned_of(rd):
+    fit = dict(betas=torch.full((5,), 0.5), callback=lambda info: False, **FIXED)
+    with pytest.warns(
+        UserWarning, match=r"^accumulate=3 is more than an epoch's batches, which are 2"
+    ) as caught:
+        rd.train(rd.DiffusionUNet(**TINY), slices(8), accumulate=3, **fit)
+    assert len(caught) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        rd.train(rd.DiffusionUNet(**TINY), slices(8), accumulate=2, **fit)
+
+
+def test_a_key_for_data_without_dicts_is_warned_of(rd):
+    fit = dict(betas=torch.full((5,), 0.5), **FIXED)
+    with pytest.warns(UserWarning, match=r"^key='image' .*data gives no dicts") as caught:
+        rd.train(rd.DiffusionUNet(**TINY), slices(8), val_data=slices(4), key="image", **fit)
+    assert len(caught) == 1
+
+
 def test_grey_levels_of_a_mask_are_warned_of(rd):
     mask = (slices(8) > 0).to(torch.uint8)
     for form, data in forms(mask):

@@ -77,7 +77,8 @@ def load_images(
     window : (level, width), optional
         The values to show, from black at ``level - width / 2`` to white at ``level + width / 2``. DICOM files
         need it, in Hounsfield units: for lungs about (-600, 1500). Other files of 16 bits are shown through it
-        in their own values: 12-bit data by (2048, 4096). Files of 8 bits are taken as they are. The result
+        in their own values: 12-bit data by (2048, 4096). Files of 8 bits are taken as they are (with
+        a warning where there are no others). The result
         then carries it as the attribute ``window``.
     sort : bool
         Sort by name, as ``sorted(glob.glob(...))`` does. False keeps the order of a list.
@@ -161,15 +162,18 @@ def load_set(
     if deep and window is None:
         _warn_of_darkness(images, files)
     if window is not None:
-        _warn_of_one_grey(images, window)
+        _warn_of_window(images, window, deep)
     images = images.to(dtype)
     if window is not None:
         images.window = window  # type: ignore[attr-defined]
     return Loaded(images, files, skipped, window)
 
 
-def _warn_of_one_grey(images: Tensor, window: tuple[float, float]) -> None:
-    """Say that a window shows next to nothing of the files."""
+def _warn_of_window(images: Tensor, window: tuple[float, float], deep: bool) -> None:
+    """Say that a window changes nothing, or shows next to nothing of the files."""
+    if not deep:
+        warn(f"window={window} changes nothing: it is for DICOM and files of 16 bits, and these have 8")
+        return
     low, high = as_values(torch.stack(images.aminmax())).tolist()
     if high - low < _ONE_GREY:
         shade = "white" if low > 1 - _ONE_GREY else "black" if high < -1 + _ONE_GREY else "one grey"

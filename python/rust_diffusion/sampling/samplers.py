@@ -14,6 +14,7 @@ from rust_diffusion.sampling.arguments import timesteps_of
 from rust_diffusion.sampling.run import images_from_noise
 from rust_diffusion.sampling.sampler import Keywords, sampler
 from rust_diffusion.support import checks
+from rust_diffusion.support.warning import warn
 
 
 @sampler
@@ -37,7 +38,8 @@ def ddim_sample(
     {drawing}
     {steps}
     eta : float
-        0 is deterministic (no noise is drawn after the start), 1 has the variance of DDPM. At least 0.
+        0 is deterministic (no noise is drawn after the start), 1 has the variance of DDPM. At least 0; above 1 the
+        images come out noisy, and a warning says so.
     {grid}
     {keywords}
 
@@ -46,6 +48,11 @@ def ddim_sample(
     {raises}
     """
     eta = checks.number("eta", eta, 0.0)
+    if eta > 1.0:
+        warn(
+            f"eta={eta:g} is above 1, the variance of DDPM: steps add more noise than the levels they lead to can "
+            f"hold, and images come out noisy"
+        )
     grid = timesteps_of(alpha_bars, sample_steps, timesteps, spacing)
     table = _native.Table.ddim(alpha_bars, grid, eta)
     return images_from_noise("ddim", table, model, num_samples, image_shape, device, keywords)

@@ -18,6 +18,7 @@ _TAKES = (
     "a tensor or array (N, C, H, W), uint8 levels (N, H, W, C), or a list of (C, H, W), (H, W) or PIL images"
 )
 _HOLDS = "floating-point images in [-1, 1] or uint8 grey levels"
+_SCALED = "as floats scale them: 2 * (x - low) / (high - low) - 1"
 #: Modes of Pillow that are one grey channel of eight bits, and those whose values no eight bits hold.
 _GREY_MODES, _DEEP_MODES = ("1", "L", "LA", "La"), ("I", "F")
 
@@ -90,13 +91,13 @@ def _from_numpy(name: str, array: np.ndarray[Any, Any]) -> Tensor:
     try:
         return torch.from_numpy(array)
     except TypeError:
-        raise TypeError(f"{name} must be {_HOLDS}, got an array of {array.dtype}") from None
+        raise TypeError(f"{name} must be {_HOLDS}, got an array of {array.dtype}; {_SCALED}") from None
 
 
 def checked_dtype(name: str, images: Tensor) -> Tensor:
     """`images`, if they are floating or uint8."""
     if images.dtype != torch.uint8 and not images.is_floating_point():
-        raise TypeError(f"{name} must be {_HOLDS}, got {images.dtype}")
+        raise TypeError(f"{name} must be {_HOLDS}, got {images.dtype}; {_SCALED}")
     return images
 
 

@@ -162,6 +162,8 @@ def _batches(
     epochs = None if held_out or settings.minutes is not None else settings.epochs
     batches = as_batches(name, data, settings.batch_size, seed, epochs, shuffle=not held_out)
     batches.name, batches.key = name, settings.key
+    if settings.key is not None and not held_out and isinstance(batches, InMemory):
+        warn(f"key={settings.key!r} says where dicts have their images, but {name} gives no dicts")
     check_images(name, batches, model)
     if size is not None and isinstance(batches, InMemory) and batches.images.shape[-2:] != size:
         height, width = batches.images.shape[-2:]

@@ -34,7 +34,7 @@ def as_batches(
             raise ValueError(f"{name} is empty: its shape is {tuple(images.shape)}")
         check_values(name, images)
         return InMemory(images.detach(), batch_size, draw_seed() if seed is None else seed)
-    if isinstance(data, Dataset):
+    if isinstance(data, Dataset) or _is_list_of_samples(data):
         return _of_dataset(name, data, batch_size, shuffle)
     if isinstance(data, DataLoader):
         return _of_loader(name, data)
@@ -45,6 +45,16 @@ def as_batches(
     raise TypeError(
         f"{name} must be a tensor or array (N, C, H, W), a list of images, a Dataset, a DataLoader, a list of "
         f"batches or a function that makes an iterator over them, got {type(data).__name__}"
+    )
+
+
+def _is_list_of_samples(data: Any) -> bool:
+    """Tell whether `data` is a list of (image, label), which a `Dataset` would be too."""
+    return (
+        isinstance(data, list)
+        and bool(data)
+        and isinstance(data[0], tuple)
+        and is_list_of_images(data[0][:1])
     )
 
 

@@ -23,6 +23,7 @@ _RISE, _ENOUGH = 2.0, 16
 
 def warn_of_what_is_short(state: State, batches: int | None) -> None:
     """Warn before a run gets far of what it has too few updates for; `batches` are an epoch's, if the data say."""
+    _warn_of_accumulation(state.settings.accumulate, batches)
     updates = state.updates_left(batches)
     if updates is None:
         return
@@ -35,6 +36,15 @@ def warn_of_what_is_short(state: State, batches: int | None) -> None:
         warn(
             f"{updates:,} updates are few for objective='eps': DDIM's first steps, from nearly pure noise, multiply "
             f"its error, and what is drawn may be grey. objective='v' draws with fewer."
+        )
+
+
+def _warn_of_accumulation(accumulate: int, batches: int | None) -> None:
+    """Updates that are to have more batches than there are: none reaches into the next epoch."""
+    if batches is not None and accumulate > batches:
+        warn(
+            f"accumulate={accumulate} is more than an epoch's batches, which are {batches}: an update ends with its "
+            f"epoch, and has no more than those"
         )
 
 
