@@ -29,7 +29,8 @@ APART = 17
 _DEMO = rd.recipe("demo", size=48)
 NETWORK: dict[str, Any] = _DEMO.network
 RECIPE: dict[str, Any] = {
-    **{name: _DEMO.training[name] for name in ("learning_rate", "ema_decay", "objective")},
+    **{name: _DEMO.training[name] for name in ("learning_rate", "ema_decay")},
+    "objective": "v",
     "precision": "bf16",
 }
 #: The denoiser's error: a number a timestep, (T,), each Fourier mode's, (T, H, W // 2 + 1), or a `LocalError`.

@@ -117,11 +117,6 @@ def test_images_need_not_be_square(cli, rd, tmp_path):
         assert np.load(tmp_path / "x.npy").shape == (3, 1, *shape)
 
 
-def test_a_recipe_for_straight_paths_draws_along_them(cli, tmp_path):
-    _, out, _ = cli(*TRAIN, "--objective", "flow", "--device", "cpu", "--out", tmp_path)
-    assert "sampler='flow'" in out
-
-
 def test_a_recipe_is_the_same_in_python(cli, rd, tmp_path):
     command = [
         "train",

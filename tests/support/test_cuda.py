@@ -337,7 +337,7 @@ def test_long_training_in_bfloat16_does_not_fall_apart(seed):
     torch.manual_seed(seed)
     recipe = rd.recipe(size=64, minutes=3)
     del recipe.training["minutes"]
-    recipe.training["precision"] = "bf16"
+    recipe.training |= {"precision": "bf16", "objective": "v", "time_sampling": "uniform"}
     model = rd.DiffusionUNet(**recipe.network)
     data = rd.phantoms(1024, size=64, seed=0)
     result = fit(model, data, **{**recipe.training, "betas": recipe.betas, "epochs": 11, "seed": seed})

@@ -54,14 +54,20 @@ def straight(times):
     return question
 
 
-def nearest_timestep(betas):
-    """ "v" at the timestep whose share of noise is nearest to a logit-normal one."""
+def log_normal(n):
+    """s = sigma / (1 + sigma), with ln(sigma) as Karras et al. 2022 draw it."""
+    sigma = (torch.randn(n) * 1.2 - 1.2).exp()
+    return sigma / (1 + sigma)
+
+
+def nearest_timestep(betas, shares_drawn):
+    """ "v" at the timestep whose share of noise is nearest to one that is drawn."""
     alpha_bars = torch.cumprod(1 - betas.double(), 0)
     signal, spread = alpha_bars.sqrt(), (1 - alpha_bars).sqrt()
     shares = spread / (signal + spread)
 
     def question(x0):
-        s = torch.randn(len(x0)).sigmoid().double()
+        s = shares_drawn(len(x0)).double()
         t = (shares - s[:, None]).abs().argmin(1)
         noise = torch.randn_like(x0)
         a, b = (column[t].float().reshape(-1, 1, 1, 1) for column in (signal, spread))
@@ -70,9 +76,10 @@ def nearest_timestep(betas):
     return question
 
 
-@pytest.mark.parametrize(
-    "how, times", [("uniform", torch.rand), ("logit_normal", lambda n: torch.randn(n).sigmoid())]
-)
+DRAWN = {"logit_normal": lambda n: torch.randn(n).sigmoid(), "log_normal": log_normal}
+
+
+@pytest.mark.parametrize("how, times", [("uniform", torch.rand), *DRAWN.items()])
 def test_times_are_drawn_as_their_papers_say(rd, oracle, how, times):
     batches = list(slices(8).split(4))
     expected = by_hand(network(oracle), batches, 3, straight(times))
@@ -113,17 +120,18 @@ def test_a_run_goes_on_with_its_own_weighting_and_no_other(rd, oracle, tmp_path)
     assert len(run(5.0, 2).history) == 2
 
 
-def test_timesteps_from_the_middle_are_those_with_as_much_noise(rd, oracle):
+@pytest.mark.parametrize("how, times", DRAWN.items())
+def test_timesteps_are_those_with_as_much_noise(rd, oracle, how, times):
     batches = list(slices(8).split(4))
     betas = oracle.cosine_beta_schedule(20)
-    expected = by_hand(network(oracle), batches, 3, nearest_timestep(betas))
-    options = dict(LOOP, objective="v", betas=betas, epochs=3, time_sampling="logit_normal")
+    expected = by_hand(network(oracle), batches, 3, nearest_timestep(betas, times))
+    options = dict(LOOP, objective="v", betas=betas, epochs=3, time_sampling=how)
     assert rd.train(network(rd), batches, **options).history == pytest.approx(expected, rel=2e-4)
 
 
 def test_another_way_is_refused_by_name(rd, oracle):
     with pytest.raises(
-        ValueError, match=r"time_sampling must be one of 'uniform', 'logit_normal', got 'beta'"
+        ValueError, match=r"time_sampling must be one of 'uniform', 'logit_normal', 'log_normal', got"
     ):
         rd.train(
             network(rd),

@@ -25,9 +25,8 @@ from rust_diffusion.cli.options import (
     together,
 )
 from rust_diffusion.cli.outputs import epoch_lines
-from rust_diffusion.model.card import COURSE_SIZE, FLOW, OBJECTIVES
+from rust_diffusion.model.card import COURSE_SIZE, OBJECTIVES
 from rust_diffusion.model.unet import DiffusionUNet
-from rust_diffusion.sampling.sampler import SAMPLERS, usual_steps
 from rust_diffusion.training.plan import RECIPES, Recipe, recipe
 from rust_diffusion.training.result import TrainResult
 from rust_diffusion.training.settings import LR_SCHEDULES, PRECISIONS, TIME_SAMPLINGS
@@ -207,8 +206,6 @@ def _recipe(context: click.Context) -> Recipe:
     elif "minutes" in told:
         chosen.training.pop("epochs", None)
     chosen.training.update(told)
-    if chosen.training.get("objective") == FLOW:
-        chosen.sampling = {"sampler": FLOW, "sample_steps": usual_steps(SAMPLERS[FLOW])}
     for name, value in given(context, ("num_steps", "schedule")).items():
         setattr(chosen, name, value)
     return chosen

@@ -128,10 +128,12 @@ def train(
     objective : {"eps", "x0", "v", "flow"}
         What the network predicts: the noise, the clean image, sqrt(abar) eps - sqrt(1 - abar) x0 (Salimans and Ho
         2022), or eps - x0 on straight paths (Lipman et al. 2023). The samplers read it from the model.
-    time_sampling : {"uniform", "logit_normal"}
-        How times are drawn: evenly, or more of the middle. Then s, the time of "flow", is the logistic function of a
-        standard normal number (Esser et al. 2024, section 3.1); for the other objectives, the timestep is that whose
-        share of noise, sqrt(1 - abar) / (sqrt(abar) + sqrt(1 - abar)), is nearest to s.
+    time_sampling : {"uniform", "logit_normal", "log_normal"}
+        How times are drawn: evenly, more of the middle, or more of little noise. s, the time of "flow", then is the
+        logistic function of a normal number: of a standard one (Esser et al. 2024, section 3.1), or of one with mean
+        -1.2 and standard deviation 1.2, so that the ratio of noise to signal is log-normal (Karras et al. 2022,
+        table 1). For the other objectives, the timestep is that whose share of noise,
+        sqrt(1 - abar) / (sqrt(abar) + sqrt(1 - abar)), is nearest to s.
     min_snr_gamma : float, optional
         Weight the loss by min(SNR, gamma) (Hang et al. 2023; they use 5).
     val_data : Tensor, array, list of images, Dataset, DataLoader, batches, or path, optional

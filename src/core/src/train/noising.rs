@@ -47,11 +47,26 @@ pub enum TimeSampling {
     /// More of the middle: the share of noise, spread / (signal + spread), which is the time of a straight path, is the
     /// logistic function of a standard normal number (Esser et al. 2024, section 3.1).
     LogitNormal,
+    /// More of little noise, which decides over texture: the ratio of noise to signal is log-normal (Karras et al. 2022,
+    /// table 1), so that the share of noise is the logistic function of a normal number here too.
+    LogNormal,
+}
+
+impl TimeSampling {
+    /// Mean and standard deviation of the logit of the share of noise, where it is normal.
+    fn logit(self) -> Option<(f64, f64)> {
+        match self {
+            Self::Uniform => None,
+            Self::LogitNormal => Some((0.0, 1.0)),
+            Self::LogNormal => Some((-1.2, 1.2)),
+        }
+    }
 }
 
 impl Choice for TimeSampling {
     const WHAT: &'static str = "time_sampling";
-    const ALL: &'static [(&'static str, Self)] = &[("uniform", Self::Uniform), ("logit_normal", Self::LogitNormal)];
+    const ALL: &'static [(&'static str, Self)] =
+        &[("uniform", Self::Uniform), ("logit_normal", Self::LogitNormal), ("log_normal", Self::LogNormal)];
 }
 
 /// The noising process as the loop uses it: tables of T coefficients on the device of the network.
@@ -137,12 +152,14 @@ impl Noising {
     /// A time for each of `total` images: a timestep, or for "flow" any time on the straight path.
     fn times(&self, total: i64) -> Result<Tensor> {
         let float = (Kind::Float, self.device);
-        let logit_normal = || Ok::<_, Error>(Tensor::f_randn([total], float)?.f_sigmoid()?);
-        Ok(match (self.objective, self.time_sampling) {
-            (Objective::Flow, TimeSampling::Uniform) => Tensor::f_rand([total], float)?.f_mul_scalar(FLOW_TIME)?,
-            (Objective::Flow, TimeSampling::LogitNormal) => logit_normal()?.f_mul_scalar(FLOW_TIME)?,
-            (_, TimeSampling::Uniform) => Tensor::f_randint(self.timesteps, [total], (Kind::Int64, self.device))?,
-            (_, TimeSampling::LogitNormal) => logit_normal()?.f_bucketize(&self.borders, false, false)?,
+        let share = |(mean, deviation): (f64, f64)| {
+            Ok::<_, Error>(Tensor::f_randn([total], float)?.f_mul_scalar(deviation)?.f_add_scalar(mean)?.f_sigmoid()?)
+        };
+        Ok(match (self.objective, self.time_sampling.logit()) {
+            (Objective::Flow, None) => Tensor::f_rand([total], float)?.f_mul_scalar(FLOW_TIME)?,
+            (Objective::Flow, Some(logit)) => share(logit)?.f_mul_scalar(FLOW_TIME)?,
+            (_, None) => Tensor::f_randint(self.timesteps, [total], (Kind::Int64, self.device))?,
+            (_, Some(logit)) => share(logit)?.f_bucketize(&self.borders, false, false)?,
         })
     }
 
@@ -248,25 +265,29 @@ mod tests {
     }
 
     #[test]
-    fn logit_normal_times_are_logistic_of_normal_numbers() {
-        let noising = noising(Objective::Flow, None).with_times(TimeSampling::LogitNormal);
-        let normal = (noising.times(20_000).expect("times") / 1000.0).logit(None);
-        let (mean, spread) = (normal.mean(Kind::Float).double_value(&[]), normal.std(true).double_value(&[]));
-        assert!(mean.abs() < 0.04 && (spread - 1.0).abs() < 0.03, "{mean} {spread}");
+    fn times_are_logistic_of_normal_numbers() {
+        for (way, mean, deviation) in [(TimeSampling::LogitNormal, 0.0, 1.0), (TimeSampling::LogNormal, -1.2, 1.2)] {
+            let noising = noising(Objective::Flow, None).with_times(way);
+            let normal = (noising.times(20_000).expect("times") / 1000.0).logit(None);
+            let found = (normal.mean(Kind::Float).double_value(&[]), normal.std(true).double_value(&[]));
+            assert!((found.0 - mean).abs() < 0.04 && (found.1 - deviation).abs() < 0.03, "{way:?}: {found:?}");
+        }
     }
 
     #[test]
-    fn logit_normal_timesteps_have_the_noise_of_logit_normal_times() {
+    fn timesteps_have_the_noise_of_times_on_the_straight_path() {
         let betas = cosine_betas(1000, 0.008).expect("betas");
         let schedule = Schedule::from_betas(&betas).expect("a schedule");
-        let noising = Noising::new(&schedule, Objective::V, None, Device::Cpu).expect("tables");
-        let t = noising.with_times(TimeSampling::LogitNormal).times(20_000).expect("timesteps");
-        assert_eq!(t.kind(), Kind::Int64);
-        let alpha_bars = Tensor::from_slice(&schedule.alpha_bars).index_select(0, &t);
-        // the logit of spread / (signal + spread)
-        let normal = (alpha_bars.neg() + 1.0).divide(&alpha_bars).log() / 2.0;
-        let (mean, spread) = (normal.mean(Kind::Double).double_value(&[]), normal.std(true).double_value(&[]));
-        assert!(mean.abs() < 0.04 && (spread - 1.0).abs() < 0.03, "{mean} {spread}");
+        for (way, mean, deviation) in [(TimeSampling::LogitNormal, 0.0, 1.0), (TimeSampling::LogNormal, -1.2, 1.2)] {
+            let noising = Noising::new(&schedule, Objective::V, None, Device::Cpu).expect("tables");
+            let t = noising.with_times(way).times(20_000).expect("timesteps");
+            assert_eq!(t.kind(), Kind::Int64);
+            let alpha_bars = Tensor::from_slice(&schedule.alpha_bars).index_select(0, &t);
+            // the logit of spread / (signal + spread)
+            let normal = (alpha_bars.neg() + 1.0).divide(&alpha_bars).log() / 2.0;
+            let found = (normal.mean(Kind::Double).double_value(&[]), normal.std(true).double_value(&[]));
+            assert!((found.0 - mean).abs() < 0.04 && (found.1 - deviation).abs() < 0.03, "{way:?}: {found:?}");
+        }
         let one = Schedule::from_betas(&Tensor::from_slice(&[0.1f64])).expect("a schedule of one step");
         let one = Noising::new(&one, Objective::Eps, None, Device::Cpu).expect("tables");
         let t = one.with_times(TimeSampling::LogitNormal).times(8).expect("timesteps");
