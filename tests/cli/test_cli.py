@@ -117,6 +117,12 @@ def test_images_need_not_be_square(cli, rd, tmp_path):
         assert np.load(tmp_path / "x.npy").shape == (3, 1, *shape)
 
 
+def test_another_objective_leaves_the_recipes_sampler(cli, tmp_path):
+    for objective in ("v", "flow"):
+        _, out, _ = cli(*TRAIN, "--objective", objective, "--device", "cpu", "--out", tmp_path / objective)
+        assert f"objective='{objective}'" in out and "sampler='dpmpp'" in out
+
+
 def test_a_recipe_is_the_same_in_python(cli, rd, tmp_path):
     command = [
         "train",

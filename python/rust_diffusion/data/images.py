@@ -77,9 +77,8 @@ def load_images(
     window : (level, width), optional
         The values to show, from black at ``level - width / 2`` to white at ``level + width / 2``. DICOM files
         need it, in Hounsfield units: for lungs about (-600, 1500). Other files of 16 bits are shown through it
-        in their own values: 12-bit data by (2048, 4096). Files of 8 bits are taken as they are (with
-        a warning where there are no others). The result
-        then carries it as the attribute ``window``.
+        in their own values: 12-bit data by (2048, 4096). Files of 8 bits are taken as they are (with a
+        warning where there are no others). The result then carries it as the attribute ``window``.
     sort : bool
         Sort by name, as ``sorted(glob.glob(...))`` does. False keeps the order of a list.
     max_pixels : int

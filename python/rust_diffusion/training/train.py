@@ -71,13 +71,13 @@ def train(
         the shape of x_t (or, as in diffusers, something with that as its `.sample`), and trains through torch's
         autograd; parameters that do not require gradients stay as they are.
     data : Tensor, array, list of images, Dataset, DataLoader, batches, or path
-        (N, C, H, W) in [-1, 1], or uint8 grey levels, which become (x / 255 - 0.5) / 0.5 on the device. A
-        tensor or array is shuffled in each epoch by a generator of its own, seeded from `seed` (or torch's
-        generator) and the epoch; a Dataset is put into a shuffling DataLoader, and may give what lists hold, PIL
-        images too; a DataLoader decides its own batches. A list of batches is gone through once per epoch, a
-        function is called once per epoch and returns an iterator over batches. A path, or a list of files, is read by
-        `load_images`, at its size. Of a batch that is a tuple, the first part is taken, of a dict what it has at
-        `key`. The last batch of an epoch may be short.
+        (N, C, H, W) in [-1, 1], or uint8 grey levels, which become (x / 255 - 0.5) / 0.5 on the device. A tensor or
+        array is shuffled in each epoch by a generator of its own, seeded from `seed` (or torch's generator) and the
+        epoch; a Dataset is put into a shuffling DataLoader, and may give what lists hold, PIL images too, as may a
+        list of (image, label); a DataLoader decides its own batches. A list of batches is gone through once per
+        epoch, a function is called once per epoch and returns an iterator over batches. A path, or a list of files,
+        is read by `load_images`, at its size. Of a batch that is a tuple, the first part is taken, of a dict what it
+        has at `key`. The last batch of an epoch may be short.
     betas : Tensor
         The schedule, (T,).
     epochs : int
